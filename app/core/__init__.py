@@ -1,0 +1,1 @@
+"""The bottom layer: errors, settings, digests, workspace, database, artifact store, clocks."""

@@ -1,0 +1,87 @@
+"""The metadata database: SQLite (WAL) by default, PostgreSQL by URL.
+
+Guarantees: ``write`` transactions run one at a time (``BEGIN IMMEDIATE`` on SQLite; on PostgreSQL an advisory lock held
+to the end of the transaction), so that any number of processes may append to the ledger. A reader is never blocked.
+Not guaranteed: fairness between waiting writers.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import ConnectionPoolEntry
+
+BUSY_TIMEOUT_S = 60
+VERSION_TABLE = "signalbox_version"
+HEAD = "0001"
+WRITER_LOCK = 0x5167_0B0C
+
+
+class Database:
+    """One database by its SQLAlchemy URL; engines are made on first use, per process."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def __reduce__(self) -> tuple[type["Database"], tuple[str]]:
+        return Database, (self.url,)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The SQLAlchemy engine."""
+        if not self.url.startswith("sqlite"):
+            return create_engine(self.url, pool_pre_ping=True)
+        engine = create_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+        event.listen(engine, "connect", _prepare_sqlite)
+        return engine
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection that sees one consistent state."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """The one write transaction; committed at the end of the block, rolled back when the block raises."""
+        with self.engine.connect() as connection:
+            with connection.begin():
+                if self.engine.dialect.name == "sqlite":
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                else:
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": WRITER_LOCK})
+                yield connection
+
+    def migrate(self) -> "Database":
+        """Bring the tables up to date with Alembic; does nothing when they are. Safe in several processes at once."""
+        if self._revision() != HEAD:
+            with self.write() as connection:
+                _upgrade(connection)
+        return self
+
+    def _revision(self) -> str | None:
+        with self.read() as connection:
+            if not inspect(connection).has_table(VERSION_TABLE):
+                return None
+            return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # type: ignore[attr-defined]  # transactions begin where write() says
+    cursor = connection.cursor()
+    for pragma in (f"busy_timeout={BUSY_TIMEOUT_S * 1000}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, HEAD)

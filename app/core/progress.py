@@ -1,0 +1,53 @@
+"""Progress of long work: a live bar on a terminal, plain lines elsewhere.
+
+Guarantees: in a log file or a job's driver log at most one line every ``PLAIN_EVERY_S`` seconds, and one when the
+work ends.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PLAIN_EVERY_S = 5.0
+
+
+class Progress:
+    """Counts units of work and shows them; made by :func:`progress`."""
+
+    def __init__(self, name: str, total: int | None) -> None:
+        self.name, self.total, self.done, self.text = name, total, 0, ""
+        self.started_s = self._shown_s = time.monotonic()
+
+    def advance(self, num: int = 1, text: str = "") -> None:
+        """Count ``num`` more units; ``text`` stands behind the count."""
+        self.done, self.text = self.done + num, text
+        self._show()
+
+    def line(self) -> str:
+        """The state in one line, with the units per second and the time left."""
+        elapsed_s = max(time.monotonic() - self.started_s, 1e-6)
+        of_total = f"/{self.total}" if self.total else ""
+        rate = self.done / elapsed_s
+        left = f", {max(self.total - self.done, 0) / rate:.0f} s left" if self.total and rate and self.done < self.total else ""
+        return f"{self.name}: {self.done}{of_total} in {elapsed_s:.0f} s{left}  {self.text}".rstrip()
+
+    def _show(self, *, last: bool = False) -> None:
+        now_s = time.monotonic()
+        live = sys.stderr.isatty()
+        if not last and now_s - self._shown_s < (0.1 if live else PLAIN_EVERY_S):
+            return
+        self._shown_s = now_s
+        start, end = ("\r\x1b[2K", "\n" if last else "") if live else ("", "\n")
+        sys.stderr.write(f"{start}{self.line()}{end}")
+        sys.stderr.flush()
+
+
+@contextmanager
+def progress(name: str, total: int | None = None) -> Iterator[Progress]:
+    """Show the progress of the work in the block; ``total`` is the number of units, when it is known."""
+    bar = Progress(name, total)
+    try:
+        yield bar
+    finally:
+        bar._show(last=True)

@@ -1,0 +1,75 @@
+"""Tables of the metadata database, in one place; Alembic's migrations make them.
+
+Times are RFC 3339 strings in UTC, digests are ``sha256:`` strings, JSON is canonical text: what is hashed is what is stored.
+"""
+
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("digest", String(71), nullable=False),
+    Column("inputs_digest", String(71), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    UniqueConstraint("kind", "name", "number", name="uq_versions_number"),
+    UniqueConstraint("kind", "name", "digest", name="uq_versions_digest"),
+    Index("ix_versions_digest", "digest"),
+    Index("ix_versions_inputs", "kind", "name", "inputs_digest"),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("kind", String(32), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("alias", String(64), nullable=False),
+    Column("version_id", Integer, ForeignKey("versions.id"), nullable=False),
+    Column("updated_at", String(32), nullable=False),
+    PrimaryKeyConstraint("kind", "name", "alias"),
+)
+
+leaves = Table(
+    "leaves",
+    metadata,
+    Column("leaf_index", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(32), nullable=False),
+    Column("subject", String(71), nullable=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("leaf_hash", LargeBinary, nullable=False),
+    Index("ix_leaves_kind", "kind"),
+    Index("ix_leaves_subject", "subject"),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("level", Integer, nullable=False),
+    Column("node_index", Integer, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("level", "node_index"),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("size", Integer, primary_key=True, autoincrement=False),
+    Column("note", Text, nullable=False),
+)

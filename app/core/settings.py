@@ -1,0 +1,25 @@
+"""What every settings class derives from.
+
+Guarantees: settings are frozen, checked when built, and refuse unknown keys by name with the nearest known one.
+"""
+
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class Settings(BaseModel):
+    """A frozen group of settings; an unknown key is a ValueError that names the nearest known key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        for key in data if isinstance(data, dict) else ():
+            if key not in cls.model_fields:
+                near = get_close_matches(str(key), cls.model_fields, n=1)
+                known = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(cls.model_fields)}"
+                raise ValueError(f"unknown setting {key!r} in {cls.__name__}: {known}")
+        return data

@@ -1,0 +1,1 @@
+"""Versions and aliases of datasets, indexes, models, verdicts and releases; MLflow's runs beside them."""
