@@ -1,0 +1,83 @@
+"""The demo's report: one dictionary, shown as a table on the terminal, as JSON and as a page with plots.
+
+Guarantees: every figure of the table and the page stands in ``report.json``; files are replaced whole.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Report = Mapping[str, Any]
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write ``report.json`` and ``report.html`` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / "report.json", json.dumps(report, indent=2))
+    _replace(folder / "report.html", render_page(report))
+
+
+def render_page(report: Report) -> str:
+    """The report as one HTML page that needs no other file."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from app.console import plots
+
+    drawn = [
+        plots.loss_curves(report["train"]["curves"]),
+        plots.drift_windows(report["drift"]["windows"]),
+        plots.routing_share({name: phase["share"] for name, phase in report["routing"]["phases"].items()}),
+        plots.routing_cost({name: phase["cost_per_1000_usd"] for name, phase in report["routing"]["phases"].items()}),
+    ]
+    environment = Environment(loader=PackageLoader("app.console", "."), undefined=StrictUndefined, autoescape=True)
+    page = environment.get_template("report.html.j2")
+    return page.render(report=report, summary=summary_rows(report), plots=drawn)
+
+
+def print_summary(report: Report, console: Console) -> None:
+    """The summary as a table on the terminal."""
+    table = Table("figure", "value", title="Signalbox demo")
+    for name, figure in summary_rows(report):
+        table.add_row(name, figure)
+    console.print(table)
+
+
+def summary_rows(report: Report) -> list[tuple[str, str]]:
+    """(name, figure) of every line of the summary."""
+    train, routing, drift = report["train"], report["routing"], report["drift"]
+    rows = [
+        ("documents, chunks, rejected", f"{report['documents']}, {report['chunks']}, {report['rejected']}"),
+        ("synthetic rows", str(report["synthetic_rows"])),
+        ("training loss, first and last", f"{train['loss_first']:.2f}, {train['loss_last']:.3f}"),
+        ("training speed", f"{train['tokens_per_s']:.0f} tokens/s on {train['workers']} workers"),
+    ]
+    rows += [(f"exact match: {name}", _before_after(pair)) for name, pair in report["evaluation"].items()]
+    rows += [
+        ("ladder", report["recommendation"]),
+        ("share answered by the small model", f"{routing['share_small']:.0%}"),
+        ("cost against large only", f"{routing['cost_ratio']:.0%}"),
+        ("drift alarms before and after the shift", f"{drift['alarms_before']}, {drift['alarms_after']}"),
+        ("promotions", ", ".join(f"{each['release']} ({each['light']})" for each in report["promotions"]) or "none"),
+        ("requests sent, failed", f"{report['requests']['sent']}, {report['requests']['failed']}"),
+        ("evidence", f"{'whole' if report['verify']['ok'] else 'BROKEN'}: {report['verify']['leaves']} leaves"),
+        ("duration", f"{report['duration_s']:.0f} s"),
+    ]
+    return rows
+
+
+def _before_after(pair: Mapping[str, Any]) -> str:
+    return f"{_interval(pair['before'])} -> {_interval(pair['after'])}"
+
+
+def _interval(interval: Mapping[str, float]) -> str:
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def _replace(path: Path, text: str) -> None:
+    staged = path.with_suffix(path.suffix + ".tmp")
+    staged.write_text(text, encoding="utf-8")
+    staged.replace(path)
