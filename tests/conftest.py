@@ -1,0 +1,82 @@
+"""Fixtures that more than one folder of tests uses.
+
+Tests that need Ray are marked ``cluster``, share the one session-wide cluster and run after all others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app.core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from app.registry.versions import Registry
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No test reports home, reads the developer's own workspace, or compiles DeepSpeed's extensions a second time."""
+    os.environ.pop("SIGNALBOX_WORKSPACE", None)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["NML_DISABLE_USAGE_LOGGING"] = "1"
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(ROOT / ".signalbox" / "extensions"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Cluster tests last, everything else in the order of the files."""
+    items.sort(key=lambda item: item.get_closest_marker("cluster") is not None)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """An empty workspace of this test's own."""
+    return Workspace.find(tmp_path / "workspace")
+
+
+@pytest.fixture
+def registry(workspace: Workspace) -> Iterator[Registry]:
+    """The registry of ``workspace``."""
+    from app.registry.versions import open_registry
+
+    yield open_registry(workspace)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public data sets beside the checkout, or $SIGNALBOX_SHARED_DATA."""
+    folder = Path(os.environ.get("SIGNALBOX_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no public data sets at {folder}; name their folder in SIGNALBOX_SHARED_DATA to run this test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cluster_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """The workspace whose cluster is up for the whole session; for tests that submit jobs or deploy."""
+    from app.core.cluster import ClusterSettings, down, up
+
+    workspace = Workspace.find(tmp_path_factory.mktemp("cluster") / "workspace")
+    up(workspace, settings=ClusterSettings())
+    try:
+        yield workspace
+    finally:
+        down(workspace)
+
+
+@pytest.fixture(scope="session")
+def cluster(cluster_workspace: Workspace) -> Iterator[Any]:
+    """The module ``ray``, connected to the session's cluster."""
+    import ray
+
+    from app.core.cluster import connect
+
+    with connect(cluster_workspace):
+        yield ray
