@@ -21,13 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """No test reports home, reads the developer's own workspace, or compiles DeepSpeed's extensions a second time."""
+    """No test reports home or touches the developer's own workspace."""
     os.environ.pop("SIGNALBOX_WORKSPACE", None)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["NML_DISABLE_USAGE_LOGGING"] = "1"
-    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(ROOT / ".signalbox" / "extensions"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,11 +41,11 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture
-def registry(workspace: Workspace) -> Iterator[Registry]:
+def registry(workspace: Workspace) -> Registry:
     """The registry of ``workspace``."""
     from app.registry.versions import open_registry
 
-    yield open_registry(workspace)
+    return open_registry(workspace)
 
 
 @pytest.fixture(scope="session")
