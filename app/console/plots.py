@@ -19,18 +19,18 @@ CALM_COLOUR = "#457b9d"
 
 def loss_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
     """Training loss over steps, one line per run. ``curves`` maps a run's name to (step, loss) pairs."""
-    axes = _axes("Training loss", "step", "loss (log)")
+    figure, axes = _axes("Training loss", "step", "loss (log)")
     for name, points in curves.items():
         axes.plot([point[0] for point in points], [point[1] for point in points], label=name)
     axes.set_yscale("log")
     if curves:
         axes.legend(frameon=False)
-    return _svg(axes)
+    return _svg(figure)
 
 
 def drift_windows(windows: Sequence[Mapping[str, Any]]) -> str:
     """Number of signals beyond their threshold in each window of requests; alarms in red, the shift marked."""
-    axes = _axes("Drift by window of requests", "window", "signals beyond threshold")
+    figure, axes = _axes("Drift by window of requests", "window", "signals beyond threshold")
     heights = [window["num_signals"] for window in windows]
     colours = [ALARM_COLOUR if window["alarm"] else CALM_COLOUR for window in windows]
     axes.bar(range(1, len(windows) + 1), heights, color=colours)
@@ -38,46 +38,46 @@ def drift_windows(windows: Sequence[Mapping[str, Any]]) -> str:
     if first:
         axes.axvline(first - 0.5, color="black", linestyle=":", label="traffic shifts")
         axes.legend(frameon=False)
-    return _svg(axes)
+    return _svg(figure)
 
 
 def routing_share(phases: Mapping[str, Mapping[str, float]]) -> str:
     """Share of requests by the rung that answered, one bar per phase of the story."""
-    axes = _axes("Who answered", "", "share of requests")
+    figure, axes = _axes("Who answered", "", "share of requests")
     bottoms = [0.0] * len(phases)
     for route, colour in ROUTE_COLOURS.items():
         shares = [phase.get(route, 0.0) for phase in phases.values()]
         axes.bar(list(phases), shares, bottom=bottoms, color=colour, label=route)
         bottoms = [low + share for low, share in zip(bottoms, shares, strict=True)]
     axes.legend(frameon=False, loc="lower left")
-    return _svg(axes)
+    return _svg(figure)
 
 
 def routing_cost(phases: Mapping[str, Mapping[str, float]]) -> str:
     """Cost per 1000 requests, routed against large-only, one pair of bars per phase."""
-    axes = _axes("Cost per 1000 requests", "", "US dollars")
+    figure, axes = _axes("Cost per 1000 requests", "", "US dollars")
     places = range(len(phases))
     for offset, key, label in ((-0.2, "routed", "routed"), (0.2, "large_only", "large model only")):
         heights = [phase[key] for phase in phases.values()]
         axes.bar([place + offset for place in places], heights, width=0.4, label=label)
     axes.set_xticks(list(places), list(phases))
     axes.legend(frameon=False)
-    return _svg(axes)
+    return _svg(figure)
 
 
-def _axes(title: str, x_label: str, y_label: str) -> Axes:
+def _axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6, 3.2), layout="constrained")
-    FigureCanvasSVG(figure)  # type: ignore[no-untyped-call]
+    FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     axes.set_title(title)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.spines[["top", "right"]].set_visible(False)
-    return axes
+    return figure, axes
 
 
-def _svg(axes: Axes) -> str:
+def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    axes.figure.savefig(buffer, format="svg")
+    figure.savefig(buffer, format="svg")
     text = buffer.getvalue()
     return text[text.index("<svg") :]

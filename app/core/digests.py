@@ -9,8 +9,6 @@ from pathlib import Path
 
 import rfc8785
 
-
-
 PREFIX = "sha256:"
 READ_BYTES = 1 << 20
 

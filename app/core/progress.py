@@ -29,7 +29,11 @@ class Progress:
         elapsed_s = max(time.monotonic() - self.started_s, 1e-6)
         of_total = f"/{self.total}" if self.total else ""
         rate = self.done / elapsed_s
-        left = f", {max(self.total - self.done, 0) / rate:.0f} s left" if self.total and rate and self.done < self.total else ""
+        left = (
+            f", {max(self.total - self.done, 0) / rate:.0f} s left"
+            if self.total and rate and self.done < self.total
+            else ""
+        )
         return f"{self.name}: {self.done}{of_total} in {elapsed_s:.0f} s{left}  {self.text}".rstrip()
 
     def _show(self, *, last: bool = False) -> None:

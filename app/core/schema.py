@@ -1,6 +1,7 @@
 """Tables of the metadata database, in one place; Alembic's migrations make them.
 
-Times are RFC 3339 strings in UTC, digests are ``sha256:`` strings, JSON is canonical text: what is hashed is what is stored.
+Times are RFC 3339 strings in UTC, digests are ``sha256:`` strings, JSON is canonical text: what is
+hashed is what is stored.
 """
 
 from sqlalchemy import (
@@ -72,4 +73,36 @@ checkpoints = Table(
     metadata,
     Column("size", Integer, primary_key=True, autoincrement=False),
     Column("note", Text, nullable=False),
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("holder", String(200), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("expires_at", String(32), nullable=False),
+)
+
+ticks = Table(
+    "ticks",
+    metadata,
+    Column("signal", String(64), nullable=False),
+    Column("window_end", String(200), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("result", Text, nullable=False),
+    PrimaryKeyConstraint("signal", "window_end"),
+)
+
+triggers = Table(
+    "triggers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("created_at", String(32), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("window_end", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("status", String(32), nullable=False),
+    Column("job_id", String(128)),
+    UniqueConstraint("kind", "window_end", name="uq_triggers_window"),
 )

@@ -2,8 +2,8 @@
 
 Layout: ``<uri>/<kind>/<64 hex>/files/...`` and ``manifest.json`` beside them, written last.
 
-Guarantees: a reader sees a whole version or none; publishing what is there already changes nothing; a manifest names the
-sha256 and size of every file. Not guaranteed: that bytes stay what they were, which is what ``signalbox verify`` is for.
+Guarantees: a reader sees a whole version or none; publishing what is there already changes nothing; a manifest
+names the sha256 and size of every file. Not guaranteed: that bytes stay what they were; ``signalbox verify`` checks it.
 """
 
 import json
@@ -109,8 +109,6 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
         path.relative_to(folder).as_posix(): {"sha256": digest_file(path), "bytes": path.stat().st_size}
         for path in walk_files(folder)
     }
-
-
 
 
 def _made(folder: Path) -> Path:

@@ -1,0 +1,1 @@
+"""One module per job for ``ray job submit``: parse, build, run, report."""

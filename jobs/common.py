@@ -1,0 +1,54 @@
+"""What every job begins and ends with.
+
+Guarantees: a ``SignalboxError`` ends the job with its one sentence and its exit status; the cluster is that of the job,
+else that of the workspace. Not guaranteed: a cluster; a job never starts one.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.core.cluster import connect
+from app.core.errors import exit_status
+from app.core.workspace import Workspace
+from app.registry.versions import Registry, Version, open_registry
+from app.settings import SignalboxSettings, load_settings
+
+Config = Annotated[Path | None, typer.Option(help="Settings file (YAML); default: the local profile.")]
+WorkspaceOption = Annotated[Path | None, typer.Option("--workspace", help="Workspace; default: $SIGNALBOX_WORKSPACE.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job works with."""
+
+    workspace: Workspace
+    settings: SignalboxSettings
+    registry: Registry
+
+
+@contextmanager
+def job(workspace: Path | None, config: Path | None) -> Iterator[Job]:
+    """Settings, workspace and registry of a job, connected to the cluster."""
+    with exit_status():
+        settings = load_settings(config)
+        place = Workspace.find(workspace)
+        with connect(place):
+            yield Job(place, settings, open_registry(place))
+
+
+def report(version: Version, *, as_json: bool = False) -> None:
+    """Print what a job published: its reference, digest and figures."""
+    if as_json:
+        fields = {"kind": version.kind, "ref": version.ref, "digest": version.digest, "facts": version.facts}
+        print(json.dumps(fields))
+        return
+    print(f"{version.kind} {version.ref} ({version.short})")
+    for name, figure in version.facts.items():
+        print(f"  {name}: {json.dumps(figure)}")

@@ -1,0 +1,31 @@
+"""Embed a dataset's chunks and publish an index version."""
+
+from typing import Annotated
+
+import typer
+
+from app.retrieval.pipeline import build_index
+from jobs.common import Config, Json, WorkspaceOption, job, report
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    dataset: Annotated[str, typer.Option(help="Dataset to index: name, name@number or digest.")] = "handbook",
+    name: Annotated[str | None, typer.Option(help="Name of the index; default: the dataset's name.")] = None,
+    config: Config = None,
+    workspace: WorkspaceOption = None,
+    as_json: Json = False,
+) -> None:
+    """Embed every chunk with the pinned encoder and publish a FAISS index over them."""
+    with job(workspace, config) as here:
+        version = here.registry.get("dataset", dataset)
+        index = build_index(
+            version, name=name or version.name, registry=here.registry, settings=here.settings.retrieval
+        )
+        report(index, as_json=as_json)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,33 @@
+"""Ingest a folder of documents into a new dataset version."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.documents.pipeline import ingest
+from jobs.common import Config, Json, WorkspaceOption, job, report
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    source: Annotated[str, typer.Option(help="Folder to read, recursively.")],
+    name: Annotated[str, typer.Option(help="Name of the dataset to publish to.")] = "handbook",
+    limit: Annotated[int | None, typer.Option(min=1, help="Read at most so many documents.")] = None,
+    config: Config = None,
+    workspace: WorkspaceOption = None,
+    as_json: Json = False,
+) -> None:
+    """Convert, chunk and publish documents. What cannot be read is a row of the version's rejects table.
+
+    The same documents and settings give the version that is already there, without work.
+    """
+    with job(workspace, config) as here:
+        version = ingest(Path(source), name, registry=here.registry, settings=here.settings.documents, limit=limit)
+        report(version, as_json=as_json)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,45 @@
+"""One writer at a time, any number of processes."""
+
+import multiprocessing
+
+import pytest
+from sqlalchemy import func, insert, inspect, select
+from sqlalchemy.exc import IntegrityError
+
+from app.core.database import VERSION_TABLE, Database
+from app.core.schema import metadata, nodes
+
+
+def _count_up(url: str, rounds: int) -> None:
+    database = Database(url).migrate()
+    for _ in range(rounds):
+        with database.write() as connection:
+            last = connection.execute(select(func.max(nodes.c.node_index))).scalar()
+            connection.execute(insert(nodes).values(level=0, node_index=(last or 0) + 1, hash=b"x"))
+
+
+def test_migration_makes_every_table(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/x.db").migrate().migrate()
+    assert set(inspect(database.engine).get_table_names()) == set(metadata.tables) | {VERSION_TABLE}
+
+
+def test_writers_in_several_processes_lose_nothing(tmp_path):
+    url = f"sqlite:///{tmp_path}/x.db"
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_count_up, args=(url, 25)) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    with Database(url).read() as connection:
+        assert connection.execute(select(func.max(nodes.c.node_index))).scalar() == 100
+
+
+def test_a_raising_block_writes_nothing(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/x.db").migrate()
+    row = {"level": 0, "node_index": 1, "hash": b"x"}
+    with pytest.raises(IntegrityError), database.write() as connection:
+        connection.execute(insert(nodes), [row, row])
+    with database.read() as connection:
+        assert connection.execute(select(func.count()).select_from(nodes)).scalar() == 0

@@ -1,0 +1,32 @@
+"""Digests are over canonical bytes, so equal values give equal digests."""
+
+import hashlib
+
+import pytest
+
+from app.core.digests import canonical_json, digest_bytes, digest_file, digest_json, hex_of
+
+
+def test_a_digest_is_sha256_of_the_bytes():
+    assert digest_bytes(b"abc") == "sha256:" + hashlib.sha256(b"abc").hexdigest()
+
+
+def test_key_order_does_not_matter_but_values_do():
+    assert digest_json({"b": 1, "a": [2.0]}) == digest_json({"a": [2], "b": 1})
+    assert digest_json({"a": 1}) != digest_json({"a": 2})
+
+
+def test_canonical_json_is_rfc_8785():
+    assert canonical_json({"€": 1, "a": 1e21, "b": "\n"}) == '{"a":1e+21,"b":"\\n","€":1}'.encode()
+
+
+def test_a_file_digest_covers_every_block(tmp_path):
+    data = bytes(range(256)) * 10_000
+    (tmp_path / "x").write_bytes(data)
+    assert digest_file(tmp_path / "x") == digest_bytes(data)
+
+
+@pytest.mark.parametrize("wrong", ["", "sha256:", "ab" * 32, "sha256:" + "g" * 64, "sha256:" + "A" * 64])
+def test_what_is_no_digest_is_refused(wrong):
+    with pytest.raises(ValueError, match="not a digest"):
+        hex_of(wrong)
