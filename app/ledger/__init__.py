@@ -1,0 +1,1 @@
+"""Merkle log, signing keys, checkpoints, proofs and their verification."""

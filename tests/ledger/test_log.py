@@ -1,0 +1,154 @@
+"""The log: batches, transactions, proofs from stored nodes, several writers at once."""
+
+import contextlib
+import multiprocessing
+import signal
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete
+
+from app.core.database import Database
+from app.core.digests import digest_bytes
+from app.core.schema import nodes
+from app.core.workspace import Workspace
+from app.ledger import merkle
+from app.ledger.keys import Signer
+from app.ledger.log import Ledger, NodeMissing, NoSuchLeaf, NotAStatement, Statement, open_ledger
+from app.ledger.note import read_checkpoint
+
+
+def statement(number, kind="document"):
+    return Statement(kind=kind, subject=digest_bytes(str(number).encode()), name=f"n{number}", time="t")
+
+
+@pytest.fixture
+def ledger(workspace):
+    return open_ledger(workspace)
+
+
+def test_an_empty_ledger(ledger):
+    assert ledger.size == 0
+    assert ledger.root() == merkle.EMPTY_ROOT
+    assert read_checkpoint(ledger.checkpoint(), [ledger.signer.public]).size == 0
+    assert ledger.append([]) == []
+
+
+def test_indexes_roots_and_checkpoints_follow_every_batch(ledger):
+    hashes = []
+    for length in (1, 2, 5, 1, 8):
+        batch = [statement(len(hashes) + offset) for offset in range(length)]
+        assert ledger.append(batch) == list(range(len(hashes), len(hashes) + length))
+        hashes += [merkle.leaf_hash(each.to_bytes()) for each in batch]
+        checkpoint = read_checkpoint(ledger.checkpoint(), [ledger.signer.public])
+        assert (checkpoint.size, checkpoint.root) == (len(hashes), merkle.root_of(hashes))
+    assert [leaf.statement for leaf in ledger.leaves()] == [statement(number) for number in range(17)]
+
+
+def test_leaves_by_kind_and_subject(ledger):
+    ledger.append([statement(0), statement(1, "model"), statement(2)])
+    assert [leaf.index for leaf in ledger.leaves("document")] == [0, 2]
+    assert [leaf.index for leaf in ledger.leaves(subject=statement(1).subject)] == [1]
+
+
+def test_a_batch_belongs_to_the_caller_s_transaction(ledger):
+    with contextlib.suppress(ZeroDivisionError), ledger.database.write() as connection:
+        assert ledger.append([statement(0)], connection=connection) == [0]
+        assert 1 / 0
+    assert ledger.size == 0
+    assert ledger.append([statement(1)]) == [0]
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_proofs_from_the_database_hold(tmp_path_factory, data):
+    database = Database(f"sqlite:///{tmp_path_factory.mktemp('log')}/test.db").migrate()
+    ledger = Ledger(database, Signer.generate("service", "service"))
+    for length in data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=6)):
+        ledger.append([statement(number) for number in range(length)])
+    size = data.draw(st.integers(1, ledger.size))
+    index = data.draw(st.integers(0, size - 1))
+    leaf = merkle.leaf_hash([each.statement.to_bytes() for each in ledger.leaves()][index])
+    proof = ledger.inclusion_proof(index, size)
+    assert merkle.verify_inclusion(leaf, index=index, size=size, proof=proof, root=ledger.root(size))
+    assert merkle.verify_consistency(
+        old_size=size,
+        new_size=ledger.size,
+        old_root=ledger.root(size),
+        new_root=ledger.root(),
+        proof=ledger.consistency_proof(size),
+    )
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda ledger: ledger.inclusion_proof(3),
+        lambda ledger: ledger.inclusion_proof(0, 4),
+        lambda ledger: ledger.consistency_proof(4),
+        lambda ledger: ledger.root(4),
+    ],
+)
+def test_a_leaf_that_is_not_there_is_named(ledger, ask):
+    ledger.append([statement(number) for number in range(3)])
+    with pytest.raises(NoSuchLeaf, match="ask for"):
+        ask(ledger)
+
+
+def test_a_lost_node_stops_appends_and_says_so(ledger):
+    ledger.append([statement(number) for number in range(4)])
+    with ledger.database.write() as connection:
+        connection.execute(delete(nodes))
+    with pytest.raises(NodeMissing, match="signalbox verify"):
+        ledger.append([statement(4)])
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"1", b'{"kind": "x"}', statement(1).to_bytes() + b" "])
+def test_what_is_not_a_statement_is_refused(data):
+    with pytest.raises(NotAStatement, match="verify"):
+        Statement.from_bytes(data)
+
+
+def test_a_statement_reads_back():
+    whole = Statement(kind="model", subject="sha256:1", name="small", parents=("sha256:2",), payload="sha256:1")
+    assert Statement.from_bytes(whole.to_bytes()) == whole
+
+
+def test_a_key_is_registered_once(ledger):
+    verifier = Signer.generate("jane", "approver").public
+    ledger.register_key(verifier)
+    ledger.register_key(verifier)
+    assert [leaf.statement.name for leaf in ledger.leaves("key")] == [verifier.vkey]
+
+
+def _append_many(root, writer, count):
+    ledger = open_ledger(Workspace(root))
+    for number in range(count):
+        ledger.append([statement(f"{writer}-{number}-{part}") for part in range(3)])
+
+
+def test_writers_at_once_and_one_killed_leave_no_gap(workspace):
+    open_ledger(workspace)
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_append_many, args=(workspace.root, name, 15)) for name in range(3)]
+    doomed = context.Process(target=_append_many, args=(workspace.root, "doomed", 100_000))
+    for process in [*writers, doomed]:
+        process.start()
+    ledger = open_ledger(workspace)
+    deadline = time.monotonic() + 60
+    while not any(leaf.statement.name.startswith("ndoomed") for leaf in ledger.leaves()):
+        assert time.monotonic() < deadline, "the writer to be killed never wrote"
+        time.sleep(0.02)
+    assert doomed.pid is not None
+    doomed.kill()
+    for process in [*writers, doomed]:
+        process.join(60)
+    assert doomed.exitcode == -signal.SIGKILL
+    assert [process.exitcode for process in writers] == [0, 0, 0]
+    stored = list(ledger.leaves())
+    assert [leaf.index for leaf in stored] == list(range(len(stored)))
+    assert len(stored) % 3 == 0
+    assert sum(not leaf.statement.name.startswith("ndoomed") for leaf in stored) == 3 * 15 * 3
+    assert ledger.root() == merkle.root_of([merkle.leaf_hash(leaf.statement.to_bytes()) for leaf in stored])
