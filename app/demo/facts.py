@@ -150,7 +150,7 @@ TOPICS_AT_FIRST = (
                 "4 weeks",
             ),
             "Voyage Travel Insurance": ("7 euros", "85 euros", "50,000 euros", "30 days", "Blue Arc", "24 hours"),
-            "Steady Life Insurance": ("31 euros", "none", "250,000 euros", "90 days", "Halden Life", "3 months"),
+            "Steady Life Insurance": ("31 euros", "110 euros", "250,000 euros", "90 days", "Halden Life", "3 months"),
             "Paw Pet Insurance": ("16 euros", "60 euros", "8,000 euros", "21 days", "Fauna Mutual", "45 days"),
         },
     ),

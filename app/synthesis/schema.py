@@ -24,3 +24,8 @@ train, calibration or heldout."""
 
 REJECTS = pa.schema({"chunk_id": pa.string(), "reason": pa.string()})
 """A chunk, or a fact of it, that gave no rows, and why."""
+
+FACTS = pa.schema(
+    {name: pa.string() for name in ("subject", "attribute", "value", "method", "chunk_id", "document_id", "source")}
+)
+"""A fact on its way between the two passes; not published."""

@@ -121,7 +121,7 @@ TAILS = (
     "before I sign", "in short", "as far as you know", "for my father", "this year", "and nothing else",
 )  # fmt: skip
 
-STRAY_WORDS = (
+_STRAY = (
     "a about actually after again all also and any anybody are ask asked at be because been before being book by call "
     "came can could day decide did do does down each else even ever every far few find first form friend from get go "
     "good had has have he hear help her here him his house how idea if in into is it job just keep know last later "
@@ -132,7 +132,8 @@ STRAY_WORDS = (
     "their them then there these they thing think this those though time to told too under until up us used very "
     "wait want was way we week went were what when where which while who why will with word work would write yet you "
     "your"
-).split()
+)
+STRAY_WORDS = tuple(_STRAY.split())
 
 DEFINITION_FRAMES: Mapping[Split, tuple[str, ...]] = {
     "train": (
@@ -154,7 +155,7 @@ SECTION_FRAMES: Mapping[Split, tuple[str, ...]] = {
 
 CLOZE_FRAMES: Mapping[Split, tuple[str, ...]] = {
     "train": (
-        "Fill in the gap: {e}", "Which words are missing? {e}", "Complete this: {e}", "{e}", "What goes in the gap? {e}",
+        "Fill in the gap: {e}", "Which words are missing? {e}", "Complete this: {e}", "What goes in the gap? {e}",
         "Find the missing words: {e}", "Gap text: {e}", "Complete the sentence: {e}",
     ),
     "calibration": ("Would you finish this one: {e}", "Supply what is left out: {e}"),
