@@ -1,0 +1,99 @@
+"""Recompute what leaves name: manifests, artifact files, parts of the request log.
+
+Guarantees: every manifest and file that a leaf commits to is read whole; changed, missing and extra files are named.
+Not guaranteed: anything about artifacts that no leaf names (a publication that a crash cut short leaves such).
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from app.core.digests import digest_bytes, digest_file
+from app.core.store import ArtifactMissing, Store
+from app.ledger.faults import Report
+from app.ledger.log import Statement
+from app.ledger.verify_tree import Row
+
+REQUEST_BATCH = "request-batch"
+
+
+def verify_artifacts(rows: Iterable[Row], store: Store, names: Mapping[str, str], report: Report) -> dict[str, Any]:
+    """Check every published artifact once; the manifests that hold come back by digest.
+
+    Args:
+        names: human references by digest, for the report.
+    """
+    manifests: dict[str, Any] = {}
+    for kind, digest, statement in _published(rows):
+        where = f"{kind} {names.get(digest) or (statement.name if statement else '')} ({digest[:19]})"
+        report.num_artifacts += 1
+        manifest = _check_manifest(store, kind, digest, where, report)
+        if manifest is not None:
+            manifests[digest] = manifest
+            _check_files(store, kind, digest, manifest, where, report)
+            _check_statement(statement, manifest, where, report)
+    return manifests
+
+
+def verify_requests(rows: Iterable[Row], requests_dir: Path, report: Report) -> None:
+    """Check every part of the request log that a ``request-batch`` leaf names."""
+    named = {row.statement.name: row.statement.subject for row in rows if row.statement and row.kind == REQUEST_BATCH}
+    for name, digest in named.items():
+        _check_file(requests_dir / name, digest, f"request log {name}", report)
+    parts = {path.name for path in requests_dir.glob("*.parquet") if not path.name.startswith(".")}
+    if waiting := sorted(parts - named.keys()):
+        report.notes.append(f"{len(waiting)} parts of the request log are not in the ledger yet, first {waiting[0]}")
+
+
+def _published(rows: Iterable[Row]) -> Iterator[tuple[str, str, Statement | None]]:
+    """Kind and digest of every manifest that leaves name; where a leaf is unreadable, its columns speak."""
+    seen: set[tuple[str, str]] = set()
+    for row in rows:
+        digest = row.statement.payload if row.statement else row.subject
+        if digest and row.kind not in (REQUEST_BATCH, "key") and (row.kind, digest) not in seen:
+            seen.add((row.kind, digest))
+            yield row.kind, digest, row.statement
+
+
+def _check_manifest(store: Store, kind: str, digest: str, where: str, report: Report) -> dict[str, Any] | None:
+    try:
+        data = store.manifest_bytes(kind, digest)
+    except (ArtifactMissing, OSError, ValueError) as error:
+        report.add("missing-artifact", where, f"its manifest cannot be read ({error})")
+        return None
+    if digest_bytes(data) != digest:
+        report.add("changed-manifest", where, "its manifest's bytes are not those published; its files stay unchecked")
+        return None
+    manifest: dict[str, Any] = json.loads(data)
+    return manifest
+
+
+def _check_files(store: Store, kind: str, digest: str, manifest: Mapping[str, Any], where: str, report: Report) -> None:
+    folder = store.folder(kind, digest)
+    for name, entry in manifest["files"].items():
+        _check_file(folder / name, entry["sha256"], f"{where}: {name}", report)
+    for name in sorted(store.list_files(kind, digest) - manifest["files"].keys()):
+        report.add("extra-file", f"{where}: {name}", "no manifest names this file: it was put there afterwards")
+
+
+def _check_file(path: Path, digest: str, where: str, report: Report) -> None:
+    report.num_files += 1
+    try:
+        found = digest_file(path)
+    except FileNotFoundError:
+        report.add("missing-file", where, "the file is gone: restore it, or publish a new version")
+    except OSError as error:
+        report.add("unreadable-file", where, f"the file cannot be read ({error.strerror})")
+    else:
+        if found != digest:
+            report.add("changed-file", where, f"its bytes are not those published ({found[:19]}, not {digest[:19]})")
+
+
+def _check_statement(statement: Statement | None, manifest: Mapping[str, Any], where: str, report: Report) -> None:
+    """A published version's leaf says the same as its manifest."""
+    if statement is None or statement.payload != statement.subject:
+        return
+    said = (statement.kind, statement.name, list(statement.parents))
+    if said != (manifest.get("kind"), manifest.get("name"), manifest.get("parents")):
+        report.add("wrong-statement", where, "its leaf names another kind, name or parents than its manifest")
