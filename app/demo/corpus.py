@@ -123,7 +123,7 @@ def _table_page(topic: Topic) -> Page:
         (topic.entity_column, *map(capitalised, topic.attributes[3:])),
         tuple((entity, *values[3:]) for entity, values in topic.rows.items()),
     )
-    text = Paragraph("The table puts our offers and bodies side by side. Each of them also has a page of its own.")
+    text = Paragraph("The table puts everything on this subject side by side. Each row also has a page of its own.")
     return Page(f"{topic.name}/{topic.name}-compared.{TABLE_FORMATS[topic.name]}", topic.title, (text, table))
 
 

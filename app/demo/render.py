@@ -45,7 +45,7 @@ def html_text(page: Page) -> str:
 
 
 def plain_text(page: Page) -> str:
-    """The page as plain text: headings underlined, tables as lines of name and value."""
+    """The page as plain text: headings underlined, tables as lists of name and value."""
     underlined = f"{page.title}\n{'=' * len(page.title)}"
     return "\n\n".join([underlined, *map(_text_block, page.blocks)]) + "\n"
 
@@ -90,7 +90,7 @@ def _text_block(block: Block) -> str:
             return "\n".join(f"* {item}" for item in items)
         case Table(header, rows):
             pairs = chain.from_iterable(zip(header[1:], row[1:], strict=True) for row in rows)
-            lines = (f"{row[0]}: {row[1]}" for row in (rows if len(header) == 2 else pairs))
+            lines = (f"* {row[0]}: {row[1]}" for row in (rows if len(header) == 2 else pairs))
             return "\n".join(lines)
 
 

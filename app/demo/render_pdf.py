@@ -17,8 +17,8 @@ from app.demo.pages import Block, Bullets, Heading, Page, Paragraph, Table
 
 TITLE = ParagraphStyle("title", fontName="Helvetica-Bold", fontSize=22, leading=28, spaceAfter=10)
 HEADING = ParagraphStyle("heading", fontName="Helvetica-Bold", fontSize=15, leading=20, spaceBefore=10, spaceAfter=4)
-BODY = ParagraphStyle("body", fontName="Helvetica", fontSize=10.5, leading=14, spaceAfter=6)
-BULLET = ParagraphStyle("bullet", parent=BODY, leftIndent=14, bulletIndent=2, spaceAfter=2)
+BODY = ParagraphStyle("body", fontName="Helvetica", fontSize=10.5, leading=12.6, spaceAfter=8)
+BULLET = ParagraphStyle("bullet", parent=BODY, leftIndent=8, spaceAfter=4)
 GRID = [
     ("GRID", (0, 0), (-1, -1), 0.5, colors.grey),
     ("FONT", (0, 0), (-1, 0), "Helvetica-Bold", 10),
@@ -44,6 +44,6 @@ def _flowables(block: Block) -> list[Flowable]:
         case Paragraph(text):
             return [Text(text, BODY)]
         case Bullets(items):
-            return [Text(item, BULLET, bulletText="•") for item in items]
+            return [Text(f"• {item}", BULLET) for item in items]
         case Table(header, rows):
             return [Grid([header, *rows], style=GRID, hAlign="LEFT", spaceBefore=6, spaceAfter=6)]

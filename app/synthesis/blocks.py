@@ -1,7 +1,7 @@
 """A chunk's text as blocks: tables, list items and paragraphs, whatever converter wrote it.
 
-Guarantees: pure, and every non-blank line of the text ends up in one block. Lines of a paragraph are joined, because
-PDF and plain text break sentences across lines. Not guaranteed: nesting of lists, which no fact pattern needs.
+Guarantees: pure, and every non-blank line of the text ends up in one block. Lines of a paragraph, and
+paragraphs that stop inside a sentence, are joined, because PDF and plain text break sentences across lines. Not guaranteed: nesting of lists, which no fact pattern needs.
 """
 
 import html
@@ -15,6 +15,8 @@ HEADING = re.compile(r"^#{1,6}\s")
 RULE = re.compile(r"^[\s=*_-]{3,}$")
 TABLE_RULE = re.compile(r"^\|?[\s:|+=-]+\|?$")
 EMPHASIS = re.compile(r"(\*\*|__|`)")
+CUT_CHARS = 50
+"""A shorter paragraph without a stop is rather a caption or a label."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,15 @@ def _add(blocks: Blocks, kind: str, lines: Sequence[str]) -> None:
     elif kind == "item":
         blocks.items.extend(_item_text(line) for line in lines)
     elif kind == "paragraph":
-        blocks.paragraphs.append(" ".join(line.strip() for line in lines))
+        text = " ".join(line.strip() for line in lines)
+        if blocks.paragraphs and _is_cut(blocks.paragraphs[-1]):
+            text = f"{blocks.paragraphs.pop()} {text}"
+        blocks.paragraphs.append(text)
+
+
+def _is_cut(paragraph: str) -> bool:
+    """Whether a paragraph stops inside a sentence, as the lines of a PDF do."""
+    return len(paragraph) >= CUT_CHARS and paragraph[-1] not in ".!?:;\"')"
 
 
 def _item_text(line: str) -> str:
