@@ -1,0 +1,235 @@
+"""The router: per model a logistic regression for "this answer is right", and a threshold with a statistical promise.
+
+A threshold is the lowest probability at which the Wilson lower bound (Wilson 1927, one-sided) of the precision on the
+calibration rows reaches the target, both for the model alone and for all that the cascade has answered up to it.
+Probabilities on the calibration rows are cross-fitted, so no row is judged by a fit that saw it.
+
+Guarantees: a router read from its file decides without scikit-learn and gives the same numbers. A model for which no
+threshold keeps the promise accepts nothing. Not guaranteed: the precision on questions of another kind than those
+of the calibration; the choice among several thresholds is not corrected for.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from app.core.errors import SignalboxError
+from app.routing.features import FEATURE_NAMES, Features
+from app.routing.settings import RoutingSettings
+
+ROUTER_FILE = "router.json"
+RUNGS = ("small", "large")
+
+
+class RouterUnreadable(SignalboxError):
+    """The router's file is not one that this version can read: calibrate a new router."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One calibration row of one model; rows of all models stand in the same order."""
+
+    features: Features
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What was learnt about one model."""
+
+    intercept: float
+    weights: tuple[float, ...]
+    threshold: float | None
+    """Probability from which an answer is accepted; None: never."""
+    num_rows: int
+    num_correct: int
+    coverage: float
+    """Share of the calibration rows that the model alone would answer."""
+    precision: float | None
+    """Share of those that it answers rightly; None when it answers none."""
+    precision_low: float | None
+    """Wilson lower bound of that share."""
+
+    def probability(self, features: Features) -> float:
+        """P(correct) of an answer."""
+        score = self.intercept + sum(w * x for w, x in zip(self.weights, features.vector(), strict=True))
+        return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, score))))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether an answer goes out, and how sure the router is of it."""
+
+    confidence: float | None
+    threshold: float | None
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """What the models together do on the calibration rows: the share each answers, and how often rightly."""
+
+    shares: Mapping[str, float]
+    coverage: float
+    precision: float | None
+    precision_low: float | None
+
+
+@dataclass(frozen=True)
+class Router:
+    """Decides which answers are sure enough; build it with :meth:`fit`, :meth:`load` or :meth:`from_json`."""
+
+    rungs: Mapping[str, Rung]
+    cascade: Cascade
+
+    @classmethod
+    def fit(cls, rows: Mapping[str, Sequence[Row]], *, settings: RoutingSettings) -> "Router":
+        """Learn from rows per model (``small``, ``large``; either may be missing), one row per question, same order.
+
+        Raises:
+            ValueError: there are no rows, or the models' rows are not of the same questions.
+        """
+        if not any(rows.values()) or len({len(of_rung) for of_rung in rows.values()}) != 1:
+            raise ValueError("a router needs the same calibration rows for every model: at least one")
+        rungs: dict[str, Rung] = {}
+        answered: list[bool | None] = [None] * len(next(iter(rows.values())))
+        shares: dict[str, float] = {}
+        for name in (rung for rung in RUNGS if rung in rows):
+            rungs[name], accepted = _fit_rung(rows[name], answered, settings)
+            newly = [index for index, take in enumerate(accepted) if take and answered[index] is None]
+            for index in newly:
+                answered[index] = rows[name][index].correct
+            shares[name] = len(newly) / len(answered)
+        return cls(rungs, _summarise(answered, shares, settings))
+
+    def decide(self, rung: str, features: Features) -> Decision:
+        """Whether the answer of a model goes out; a model that the router does not know is never sure enough."""
+        known = self.rungs.get(rung)
+        if known is None:
+            return Decision(None, None, accepted=False)
+        confidence = known.probability(features)
+        return Decision(confidence, known.threshold, known.threshold is not None and confidence >= known.threshold)
+
+    def to_json(self) -> dict[str, Any]:
+        """The router as a JSON value."""
+        rungs = {name: asdict(rung) | {"weights": list(rung.weights)} for name, rung in self.rungs.items()}
+        return {"features": list(FEATURE_NAMES), "rungs": rungs, "cascade": asdict(self.cascade)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Router":
+        """The router of a JSON value.
+
+        Raises:
+            RouterUnreadable: it was made for other features.
+        """
+        if list(value.get("features", ())) != list(FEATURE_NAMES):
+            raise RouterUnreadable("the router was made for other features than this version's: calibrate a new router")
+        rungs = {name: Rung(**{**rung, "weights": tuple(rung["weights"])}) for name, rung in value["rungs"].items()}
+        return cls(rungs, Cascade(**value["cascade"]))
+
+    def save(self, folder: Path) -> Path:
+        """Write ``router.json`` into a folder."""
+        path = folder / ROUTER_FILE
+        path.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, folder: Path) -> "Router":
+        """Read ``router.json`` from a folder."""
+        return cls.from_json(json.loads((folder / ROUTER_FILE).read_text()))
+
+
+def wilson_lower(num_right: int, num_total: int, *, confidence: float) -> float:
+    """One-sided lower confidence bound of a share (Wilson 1927); 0 when nothing was counted."""
+    if num_total == 0:
+        return 0.0
+    z = NormalDist().inv_cdf(confidence)
+    share, spread = num_right / num_total, z * z / num_total
+    margin = z * math.sqrt(share * (1 - share) / num_total + spread / (4 * num_total))
+    return max(0.0, (share + spread / 2 - margin) / (1 + spread))
+
+
+def choose_threshold(
+    probabilities: Sequence[float], rows: Sequence[Row], answered: Sequence[bool | None], settings: RoutingSettings
+) -> float | None:
+    """The lowest threshold that keeps the promise, alone and together with what was ``answered`` before; else None."""
+    best, right, total = None, 0, 0
+    pooled = [outcome for outcome in answered if outcome is not None]
+    pooled_right, pooled_total = sum(pooled), len(pooled)
+    order = sorted(range(len(rows)), key=lambda index: -probabilities[index])
+    for position, index in enumerate(order):
+        right, total = right + rows[index].correct, total + 1
+        if answered[index] is None:
+            pooled_right, pooled_total = pooled_right + rows[index].correct, pooled_total + 1
+        if position + 1 < len(order) and probabilities[order[position + 1]] == probabilities[index]:
+            continue
+        bounds = ((right, total), (pooled_right, pooled_total))
+        if all(wilson_lower(*pair, confidence=settings.confidence) >= settings.target_precision for pair in bounds):
+            best = probabilities[index]
+    return best
+
+
+def _fit_rung(
+    rows: Sequence[Row], answered: Sequence[bool | None], settings: RoutingSettings
+) -> tuple[Rung, list[bool]]:
+    intercept, weights = _regress(rows)
+    probabilities = _cross_fit(rows, settings)
+    threshold = choose_threshold(probabilities, rows, answered, settings)
+    accepted = [threshold is not None and probability >= threshold for probability in probabilities]
+    right = sum(row.correct for row, take in zip(rows, accepted, strict=True) if take)
+    total = sum(accepted)
+    rung = Rung(
+        intercept=intercept,
+        weights=weights,
+        threshold=threshold,
+        num_rows=len(rows),
+        num_correct=sum(row.correct for row in rows),
+        coverage=total / len(rows),
+        precision=right / total if total else None,
+        precision_low=wilson_lower(right, total, confidence=settings.confidence) if total else None,
+    )
+    return rung, accepted
+
+
+def _regress(rows: Sequence[Row]) -> tuple[float, tuple[float, ...]]:
+    """Intercept and weights on the raw features; without both outcomes only the smoothed rate is learnt."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    outcomes = np.array([row.correct for row in rows])
+    if outcomes.all() or not outcomes.any():
+        rate = (outcomes.sum() + 1) / (len(rows) + 2)
+        return math.log(rate / (1 - rate)), (0.0,) * len(FEATURE_NAMES)
+    values = np.array([row.features.vector() for row in rows])
+    means, scales = values.mean(axis=0), values.std(axis=0)
+    scales[scales < 1e-9] = 1.0
+    model = LogisticRegression(max_iter=1000).fit((values - means) / scales, outcomes)
+    weights = model.coef_[0] / scales
+    return float(model.intercept_[0] - weights @ means), tuple(float(weight) for weight in weights)
+
+
+def _cross_fit(rows: Sequence[Row], settings: RoutingSettings) -> list[float]:
+    """Each row's probability by a fit on the other folds; with fewer rows than folds, by the one fit on all."""
+    num_folds = settings.num_folds if len(rows) >= settings.num_folds else 1
+    probabilities = [0.0] * len(rows)
+    for fold in range(num_folds):
+        others = [row for index, row in enumerate(rows) if num_folds == 1 or index % num_folds != fold]
+        rung = Rung(*_regress(others), None, 0, 0, 0.0, None, None)
+        for index in range(fold, len(rows), num_folds):
+            probabilities[index] = rung.probability(rows[index].features)
+    return probabilities
+
+
+def _summarise(answered: Sequence[bool | None], shares: Mapping[str, float], settings: RoutingSettings) -> Cascade:
+    outcomes = [outcome for outcome in answered if outcome is not None]
+    right, total = sum(outcomes), len(outcomes)
+    return Cascade(
+        shares=shares,
+        coverage=total / len(answered),
+        precision=right / total if total else None,
+        precision_low=wilson_lower(right, total, confidence=settings.confidence) if total else None,
+    )

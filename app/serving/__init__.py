@@ -1,0 +1,1 @@
+"""The Serve application: gateway, retriever, generators, reader, request log; above the stages."""

@@ -1,0 +1,143 @@
+"""Deploying the application: the Serve config with a release written in, sent to the cluster's dashboard.
+
+Guarantees: when ``deploy`` returns, every deployment is healthy and the gateway answers with that release. A change of
+the release alone restarts nothing: Serve hands it to the running replicas. Not guaranteed: that a config with other
+settings (``args``, ``runtime_env``) keeps the replicas; Serve replaces them one after the other.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from app.core.cluster import dashboard, environment
+from app.core.errors import UsageError
+from app.core.jobs import ClusterUnreachable, Dashboard
+from app.core.workspace import Workspace
+from app.registry.versions import open_registry
+from app.serving.errors import NotDeployed
+from app.serving.release import resolve_release
+
+LOCAL_CONFIG = Path(__file__).resolve().parents[2] / "serve_configs" / "local.yaml"
+APPLICATION = "signalbox"
+APPLICATIONS_PATH = "/api/serve/applications/"
+POLL_S = 0.25
+
+
+class ConfigUnreadable(UsageError):
+    """The Serve config is not one: name a file like serve_configs/local.yaml."""
+
+
+def deploy(
+    *, workspace: Workspace, release_ref: str, config_path: Path = LOCAL_CONFIG, timeout_s: float = 180.0
+) -> str:
+    """Make the cluster of a workspace serve a release and wait until it does; the release's digest comes back.
+
+    Raises:
+        NoRelease: there is no such release.
+        ClusterNotUp, ClusterUnreachable: there is no cluster, or it refused the config.
+        NotDeployed: the application was not up in time.
+    """
+    release = resolve_release(open_registry(workspace), release_ref).digest
+    board, url = dashboard(workspace), find_serve_url(workspace)
+    board.put_serve(render_config(read_config(config_path), workspace=workspace, release=release, serve_url=url))
+    wait_until_serving(release, board=board, serve_url=url, timeout_s=timeout_s)
+    return release
+
+
+def find_serve_url(workspace: Workspace) -> str:
+    """Where the application answers: recorded by ``signalbox up``, else $SIGNALBOX_URL."""
+    if not workspace.cluster_path.exists() and (url := os.environ.get("SIGNALBOX_URL")):
+        return url
+    return environment(workspace)["SIGNALBOX_URL"]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A Serve config file.
+
+    Raises:
+        ConfigUnreadable: it is missing or no such file.
+    """
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigUnreadable(f"cannot read the Serve config {path} ({error}): name another with --config") from error
+    if not isinstance(config, dict) or not config.get("applications"):
+        raise ConfigUnreadable(f"{path} has no applications: name a file like serve_configs/local.yaml")
+    return config
+
+
+def render_config(
+    config: Mapping[str, Any], *, workspace: Workspace, release: str, serve_url: str | None = None
+) -> dict[str, Any]:
+    """The config with the workspace in ``args``, the release in every ``user_config``, and the running HTTP options."""
+    applications = [_render_application(each, workspace=workspace, release=release) for each in config["applications"]]
+    rendered = {**config, "applications": applications}
+    if serve_url:
+        url = httpx.URL(serve_url)
+        rendered["http_options"] = {**config.get("http_options", {}), "host": url.host, "port": url.port}
+    return rendered
+
+
+def wait_until_serving(release: str, *, board: Dashboard, serve_url: str, timeout_s: float) -> None:
+    """Wait until every deployment is healthy and the gateway serves the release.
+
+    Raises:
+        NotDeployed: the deployment failed, or took too long; the message says what was missing.
+    """
+    end_s, missing = time.monotonic() + timeout_s, "nothing was heard from Serve"
+    while missing and time.monotonic() < end_s:
+        missing = _what_is_missing(release, board, serve_url)
+        if missing:
+            time.sleep(POLL_S)
+    if missing:
+        message = f"the application was not up after {timeout_s:.0f} s ({missing}): read the logs below the dashboard"
+        raise NotDeployed(message)
+
+
+def _what_is_missing(release: str, board: Dashboard, serve_url: str) -> str:
+    """Why the application does not serve the release yet; empty when it does."""
+    try:
+        application = board.serve_status().get("applications", {}).get(APPLICATION, {})
+        if trouble := next(_troubles(application), ""):
+            return trouble
+        return _health_trouble(httpx.get(f"{serve_url}/healthz", timeout=5.0, trust_env=False), release)
+    except (httpx.TransportError, ClusterUnreachable) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _troubles(application: Mapping[str, Any]) -> Iterator[str]:
+    status = application.get("status", "NOT_STARTED")
+    if status == "DEPLOY_FAILED":
+        raise NotDeployed(f"Serve could not deploy the application: {application.get('message', '').strip()[-800:]}")
+    if status != "RUNNING":
+        yield f"application {status}"
+    for name, deployment in application.get("deployments", {}).items():
+        if deployment["status"] != "HEALTHY":
+            yield f"deployment {name} {deployment['status']}: {deployment['message']}"
+
+
+def _health_trouble(response: httpx.Response, release: str) -> str:
+    try:
+        body = response.json()
+    except ValueError:
+        return f"/healthz answered {response.status_code} without JSON"
+    return (
+        "" if body.get("release") == release else str(body.get("reason") or f"the gateway serves {body.get('release')}")
+    )
+
+
+def _render_application(application: Mapping[str, Any], *, workspace: Workspace, release: str) -> dict[str, Any]:
+    deployments = [_render_deployment(each, release) for each in application.get("deployments", ())]
+    args = {**application.get("args", {}), "workspace": str(workspace.root)}
+    return {**application, "args": args, "deployments": deployments}
+
+
+def _render_deployment(deployment: Mapping[str, Any], release: str) -> dict[str, Any]:
+    if "user_config" not in deployment:
+        return dict(deployment)
+    return {**deployment, "user_config": {**deployment["user_config"], "release": release}}

@@ -1,0 +1,174 @@
+"""The Serve application: thin deployments around the plain classes; ``build`` puts them together.
+
+Every deployment takes a new release by ``reconfigure``, which loads the release's versions before it returns; requests
+name versions by digest, so old and new ones can be under way at the same time. A call that dies with its replica
+is made again; calls are free of side effects.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayActorError, WorkerCrashedError
+from ray.serve.exceptions import ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from app.core.settings import Settings
+from app.routing.router import RUNGS
+from app.serving import replicas
+from app.serving.cascade import Extract, Retrieval
+from app.serving.gateway import Gateway
+from app.serving.http import create_app
+from app.serving.log import RequestLog
+from app.serving.release import resolve_release
+from app.serving.retry import Retry
+from app.serving.schema import Generation, Passage
+from app.serving.settings import ServingSettings
+
+REPLICA_GONE = (RayActorError, WorkerCrashedError, ReplicaUnavailableError)
+OPTIONS = {
+    "ray_actor_options": {"num_cpus": 0.1},
+    "max_ongoing_requests": 128,
+    "health_check_period_s": 2.0,
+    "health_check_timeout_s": 30.0,
+    "graceful_shutdown_timeout_s": 10.0,
+}
+BATCH_WAIT_S = 0.005
+
+
+class ReleaseConfig(Settings):
+    """The deployments' ``user_config``."""
+
+    release: str = "assistant@production"
+    """Reference or digest of the release to serve."""
+
+
+USER_CONFIG = ReleaseConfig().model_dump()
+
+
+class RetrieverDeployment:
+    """Finds passages."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._worker = replicas.Retriever(settings)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        await asyncio.to_thread(self._worker.preload, ReleaseConfig(**user_config).release)
+
+    async def encode(self, texts: Sequence[str]) -> Any:
+        return await asyncio.to_thread(self._worker.encode, texts)
+
+    async def retrieve(self, index: str, question: str, top_k: int) -> Retrieval:
+        result: Retrieval = await self._batch((index, question, top_k))
+        return result
+
+    @serve.batch(max_batch_size=16, batch_wait_timeout_s=BATCH_WAIT_S)
+    async def _batch(self, asked: list[tuple[str, str, int]]) -> list[Retrieval]:
+        return await asyncio.to_thread(self._worker.retrieve, asked)
+
+
+class GeneratorDeployment:
+    """Generates with the models of one rung."""
+
+    def __init__(self, rung: str, settings: ServingSettings) -> None:
+        self._worker = replicas.Generator(rung, settings)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        await asyncio.to_thread(self._worker.preload, ReleaseConfig(**user_config).release)
+
+    async def generate(self, model: str, question: str, max_new_tokens: int) -> Generation:
+        result: Generation = await self._batch((model, question, max_new_tokens))
+        return result
+
+    @serve.batch(max_batch_size=8, batch_wait_timeout_s=BATCH_WAIT_S)
+    async def _batch(self, asked: list[tuple[str, str, int]]) -> list[Generation]:
+        return await asyncio.to_thread(self._worker.generate, asked)
+
+
+class ReaderDeployment:
+    """Quotes sentences; the retriever embeds them."""
+
+    def __init__(self, retriever: DeploymentHandle) -> None:
+        self._worker = replicas.Reader(lambda texts: retriever.encode.remote(texts).result())
+
+    async def read(self, question: str, passages: Sequence[Passage]) -> Extract:
+        return await asyncio.to_thread(self._worker.read, question, passages)
+
+
+class Handles:
+    """The cascade's backends as Serve handles; a call that died with its replica is made again."""
+
+    def __init__(
+        self,
+        retriever: DeploymentHandle,
+        generators: dict[str, DeploymentHandle],
+        reader: DeploymentHandle,
+        retry: Retry,
+    ) -> None:
+        self._retriever, self._generators, self._reader, self._retry = retriever, generators, reader, retry
+
+    async def retrieve(self, index: str, question: str, top_k: int) -> Retrieval:
+        found: Retrieval = await self._retry.call(lambda: self._retriever.retrieve.remote(index, question, top_k))
+        return found
+
+    async def generate(self, rung: str, model: str, question: str, max_new_tokens: int) -> Generation:
+        handle = self._generators[rung]
+        given: Generation = await self._retry.call(lambda: handle.generate.remote(model, question, max_new_tokens))
+        return given
+
+    async def read(self, question: str, passages: Sequence[Passage]) -> Extract:
+        extract: Extract = await self._retry.call(lambda: self._reader.read.remote(question, passages))
+        return extract
+
+
+class GatewayDeployment:
+    """The HTTP ingress; imports no text engine."""
+
+    def __init__(
+        self,
+        settings: ServingSettings,
+        retriever: DeploymentHandle,
+        generators: dict[str, DeploymentHandle],
+        reader: DeploymentHandle,
+    ) -> None:
+        registry = replicas.registry_of(settings)
+        retry = Retry(REPLICA_GONE, settings.retry_deadline_s, settings.first_retry_s)
+        self._log = RequestLog(
+            registry.workspace.requests_dir,
+            ledger=registry.ledger,
+            flush_s=settings.log_flush_s,
+            max_queue=settings.log_max_queue,
+            ledger_period_s=settings.ledger_period_s,
+        )
+        self._gateway = Gateway(
+            settings=settings,
+            backends=Handles(retriever, generators, reader, retry),
+            resolve=lambda ref: resolve_release(registry, ref),
+            log=self._log,
+        )
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        await self._gateway.take(ReleaseConfig(**user_config).release)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._gateway)
+
+    def __del__(self) -> None:
+        self._log.close()
+
+
+def build(args: ServingSettings) -> serve.Application:
+    """The application of some settings; ``args`` in a Serve config."""
+    retriever = _deployment(RetrieverDeployment, "retriever", user_config=USER_CONFIG).bind(args)
+    generators = {
+        rung: _deployment(GeneratorDeployment, rung, user_config=USER_CONFIG).bind(rung, args) for rung in RUNGS
+    }
+    reader = _deployment(ReaderDeployment, "reader").bind(retriever)
+    gateway = _deployment(serve.ingress()(GatewayDeployment), "gateway", user_config=USER_CONFIG)
+    return gateway.bind(args, retriever, generators, reader)
+
+
+def _deployment(target: type, name: str, **options: Any) -> serve.Deployment:
+    return serve.deployment(target, name=name, **OPTIONS, **options)

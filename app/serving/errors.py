@@ -1,0 +1,43 @@
+"""Errors of the HTTP interface, in OpenAI's form, and the faults that keep the application from answering."""
+
+from typing import Any
+
+from app.core.errors import SignalboxError
+
+
+class NotDeployed(SignalboxError):
+    """The application did not come up; the message says what Serve reported."""
+
+
+class NoRelease(SignalboxError):
+    """Nothing is in production yet: promote a release, then ask again."""
+
+
+class ApiError(SignalboxError):
+    """An answer with an HTTP status and OpenAI's error fields."""
+
+    def __init__(
+        self, message: str, *, status: int, kind: str, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.code, self.param = status, kind, code, param
+
+    def body(self) -> dict[str, Any]:
+        """The error as the official clients expect it."""
+        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def invalid(message: str, *, param: str | None = None) -> ApiError:
+    """The request cannot be met as it was made."""
+    return ApiError(message, status=400, kind="invalid_request_error", param=param)
+
+
+def unknown_model(name: str, known: list[str]) -> ApiError:
+    """No model of that name is in the release that serves."""
+    message = f"the model {name!r} does not exist in this release: ask for one of {', '.join(known)}"
+    return ApiError(message, status=404, kind="invalid_request_error", code="model_not_found", param="model")
+
+
+def unavailable(message: str, *, code: str) -> ApiError:
+    """The application cannot answer just now."""
+    return ApiError(message, status=503, kind="service_unavailable", code=code)

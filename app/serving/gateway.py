@@ -1,0 +1,239 @@
+"""What the gateway does with a request: resolve the release once, answer, account for it, log it.
+
+Guarantees: a request sees one release from beginning to end; a new release is taken over only when it can be read, and
+until then the old one serves. Every request is logged, failed ones with their error. Not guaranteed: token-wise
+streaming; a stream carries the finished answer word by word, since the router judges whole answers.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.core.clock import utc_now
+from app.core.errors import SignalboxError
+from app.serving.cascade import Answer, Backends, answer, cost_large_only_usd, cost_usd
+from app.serving.errors import ApiError, NoRelease, unavailable, unknown_model
+from app.serving.log import RequestLog
+from app.serving.release import Release
+from app.serving.schema import (
+    Account,
+    AssistantMessage,
+    ChatRequest,
+    ChatResponse,
+    Choice,
+    SearchRequest,
+    Usage,
+)
+from app.serving.settings import ServingSettings
+
+logger = logging.getLogger(__name__)
+WORDS = re.compile(r"\S+\s*|\s+")
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A response and the HTTP headers that tell how it came about."""
+
+    response: ChatResponse
+    headers: Mapping[str, str]
+
+
+class Gateway:
+    """The gateway's state and logic, without HTTP and without Serve."""
+
+    def __init__(
+        self, *, settings: ServingSettings, backends: Backends, resolve: Callable[[str], Release], log: RequestLog
+    ) -> None:
+        self._settings, self._backends, self._resolve, self._log = settings, backends, resolve, log
+        self._ref, self._release, self._looked_s = "", None, 0.0
+        self._reason = "no release has been named yet: deploy with a release"
+        self.counts: Counter[str] = Counter()
+
+    _release: Release | None
+
+    async def take(self, ref: str) -> None:
+        """Serve another release from the next request on; keeps the old one when the new one cannot be read."""
+        self._ref, self._looked_s = ref, time.monotonic()
+        try:
+            self._release, self._reason = await asyncio.to_thread(self._resolve, ref), ""
+        except NoRelease as error:
+            self._reason = str(error)
+            logger.warning("%s", error)
+
+    async def release(self) -> Release:
+        """The release that serves now.
+
+        Raises:
+            ApiError: 503, none does.
+        """
+        waited_s = time.monotonic() - self._looked_s
+        if self._release is None and self._ref and waited_s >= self._settings.resolve_period_s:
+            await self.take(self._ref)
+        if self._release is None:
+            raise unavailable(self._reason, code="no_release")
+        return self._release
+
+    async def health(self) -> tuple[int, dict[str, Any]]:
+        """HTTP status and body of ``/healthz``: 200 when a release serves and the one asked for is it."""
+        log = {"logged": self._log.num_logged, "dropped": self._log.num_dropped}
+        try:
+            release = await self.release()
+        except ApiError as error:
+            return 503, {"status": "unavailable", "reason": str(error), "log": log}
+        named = {"release": release.digest, "release_name": release.ref, "reason": self._reason, "log": log}
+        return 200, {"status": "ok", **named}
+
+    async def models(self) -> dict[str, Any]:
+        """``/v1/models``: names that can be asked for, and the version behind each."""
+        release = await self.release()
+        known = {rung: model.ref for rung, model in release.models.items()}
+        entries = [
+            {
+                "id": name,
+                "object": "model",
+                "created": 0,
+                "owned_by": "signalbox",
+                "version": known.get(name, release.ref),
+            }
+            for name in release.model_names
+        ]
+        return {"object": "list", "data": entries}
+
+    async def search(self, request: SearchRequest) -> dict[str, Any]:
+        """``/v1/search``: passages of the index that serves, best first."""
+        release = await self.release()
+        found = await self._backends.retrieve(release.index, request.query, request.top_k)
+        passages = [passage.model_dump(mode="json") for passage in found.passages]
+        return {"object": "list", "release": release.digest, "data": passages}
+
+    async def chat(self, request: ChatRequest, *, request_id: str) -> Completed:
+        """Answer a chat completion.
+
+        Raises:
+            SignalboxError: the request cannot be met; it is logged all the same.
+        """
+        started_s = time.monotonic()
+        record = {"request_id": request_id, "time": utc_now(), "request_json": request.model_dump(exclude_unset=True)}
+        try:
+            release = await self.release()
+            record["release"] = release.digest
+            given = await self._answer(request, release)
+        except SignalboxError as error:
+            status = error.status if isinstance(error, ApiError) else 503
+            self.counts[f"status_{status}"] += 1
+            latency_s = time.monotonic() - started_s
+            self._log.submit({**record, "status": status, "error": str(error), "latency_s": latency_s})
+            raise
+        response = _respond(given, release, request_id=request_id, latency_s=time.monotonic() - started_s)
+        self.counts.update({"status_200": 1, f"route_{given.route}": 1})
+        self._log.submit(record | _columns(request.question(), given, response))
+        return Completed(response, _headers(response.signalbox))
+
+    async def _answer(self, request: ChatRequest, release: Release) -> Answer:
+        rungs = release.rungs_for(request.model)
+        if rungs is None:
+            raise unknown_model(request.model, release.model_names)
+        return await answer(
+            request.question(),
+            release=release,
+            requested=request.model,
+            rungs=rungs,
+            backends=self._backends,
+            top_k=self._settings.top_k,
+            limit=request.limit(self._settings.max_new_tokens),
+        )
+
+    def metrics(self) -> str:
+        """``/metrics`` of this replica in Prometheus' text format."""
+        counts = {**self.counts, "logged": self._log.num_logged, "log_dropped": self._log.num_dropped}
+        lines = [f'signalbox_gateway_total{{event="{event}"}} {count}' for event, count in sorted(counts.items())]
+        return "\n".join(["# TYPE signalbox_gateway_total counter", *lines, ""])
+
+
+async def stream_chunks(response: ChatResponse, *, include_usage: bool) -> AsyncIterator[str]:
+    """The response as server-sent events: the role, the words, the end with citations and account, the usage."""
+    for delta in [{"role": "assistant", "content": ""}, *({"content": word} for word in _words(response))]:
+        yield _event(_chunk(response, delta=delta))
+    extras = response.model_dump(mode="json", include={"citations", "signalbox"})
+    yield _event(_chunk(response, delta={}, finish=response.choices[0].finish_reason) | extras)
+    if include_usage:
+        yield _event({**_chunk(response, delta={}), "choices": [], "usage": response.usage.model_dump()})
+    yield "data: [DONE]\n\n"
+
+
+def _words(response: ChatResponse) -> list[str]:
+    return WORDS.findall(response.choices[0].message.content)
+
+
+def _chunk(response: ChatResponse, *, delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
+    head = {"id": response.id, "object": "chat.completion.chunk", "created": response.created, "model": response.model}
+    return {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}]}
+
+
+def _event(value: Mapping[str, Any]) -> str:
+    import json
+
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def _respond(given: Answer, release: Release, *, request_id: str, latency_s: float) -> ChatResponse:
+    prompt, completion = given.tokens()
+    account = Account(
+        request_id=request_id,
+        route=given.route,
+        release=release.digest,
+        release_name=release.ref,
+        confidence=given.confidence,
+        retrieval_score=given.retrieval_score,
+        attempts=[each.to_attempt() for each in given.tried],
+        cost_usd=cost_usd(release, given.tried),
+        cost_large_only_usd=cost_large_only_usd(release, given.tried),
+        latency_s=latency_s,
+    )
+    return ChatResponse(
+        id=f"chatcmpl-{request_id}",
+        created=int(utc_now().timestamp()),
+        model=given.model,
+        choices=[Choice(message=AssistantMessage(content=given.text), finish_reason=given.finish_reason)],
+        usage=Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion),
+        citations=given.citations,
+        signalbox=account,
+    )
+
+
+def _headers(account: Account) -> dict[str, str]:
+    return {
+        "x-signalbox-route": account.route,
+        "x-signalbox-release": account.release,
+        "x-signalbox-cost-usd": f"{account.cost_usd:.9f}",
+    }
+
+
+def _columns(question: str, given: Answer, response: ChatResponse) -> dict[str, Any]:
+    """The log's columns of an answered request."""
+    account = response.signalbox
+    cited = [
+        citation.model_dump(exclude={"heading_path"}) | {"heading": " > ".join(citation.heading_path)}
+        for citation in given.citations
+    ]
+    return {
+        **account.model_dump(include={"route", "confidence", "retrieval_score", "cost_usd", "cost_large_only_usd"}),
+        "latency_s": account.latency_s,
+        "model": given.model,
+        "question": question,
+        "answer": given.text,
+        "citations": cited,
+        "small_confidence": given.confidence_of("small"),
+        "large_confidence": given.confidence_of("large"),
+        "num_question_words": len(question.split()),
+        "embedding": given.retrieval.embedding,
+        "num_prompt_tokens": response.usage.prompt_tokens,
+        "num_completion_tokens": response.usage.completion_tokens,
+        "status": 200,
+        "response_json": response.model_dump(mode="json"),
+    }

@@ -1,0 +1,89 @@
+"""The HTTP interface: FastAPI routes around the gateway's logic, errors in OpenAI's form.
+
+Guarantees: whatever goes wrong, the body is OpenAI's error object. The header ``x-request-id`` is set by Serve; without
+Serve the request's id stands in the response's body only.
+"""
+
+import uuid
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.core.errors import SignalboxError
+from app.serving.errors import ApiError, invalid, unavailable
+from app.serving.gateway import Gateway, stream_chunks
+from app.serving.schema import ChatRequest, SearchRequest
+
+
+def create_app(gateway: Gateway) -> FastAPI:
+    """The ASGI application of one gateway."""
+    app = FastAPI(title="Signalbox", docs_url=None, redoc_url=None)
+    _add_errors(app)
+    _add_chat(app, gateway)
+    _add_the_rest(app, gateway)
+    return app
+
+
+def _add_chat(app: FastAPI, gateway: Gateway) -> None:
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
+        done = await gateway.chat(body, request_id=request_id)
+        if not body.stream:
+            return JSONResponse(done.response.model_dump(mode="json"), headers=dict(done.headers))
+        usage = bool(body.stream_options and body.stream_options.include_usage)
+        chunks = stream_chunks(done.response, include_usage=usage)
+        return StreamingResponse(chunks, media_type="text/event-stream", headers=dict(done.headers))
+
+
+def _add_the_rest(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return await gateway.models()
+
+    @app.post("/v1/search")
+    async def search(body: SearchRequest) -> dict[str, Any]:
+        return await gateway.search(body)
+
+    @app.get("/healthz")
+    async def healthz() -> JSONResponse:
+        status, body = await gateway.health()
+        return JSONResponse(body, status_code=status)
+
+    @app.get("/metrics")
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(gateway.metrics())
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def api_error(_: Request, error: ApiError) -> JSONResponse:
+        return _error(error)
+
+    @app.exception_handler(SignalboxError)
+    async def fault(_: Request, error: SignalboxError) -> JSONResponse:
+        return _error(unavailable(str(error), code="fault"))
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"][1:])
+        return _error(invalid(f"{param or 'the body'}: {first['msg']}", param=param or None))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        return _error(ApiError(str(error.detail), status=error.status_code, kind="invalid_request_error"))
+
+    @app.exception_handler(500)
+    async def server_error(_: Request, error: Exception) -> JSONResponse:
+        message = f"the gateway failed ({type(error).__name__}): read the log of its replica"
+        return _error(ApiError(message, status=500, kind="server_error"))
+
+
+def _error(error: ApiError) -> JSONResponse:
+    headers = {"retry-after": "1"} if error.status == 503 else {}
+    return JSONResponse(error.body(), status_code=error.status, headers=headers)

@@ -1,0 +1,78 @@
+"""A release as the gateway needs it: which versions answer, at which prices, under which router."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.registry.versions import Registry, Version, VersionNotFound
+from app.routing.router import RUNGS, Router
+from app.serving.errors import NoRelease
+
+EXTRACTIVE = "extractive"
+ROUTED = "signalbox"
+RELEASE = "release"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of a release: its digest and its human reference."""
+
+    digest: str
+    ref: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release, resolved. ``models`` holds the rungs that it has, cheapest first."""
+
+    digest: str
+    ref: str
+    index: str
+    models: Mapping[str, Model]
+    router: Router | None
+    prices: Mapping[str, float] = field(default_factory=dict)
+
+    def price(self, rung: str) -> float:
+        """US dollars for 1,000 tokens of a model, prompt and completion alike."""
+        return float(self.prices.get(f"{rung}_usd_per_1k_tokens", 0.0))
+
+    @property
+    def model_names(self) -> list[str]:
+        """Names that a request may ask for."""
+        return [ROUTED, *self.models, EXTRACTIVE, *(model.ref for model in self.models.values())]
+
+    def rungs_for(self, name: str) -> list[str] | None:
+        """Models to ask for a requested name: all of them when routed, none for extractive; None: no such name."""
+        if name in (ROUTED, EXTRACTIVE):
+            return list(self.models) if name == ROUTED else []
+        known = [rung for rung, model in self.models.items() if name in (rung, model.ref, model.digest)]
+        return known[:1] or None
+
+
+def resolve_release(registry: Registry, ref: str) -> Release:
+    """Read a release by its reference or digest.
+
+    Raises:
+        NoRelease: there is no such release, which before the first promotion is the normal state.
+    """
+    try:
+        version = registry.get(RELEASE, ref)
+    except VersionNotFound as error:
+        raise NoRelease(f"no release {ref!r} serves yet: promote one, then deploy again ({error})") from error
+    facts = version.facts
+    digests = {rung: facts[rung] for rung in RUNGS if facts.get(rung)}
+    return Release(
+        digest=version.digest,
+        ref=version.ref,
+        index=facts["index"],
+        models={rung: Model(digest, registry.get("model", digest).ref) for rung, digest in digests.items()},
+        router=_load_router(registry, facts),
+        prices=facts.get("prices") or {},
+    )
+
+
+def _load_router(registry: Registry, facts: Mapping[str, Any]) -> Router | None:
+    if not facts.get("router"):
+        return None
+    version: Version = registry.get("router", facts["router"])
+    return Router.load(registry.folder(version))

@@ -1,0 +1,125 @@
+"""What the replicas do, without Serve: find passages, generate, quote. Versions are loaded by digest, on demand.
+
+Each method takes a batch and returns one result per item, in order. Items of one batch may belong to different
+releases; they are grouped, so that a swap of releases needs no pause.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from app.core.workspace import Workspace
+from app.registry.versions import Registry, open_registry
+from app.serving.cascade import Extract, Retrieval
+from app.serving.engines import load_engine, load_index, to_passage
+from app.serving.errors import NoRelease
+from app.serving.loaded import Loaded
+from app.serving.release import Release, resolve_release
+from app.serving.schema import Generation, Passage
+from app.serving.settings import ServingSettings
+
+FIELDS = tuple(Generation.model_fields)
+
+
+def registry_of(settings: ServingSettings) -> Registry:
+    """The registry that the settings name."""
+    return open_registry(Workspace.find(settings.workspace))
+
+
+def try_resolve(registry: Registry, ref: str) -> Release | None:
+    """The release, or None while there is none: a replica then waits for requests that name versions."""
+    try:
+        return resolve_release(registry, ref)
+    except NoRelease:
+        return None
+
+
+class Retriever:
+    """Embeds questions and searches indexes."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        from app.inference.encoder import Encoder
+
+        self._registry = registry_of(settings)
+        self._encoder = Encoder(num_threads=settings.num_threads)
+        self._indexes: Loaded[Any] = Loaded(
+            lambda digest: load_index(self._registry, digest), limit=settings.max_loaded
+        )
+
+    def preload(self, ref: str) -> None:
+        """Load the index of a release, so that its first request need not wait."""
+        if release := try_resolve(self._registry, ref):
+            self._indexes.get(release.index)
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        """Embeddings, float32 (n, 384)."""
+        return self._encoder.encode(list(texts))
+
+    def retrieve(self, asked: Sequence[tuple[str, str, int]]) -> list[Retrieval]:
+        """(index digest, question, number of passages) -> passages and embedding."""
+        vectors = self._encoder.encode([question for _, question, _ in asked])
+        results: list[Retrieval | None] = [None] * len(asked)
+        for (index, top_k), rows in _grouped([(index, top_k) for index, _, top_k in asked]).items():
+            found = self._indexes.get(index).search(vectors[rows], top_k)
+            for row, hits in zip(rows, found, strict=True):
+                results[row] = Retrieval([to_passage(hit) for hit in hits], vectors[row].tolist())
+        return [result for result in results if result is not None]
+
+
+class Generator:
+    """Generates with one rung's models."""
+
+    def __init__(self, rung: str, settings: ServingSettings) -> None:
+        self._rung, self._registry = rung, registry_of(settings)
+        self._engines: Loaded[Any] = Loaded(
+            lambda digest: load_engine(self._registry, digest, num_threads=settings.num_threads),
+            limit=settings.max_loaded,
+        )
+
+    def preload(self, ref: str) -> None:
+        """Load the rung's model of a release; a release without the rung loads nothing."""
+        release = try_resolve(self._registry, ref)
+        if release and self._rung in release.models:
+            self._engines.get(release.models[self._rung].digest)
+
+    def generate(self, asked: Sequence[tuple[str, str, int]]) -> list[Generation]:
+        """(model digest, question, token limit) -> generation."""
+        results: list[Generation | None] = [None] * len(asked)
+        for (model, limit), rows in _grouped([(model, limit) for model, _, limit in asked]).items():
+            questions = [asked[row][1] for row in rows]
+            given = self._engines.get(model).generate(questions, max_new_tokens=limit)
+            for row, generation in zip(rows, given, strict=True):
+                results[row] = Generation(**{name: getattr(generation, name) for name in FIELDS})
+        return [result for result in results if result is not None]
+
+
+class Reader:
+    """Quotes sentences; embeds through the function that it is given."""
+
+    def __init__(self, encode: Callable[[Sequence[str]], Any]) -> None:
+        self._encoder = _RemoteEncoder(encode)
+
+    def read(self, question: str, passages: Sequence[Passage]) -> Extract:
+        """The best sentences of the passages."""
+        from app.inference.reader import read_extract
+
+        extract = read_extract(question, passages, self._encoder)
+        cited = [passage for passage in passages if passage.chunk_id in set(extract.citations)]
+        return Extract(extract.text, float(extract.confidence), cited)
+
+
+class _RemoteEncoder:
+    """An encoder that lives in another replica."""
+
+    def __init__(self, encode: Callable[[Sequence[str]], Any]) -> None:
+        self._encode = encode
+
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> Any:
+        return self._encode(list(texts))
+
+
+def _grouped(keys: Sequence[Hashable]) -> dict[Any, list[int]]:
+    """Positions of every key, in order."""
+    groups: dict[Any, list[int]] = {}
+    for position, key in enumerate(keys):
+        groups.setdefault(key, []).append(position)
+    return groups

@@ -1,0 +1,189 @@
+"""Requests and responses: OpenAI's chat completions, with citations and an account of how the answer came about.
+
+Fields that OpenAI's clients send and that do not change a greedy answer (``temperature``, ``top_p``, ``seed``,
+``user``, penalties) are accepted. What would change the answer and is not there (tools, several choices, log
+probabilities, a response format, stop strings) is refused by name.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+from app.serving.errors import invalid
+
+Route = Literal["small", "large", "extractive"]
+UNSUPPORTED = ("tools", "functions", "logprobs", "response_format", "stop", "logit_bias", "modalities", "audio")
+
+
+class Message(BaseModel):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, Any]] | None = None
+
+    def text(self) -> str:
+        """The message's text; parts of another type are refused."""
+        if isinstance(self.content, list):
+            if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in self.content):
+                raise invalid(
+                    "only text parts are understood: send messages without images, audio and files", param="messages"
+                )
+            return "\n".join(part["text"] for part in self.content)
+        return self.content or ""
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides the text."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """A chat completion as it is asked for. The last user message is the question; earlier turns are logged only."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = "signalbox"
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: PositiveInt | None = None
+    max_completion_tokens: PositiveInt | None = None
+    n: int = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    def question(self) -> str:
+        """The text of the last user message.
+
+        Raises:
+            ApiError: there is none, or something is asked for that is not there.
+        """
+        refused = next((name for name in UNSUPPORTED if (self.model_extra or {}).get(name)), None)
+        if refused or self.n != 1:
+            raise invalid(f"{refused or 'n above 1'} is not supported: leave it out", param=refused or "n")
+        texts = [message.text().strip() for message in self.messages if message.role == "user"]
+        if not texts or not texts[-1]:
+            raise invalid("there is no question: the last user message must hold some text", param="messages")
+        return texts[-1]
+
+    def limit(self, default: int) -> int:
+        """Upper bound of the answer in tokens."""
+        return min(self.max_completion_tokens or self.max_tokens or default, default)
+
+
+class SearchRequest(BaseModel):
+    """A search over the index of the release that serves."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: str = Field(min_length=1)
+    top_k: PositiveInt = Field(default=4, le=100)
+
+
+class Passage(BaseModel):
+    """A passage that was found. ``score`` is its similarity to the question."""
+
+    model_config = ConfigDict(frozen=True)
+
+    chunk_id: str
+    document_id: str
+    source: str
+    title: str = ""
+    heading_path: tuple[str, ...] = ()
+    text: str
+    score: float
+
+
+class Citation(BaseModel):
+    """Where an answer comes from: document and heading."""
+
+    document_id: str
+    chunk_id: str
+    source: str
+    title: str
+    heading_path: tuple[str, ...]
+
+    @classmethod
+    def of(cls, passage: Passage) -> "Citation":
+        """The citation of a passage."""
+        return cls.model_validate(passage.model_dump(include=set(cls.model_fields)))
+
+
+class Generation(BaseModel):
+    """What a text engine gave; its own class, so that the gateway needs no text engine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    mean_logprob: float
+    min_logprob: float
+    num_prompt_tokens: NonNegativeInt
+    num_completion_tokens: NonNegativeInt
+    finish_reason: str = "stop"
+
+
+class Attempt(BaseModel):
+    """One model's answer on the way through the cascade, and what the router made of it."""
+
+    rung: str
+    model: str
+    text: str
+    confidence: float | None
+    threshold: float | None
+    accepted: bool
+    supported: bool
+    mean_logprob: float
+    num_prompt_tokens: int
+    num_completion_tokens: int
+
+
+class Account(BaseModel):
+    """How an answer came about and what it cost; ``confidence`` is the router's probability that it is right."""
+
+    request_id: str
+    route: Route
+    release: str
+    release_name: str
+    confidence: float | None
+    retrieval_score: float
+    attempts: list[Attempt]
+    cost_usd: float
+    cost_large_only_usd: float
+    latency_s: float
+
+
+class Usage(BaseModel):
+    """Tokens of all models asked for this answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class AssistantMessage(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class Choice(BaseModel):
+    """The one choice."""
+
+    index: int = 0
+    message: AssistantMessage
+    finish_reason: str
+    logprobs: None = None
+
+
+class ChatResponse(BaseModel):
+    """A chat completion with its citations and its account."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    citations: list[Citation]
+    signalbox: Account

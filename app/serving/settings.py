@@ -1,0 +1,42 @@
+"""Settings of the serving application; they are the ``args`` of its Serve config."""
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from app.core.settings import Settings
+
+
+class ServingSettings(Settings):
+    """How questions are answered and requests are logged."""
+
+    workspace: str | None = None
+    """Folder of the workspace; default: $SIGNALBOX_WORKSPACE of the cluster, else ./.signalbox."""
+
+    top_k: PositiveInt = 4
+    """Passages retrieved for a question."""
+
+    max_new_tokens: PositiveInt = 32
+    """Upper bound of an answer, in tokens; a request may ask for fewer."""
+
+    max_loaded: PositiveInt = 3
+    """Versions of a model or an index that a replica keeps in memory; the least recently used goes first."""
+
+    num_threads: PositiveInt = 1
+    """Threads of the text engine and the encoder in one replica."""
+
+    retry_deadline_s: PositiveFloat = 40.0
+    """How long a request waits for a replica to come back after it died."""
+
+    first_retry_s: PositiveFloat = 0.1
+    """Pause before the first retry; every further one is twice as long, up to 2 s."""
+
+    log_flush_s: PositiveFloat = 1.0
+    """Longest time that a logged request stays in memory only."""
+
+    log_max_queue: PositiveInt = 10_000
+    """Requests waiting for the log's writer; beyond that they are dropped from the log, and counted."""
+
+    ledger_period_s: NonNegativeFloat = 5.0
+    """Least time between two ledger entries for flushed parts of the log."""
+
+    resolve_period_s: NonNegativeFloat = 2.0
+    """While no release serves, how often the gateway looks whether there is one."""

@@ -1,0 +1,92 @@
+"""Backends that answer at once, for tests of the gateway without Serve."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from app.routing.features import FEATURE_NAMES
+from app.routing.router import Cascade, Router, Rung
+from app.serving.cascade import Extract, Retrieval
+from app.serving.errors import NoRelease
+from app.serving.gateway import Gateway
+from app.serving.log import RequestLog
+from app.serving.release import Model, Release
+from app.serving.schema import Generation, Passage
+from app.serving.settings import ServingSettings
+
+PASSAGE = Passage(
+    chunk_id="c1",
+    document_id="d1",
+    source="loans.md",
+    title="Loans",
+    heading_path=("Loans", "Fees"),
+    text="The fee is 2,000 euros a year.",
+    score=0.8,
+)
+
+
+def rung(threshold):
+    """A router's rung that looks at ``supported`` alone: P is 0.98 with it, 0.02 without."""
+    weights = tuple(8.0 if name == "supported" else 0.0 for name in FEATURE_NAMES)
+    return Rung(-4.0, weights, threshold, 100, 50, 0.5, 1.0, 0.95)
+
+
+def make_release(digest="sha256:" + "a" * 64, *, rungs=("small", "large"), router=True):
+    models = {name: Model(f"sha256:{name}", f"{name}@3") for name in rungs}
+    known = Router({name: rung(0.5) for name in rungs}, Cascade({}, 1.0, 1.0, 0.95)) if router else None
+    prices = {"small_usd_per_1k_tokens": 0.1, "large_usd_per_1k_tokens": 1.0}
+    return Release(digest, "assistant@1", "sha256:index", models, known, prices)
+
+
+@dataclass
+class FakeBackends:
+    """Says what ``texts`` holds for a rung, and notes what it was asked."""
+
+    texts: dict = field(default_factory=lambda: {"small": "2000 euros", "large": "2,000 euros"})
+    asked: list = field(default_factory=list)
+
+    async def retrieve(self, index, question, top_k):
+        self.asked.append(("retrieve", index))
+        return Retrieval([PASSAGE][:top_k], [0.1] * 384)
+
+    async def generate(self, rung, model, question, max_new_tokens):
+        await asyncio.sleep(0)
+        self.asked.append((rung, model, max_new_tokens))
+        text = self.texts[rung]
+        return Generation(text=text, mean_logprob=-0.1, min_logprob=-0.3, num_prompt_tokens=10, num_completion_tokens=4)
+
+    async def read(self, question, passages):
+        self.asked.append(("read", len(passages)))
+        return Extract("The fee is 2,000 euros a year.", 0.7, list(passages))
+
+
+@pytest.fixture
+def backends():
+    return FakeBackends()
+
+
+@pytest.fixture
+def request_log(registry):
+    log = RequestLog(
+        registry.workspace.requests_dir, ledger=registry.ledger, flush_s=0.05, max_queue=1000, ledger_period_s=0.0
+    )
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def releases():
+    """What the gateway under test can resolve, by reference."""
+    return {}
+
+
+@pytest.fixture
+def gateway(backends, request_log, releases):
+    def resolve(ref):
+        if ref not in releases:
+            raise NoRelease(f"no release {ref!r} serves yet: promote one")
+        return releases[ref]
+
+    settings = ServingSettings(resolve_period_s=0.0)
+    return Gateway(settings=settings, backends=backends, resolve=resolve, log=request_log)

@@ -1,0 +1,88 @@
+import httpx
+import pytest
+
+from app.core.jobs import Dashboard
+from app.serving import deploy as module
+from app.serving.deploy import LOCAL_CONFIG, ConfigUnreadable, find_serve_url, read_config, render_config
+from app.serving.errors import NoRelease, NotDeployed
+from app.serving.settings import ServingSettings
+
+RELEASE = "sha256:" + "a" * 64
+
+
+def test_the_local_config_is_one_that_serve_and_the_application_take():
+    from ray.serve.schema import ServeDeploySchema
+
+    schema = ServeDeploySchema.model_validate(read_config(LOCAL_CONFIG))
+    application = schema.applications[0]
+    assert application.import_path == "app.serving.deployment:build"
+    assert {each.name for each in application.deployments} == {"gateway", "retriever", "small", "large", "reader"}
+    assert sum(each.ray_actor_options.num_cpus for each in application.deployments) <= 0.5
+    ServingSettings(**application.args)
+
+
+def test_the_release_is_written_into_every_user_config(workspace):
+    rendered = render_config(
+        read_config(LOCAL_CONFIG), workspace=workspace, release=RELEASE, serve_url="http://127.0.0.1:20123"
+    )
+    application = rendered["applications"][0]
+    configs = {each["name"]: each.get("user_config") for each in application["deployments"]}
+    assert configs.pop("reader") is None
+    assert set(map(str, configs.values())) == {str({"release": RELEASE})}
+    assert application["args"]["workspace"] == str(workspace.root)
+    assert (rendered["http_options"]["host"], rendered["http_options"]["port"]) == ("127.0.0.1", 20123)
+    assert read_config(LOCAL_CONFIG)["http_options"]["port"] == 8000
+
+
+@pytest.mark.parametrize("text", [None, "", "a: b: c", "[1]", "http_options: {}"])
+def test_a_file_that_is_no_serve_config_is_refused(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigUnreadable, match=r"local\.yaml|--config"):
+        read_config(path)
+
+
+def test_a_release_that_is_not_there_is_not_deployed(workspace):
+    with pytest.raises(NoRelease):
+        module.deploy(workspace=workspace, release_ref="assistant@production")
+
+
+def test_the_serve_url_comes_from_the_environment_where_no_local_cluster_is(workspace, monkeypatch):
+    monkeypatch.setenv("SIGNALBOX_URL", "http://serve:8000")
+    assert find_serve_url(workspace) == "http://serve:8000"
+
+
+HEALTHY = {"status": "RUNNING", "deployments": {"gateway": {"status": "HEALTHY", "message": ""}}}
+UPDATING = {"status": "DEPLOYING", "deployments": {}}
+SICK = {"status": "RUNNING", "deployments": {"small": {"status": "UPDATING", "message": "loading"}}}
+FAILED = {"status": "DEPLOY_FAILED", "message": "no such module"}
+
+
+def wait(monkeypatch, application, health, timeout_s=0.2):
+    board = Dashboard("http://board", "")
+    monkeypatch.setattr(module, "POLL_S", 0.01)
+    monkeypatch.setattr(Dashboard, "serve_status", lambda _: {"applications": {"signalbox": application}})
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: health)
+    module.wait_until_serving(RELEASE, board=board, serve_url="http://serve", timeout_s=timeout_s)
+
+
+def test_it_waits_until_the_gateway_serves_the_release(monkeypatch):
+    wait(monkeypatch, HEALTHY, httpx.Response(200, json={"release": RELEASE}))
+
+
+@pytest.mark.parametrize(
+    ("application", "health", "says"),
+    [
+        (UPDATING, httpx.Response(200, json={"release": RELEASE}), "DEPLOYING"),
+        (SICK, httpx.Response(200, json={"release": RELEASE}), "small UPDATING: loading"),
+        (HEALTHY, httpx.Response(200, json={"release": "sha256:old", "reason": ""}), "sha256:old"),
+        (HEALTHY, httpx.Response(503, json={"reason": "no release"}), "no release"),
+        (HEALTHY, httpx.Response(500, text="Internal"), "500"),
+        (FAILED, None, "no such module"),
+        ({}, None, "NOT_STARTED"),
+    ],
+)
+def test_what_is_missing_is_said(monkeypatch, application, health, says):
+    with pytest.raises(NotDeployed, match=says):
+        wait(monkeypatch, application, health)

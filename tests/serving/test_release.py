@@ -1,0 +1,69 @@
+import pytest
+
+from app.routing.router import Router, Row
+from app.routing.settings import RoutingSettings
+from app.serving.errors import NoRelease
+from app.serving.release import resolve_release
+from tests.routing.test_router import SURE
+
+
+@pytest.fixture
+def publish(registry, tmp_path):
+    """Publishes a release over the models named."""
+
+    def router():
+        folder = tmp_path / "router"
+        folder.mkdir()
+        Router.fit({"small": [Row(SURE, True)] * 50}, settings=RoutingSettings()).save(folder)
+        return registry.publish("router", "router", folder=folder, inputs={}).digest
+
+    def release(*rungs, with_router=True):
+        models = {rung: registry.publish("model", f"{rung}-lm", inputs={"rung": rung}).digest for rung in rungs}
+        facts = {"small": None, "large": None, **models, "index": "sha256:" + "0" * 64, "prices": {}}
+        facts |= {"router": router() if with_router else None}
+        return registry.publish("release", "assistant", inputs=facts, facts=facts)
+
+    return release
+
+
+def test_a_release_is_resolved_by_reference_and_by_digest(registry, publish):
+    version = publish("small", "large")
+    release = resolve_release(registry, "assistant@latest")
+    assert release.digest == version.digest
+    assert list(release.models) == ["small", "large"]
+    assert release.models["small"].ref == "small-lm@1"
+    assert release.router.decide("small", SURE).accepted
+    assert release.price("large") == 0.0
+    assert resolve_release(registry, version.digest) == release
+
+
+@pytest.mark.parametrize(
+    ("name", "rungs"),
+    [
+        ("signalbox", ["small", "large"]),
+        ("small", ["small"]),
+        ("large-lm@1", ["large"]),
+        ("extractive", []),
+        ("small-lm@2", None),
+        ("", None),
+    ],
+)
+def test_names_that_a_request_may_ask_for(registry, publish, name, rungs):
+    publish("small", "large")
+    release = resolve_release(registry, "assistant")
+    assert release.rungs_for(name) == rungs
+    assert (name in release.model_names) is (rungs is not None)
+
+
+def test_a_release_without_models_or_router(registry, publish):
+    publish(with_router=False)
+    release = resolve_release(registry, "assistant")
+    assert (dict(release.models), release.router) == ({}, None)
+    assert release.rungs_for("signalbox") == []
+    assert release.rungs_for("small") is None
+
+
+@pytest.mark.parametrize("ref", ["assistant@production", "assistant@9", "sha256:" + "1" * 64])
+def test_no_such_release_says_what_to_do(registry, ref):
+    with pytest.raises(NoRelease, match="promote one"):
+        resolve_release(registry, ref)
