@@ -1,7 +1,8 @@
 """A chunk's text as blocks: tables, list items and paragraphs, whatever converter wrote it.
 
-Guarantees: pure, and every non-blank line of the text ends up in one block. Lines of a paragraph, and
-paragraphs that stop inside a sentence, are joined, because PDF and plain text break sentences across lines. Not guaranteed: nesting of lists, which no fact pattern needs.
+Guarantees: pure, and every non-blank line of the text ends up in one block. Lines of a paragraph, and paragraphs that
+stop inside a sentence, are joined, because PDF and plain text break sentences across lines. Not guaranteed: nesting of
+lists, which no fact pattern needs.
 """
 
 import html

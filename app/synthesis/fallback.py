@@ -15,7 +15,9 @@ DEFINITION = re.compile(
 )
 _PRONOUNS = "it this that there these those he she they we you i what which who here one"
 PRONOUNS = frozenset(_PRONOUNS.split())
-GAP = re.compile(r"(?<=\s)(?:\d[\d.,]*(?:\s(?:percent|[a-z]+s)\b)?|[A-Z][\w-]+(?:\s[A-Z][\w-]+)+)(?=[\s.,;]|$)")
+GAP = re.compile(
+    r"(?<=[a-z,]\s)(?:\d[\d.,]*(?:\s(?:percent|[a-z]+s)\b)?|[A-Z][a-z]{2,}(?:\s[A-Z][a-z]{2,}){1,2}(?!\s[A-Z]))(?=[\s.,;]|$)"
+)
 MIN_SENTENCE_WORDS = 5
 
 
@@ -27,12 +29,16 @@ def fallback_facts(
         sentence
         for paragraph in paragraphs
         for sentence in split_sentences(paragraph)
-        if MIN_SENTENCE_WORDS <= len(sentence.split()) <= max_sentence_words
+        if MIN_SENTENCE_WORDS <= len(sentence.split()) <= max_sentence_words and " - " not in sentence
     ]
     yield from _definitions(sentences)
-    if heading and sentences and heading.casefold() not in GENERIC_HEADINGS:
+    if heading and sentences and _says_something(heading):
         yield heading, "section", sentences[0]
     yield from _gaps(sentences)
+
+
+def _says_something(heading: str) -> bool:
+    return heading.casefold() not in GENERIC_HEADINGS and any(character.isalpha() for character in heading)
 
 
 def _definitions(sentences: list[str]) -> Iterator[tuple[str, str, str]]:
