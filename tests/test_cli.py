@@ -1,0 +1,113 @@
+"""The command line: what it says, how it ends, and that it starts light."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from app import cli
+from app.core.errors import SignalboxError, UsageError
+
+COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+
+
+def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def test_all_commands_are_there():
+    assert set(COMMANDS) == {"up", "down", "status", "env", "demo", "verify"}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_and_option_is_explained(name):
+    command = COMMANDS[name]
+    assert len(command.help or "") > 40
+    assert [
+        option.name for option in command.params if not getattr(option, "help", None) and option.name != "help"
+    ] == []
+
+
+def test_the_command_line_starts_without_heavy_libraries():
+    heavy = ["ray", "torch", "pandas", "pyarrow", "mlflow", "sqlalchemy", "transformers", "httpx", "psutil"]
+    code = f"import sys, app.cli; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_status", "sentence"),
+    [
+        (["env"], 2, "no cluster is up"),
+        (["up", "--config", "missing.yaml"], 2, "missing.yaml"),
+        (["up", "--no-such-option"], 2, "No such option"),
+        (["status", "--workspace", "/dev/null/workspace"], 2, "--workspace"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence_and_an_exit_status(tmp_path, arguments, exit_status, sentence):
+    ended = run(*arguments, cwd=tmp_path)
+    assert ended.returncode == exit_status
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("num_cpu: 8", "did you mean 'num_cpus'"),
+        ("num_cpus: 0", "num_cpus"),
+        ("num_cpus: [", "not valid"),
+        ("- 1", "not valid"),
+    ],
+)
+def test_a_wrong_settings_file_is_named_with_its_fault(tmp_path, text, sentence):
+    path = tmp_path / "local.yaml"
+    path.write_text(text, encoding="utf-8")
+    ended = run("up", "--config", str(path), "--workspace", str(tmp_path / "workspace"))
+    assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
+    assert sentence in ended.stderr
+    assert str(path) in ended.stderr
+
+
+def test_status_of_a_workspace_without_cluster(tmp_path):
+    ended = CliRunner().invoke(cli.app, ["status", "--json", "--workspace", str(tmp_path)])
+    assert ended.exit_code == 1
+    assert json.loads(ended.stdout)["state"] == "down"
+
+
+def test_down_without_cluster_is_no_fault(tmp_path):
+    ended = CliRunner().invoke(cli.app, ["down", "--workspace", str(tmp_path)])
+    assert (ended.exit_code, ended.stdout) == (0, "no cluster was up\n")
+
+
+@pytest.mark.parametrize(("error", "exit_status"), [(SignalboxError("it broke"), 1), (UsageError("ask again"), 2)])
+def test_an_error_ends_with_its_sentence_and_status(monkeypatch, capsys, error, exit_status):
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == exit_status
+    assert capsys.readouterr().err == f"signalbox: {error}\n"
+
+
+def test_verify_tells_its_counts_and_names_a_missing_key(workspace, registry):
+    ended = CliRunner().invoke(cli.app, ["verify", "--json", "--workspace", str(workspace.root)])
+    assert ended.exit_code == 0, ended.output
+    facts = json.loads(ended.stdout)
+    assert (facts["ok"], facts["artifacts"], facts["faults"]) == (True, 0, [])
+    (workspace.keys_dir / "service.pub").unlink()
+    ended = CliRunner().invoke(cli.app, ["verify", "--workspace", str(workspace.root)])
+    assert ended.exit_code == 1
+    assert "service.pub" in ended.stdout
+
+
+def test_the_module_stays_short():
+    assert len(Path(inspect.getfile(cli)).read_text(encoding="utf-8").splitlines()) < 200
