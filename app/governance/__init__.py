@@ -1,0 +1,1 @@
+"""Policies, gates, approvals, promotion and lineage."""

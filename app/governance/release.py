@@ -1,0 +1,62 @@
+"""A release: the set of versions that serves, under one digest.
+
+Guarantees: every part exists, and the verdict is about one of them. Not guaranteed: that the parts fit one another; the
+gates before a release judge that.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.core.errors import UsageError
+from app.registry.versions import Registry, Version
+
+CODE_VERSION = "release-1"
+PARTS = ("small", "large", "index", "dataset", "router", "policy")
+
+
+class ReleaseIncomplete(UsageError):
+    """A release needs an index, a dataset and a verdict about one of its parts: name them."""
+
+
+def build_release(
+    name: str,
+    *,
+    index: Version,
+    dataset: Version,
+    verdict: Version,
+    registry: Registry,
+    small: Version | None = None,
+    large: Version | None = None,
+    router: Version | None = None,
+    policy: Version | None = None,
+    prices: Mapping[str, float] | None = None,
+    prompt: str = "",
+    extractive: bool = True,
+    actor: str = "service",
+) -> Version:
+    """Publish a release from its parts; the same parts give the same version.
+
+    Args:
+        prices: US dollars, such as ``small_usd_per_1k_tokens``.
+        prompt: the system prompt, empty for none.
+
+    Raises:
+        ReleaseIncomplete: the verdict is about none of the parts, or a model is there without a router.
+    """
+    given = dict(zip(PARTS, (small, large, index, dataset, router, policy), strict=True))
+    parts = {part: version.digest if version else None for part, version in given.items()}
+    parents = [*dict.fromkeys(digest for digest in parts.values() if digest), verdict.digest]
+    if verdict.facts["artifact"]["digest"] not in parents:
+        raise ReleaseIncomplete(f"verdict {verdict.ref} is about no part of release {name}: name the judged part's own")
+    if (small or large) and router is None:
+        raise ReleaseIncomplete(f"release {name} has a model but no router: calibrate one, or leave the models out")
+    facts: dict[str, Any] = {**parts, "prompt": prompt, "prices": dict(prices or {}), "extractive": extractive}
+    inputs = {**facts, "verdict": verdict.digest, "code": CODE_VERSION}
+    return registry.publish("release", name, inputs=inputs, parents=parents, facts=facts, actor=actor)
+
+
+def parts_of(release: Version, *, registry: Registry) -> dict[str, Version]:
+    """The versions that a release is made of, by part; absent parts are left out."""
+    kinds = {"small": "model", "large": "model"}
+    digests = {part: release.facts.get(part) for part in PARTS}
+    return {part: registry.get(kinds.get(part, part), digest) for part, digest in digests.items() if digest}

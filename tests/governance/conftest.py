@@ -1,0 +1,75 @@
+"""A small world for gates: a dataset, models trained on it, and their evaluations."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pytest
+
+from app.core.parquet import write_rows
+from app.governance.evidence import Evidence
+from app.governance.policy import parse_policy
+from app.ledger.keys import load_or_create
+from app.registry.versions import Registry
+
+SCHEMA = pa.schema([("question_id", pa.string()), ("exact_match", pa.float64())])
+POLICY = {
+    "name": "candidate",
+    "gate": "candidate",
+    "checks": [
+        {"kind": "loss_improves"},
+        {"kind": "min_metric", "threshold": 0.8},
+        {"kind": "forgetting_budget", "budget": 0.05},
+        {"kind": "complete_lineage"},
+        {"kind": "approvals"},
+    ],
+}
+
+
+@dataclass
+class World:
+    registry: Registry
+    tmp: object
+    count: int = 0
+
+    def folder(self):
+        self.count += 1
+        folder = self.tmp / f"folder{self.count}"
+        folder.mkdir()
+        return folder
+
+    def dataset(self, **facts):
+        folder = self.folder()
+        (folder / "documents.txt").write_text(str(self.count))
+        facts = {"num_rows": 90, "num_rejected": 10, **facts}
+        return self.registry.publish("dataset", "handbook", folder=folder, inputs={"n": self.count}, facts=facts)
+
+    def model(self, *, parents=None, losses=(4.0, 0.5), actor="trainer-job"):
+        facts = {"train": {"loss_first": losses[0], "loss_last": losses[1]}}
+        self.count += 1
+        parents = [self.dataset().digest] if parents is None else parents
+        return self.registry.publish(
+            "model", "small", inputs={"n": self.count}, parents=parents, facts=facts, actor=actor
+        )
+
+    def evaluation(self, outcomes, *, model=None, prefix="q", name="evaluation"):
+        folder = self.folder()
+        rows = [{"question_id": f"{prefix}{n}", "exact_match": float(value)} for n, value in enumerate(outcomes)]
+        write_rows(folder / "rows.parquet", rows, schema=SCHEMA)
+        parents = [model.digest] if model else []
+        return self.registry.publish("evaluation", name, folder=folder, inputs={"n": self.count}, parents=parents)
+
+    def evidence(self, artifact, *, candidate=None, production=None):
+        return Evidence.collect(artifact, registry=self.registry, candidate=candidate, production=production)
+
+    def signer(self, name="jane", role="approver"):
+        return load_or_create(self.registry.workspace.keys_dir, name, role)
+
+
+@pytest.fixture
+def world(registry, tmp_path):
+    return World(registry, tmp_path)
+
+
+@pytest.fixture
+def policy():
+    return parse_policy(POLICY)
