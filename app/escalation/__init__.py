@@ -1,0 +1,1 @@
+"""The ladder from prompting to training, with its stop lights."""
