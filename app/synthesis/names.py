@@ -29,6 +29,7 @@ NOT_A_VALUE = re.compile(r"^(?:not|to|that|because|when|if|why|how|what|where|ve
 NUMBERING = re.compile(r"^(?:\d+(?:\.\d+)*[.)]?|[IVX]+\.|[A-Z][.)])\s+")
 LEADING_ARTICLE = re.compile(r"^(?:a|an|the)\s+(?=\S)")
 UNIT = re.compile(r"^(?P<name>.+?)\s*[(\[](?:in )?(?P<unit>[^()\[\]]{1,20})[)\]]$")
+MAX_HEADER_CHARS = 100
 NUMBER = re.compile(r"^[+-]?\d[\d.,]*$")
 
 
@@ -65,7 +66,7 @@ def tidy_value(text: str, *, max_words: int) -> str | None:
 
 def with_unit(header: str, cell: str) -> tuple[str, str]:
     """("Annual fee (euros)", "12") -> ("Annual fee", "12 euros"); a cell that has words keeps them."""
-    match = UNIT.match(header)
+    match = UNIT.match(header) if len(header) <= MAX_HEADER_CHARS else None
     if not match:
         return header, cell
     return match["name"], f"{cell} {match['unit']}" if NUMBER.match(cell) else cell

@@ -9,6 +9,9 @@ Patterns of this sort are Hearst's (1992, COLING), for attributes in place of cl
 import re
 from collections.abc import Iterator
 
+MAX_CLAUSE_CHARS = 300
+"""A longer clause states no short fact, and matching patterns against it would take long."""
+
 ABBREVIATION = r"(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bDr\.)(?<!\bMr\.)(?<!\bMs\.)"
 SENTENCE_END = re.compile(rf"(?<=[.!?]){ABBREVIATION}\s+(?=[\"'(]?[A-Z0-9])")
 CLAUSE_END = re.compile(r";\s+|,\s+(?:and|while|whereas)\s+(?=(?:its|the|their)\s)|\s+and\s+(?=(?:its|their)\s)")
@@ -64,10 +67,12 @@ def sentence_facts(paragraph: str, *, subject: str | None) -> Iterator[tuple[str
 
 
 def _named(clause: str) -> tuple[str, str, str] | None:
+    if len(clause) > MAX_CLAUSE_CHARS:
+        return None
     matches = (pattern.match(clause) for pattern in PATTERNS)
     return next(((match["e"], match["a"], match["v"]) for match in matches if match), None)
 
 
 def _referring(clause: str, subject: str | None) -> tuple[str, str, str] | None:
-    match = ITS.match(clause) or THE.match(clause)
+    match = (ITS.match(clause) or THE.match(clause)) if len(clause) <= MAX_CLAUSE_CHARS else None
     return (subject, match["a"], match["v"]) if subject and match else None

@@ -134,3 +134,13 @@ def converted(files):
         for each in cut:
             options = {"title": document.title, "source": path, "number": each.ordinal}
             yield chunk(each.text, path=each.heading_path, **options)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Aa " * 30_000, "aa " * 30_000, "The a of " * 10_000, "a" * 100_000, "| " + "( " * 30_000 + "| x |\n| a | 1 |",
+     ("Aa of the Bb is " * 18 + ". ") * 300, "- " * 30_000, "A: " * 30_000],
+)  # fmt: skip
+def test_hostile_text_neither_hangs_nor_gives_long_facts(text):
+    found = extract_facts(chunk(text), SETTINGS)
+    assert all(len(fact.value.split()) <= SETTINGS.max_sentence_words for fact in found)
