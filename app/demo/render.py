@@ -4,6 +4,7 @@ Guarantees: the same page gives the same bytes.
 """
 
 import html
+import textwrap
 from collections.abc import Callable, Mapping
 from itertools import chain
 
@@ -95,6 +96,4 @@ def _text_block(block: Block) -> str:
 
 
 def _wrapped(text: str, width: int = 88) -> list[str]:
-    import textwrap
-
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
