@@ -27,12 +27,20 @@ class Retrieval:
 
 
 @dataclass(frozen=True)
+class Quote:
+    """Words of a passage."""
+
+    passage: Passage
+    text: str
+
+
+@dataclass(frozen=True)
 class Extract:
-    """Sentences quoted from the passages, and which passages they are from; ``confidence`` is their similarity."""
+    """Sentences quoted from the passages; ``confidence`` (0 to 1) says how well they fit the question."""
 
     text: str
     confidence: float
-    passages: Sequence[Passage]
+    quotes: Sequence[Quote]
 
 
 class Backends(Protocol):
@@ -41,6 +49,7 @@ class Backends(Protocol):
     async def retrieve(self, index: str, question: str, top_k: int) -> Retrieval: ...
     async def generate(self, rung: str, model: str, question: str, max_new_tokens: int) -> Generation: ...
     async def read(self, question: str, passages: Sequence[Passage]) -> Extract: ...
+    async def preload(self, release: Release) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -176,7 +185,7 @@ async def _from_documents(question: str, tried: list[Tried], retrieval: Retrieva
         route="extractive",
         model=EXTRACTIVE,
         finish_reason="stop",
-        citations=[Citation.of(passage) for passage in extract.passages],
+        citations=[Citation.of(quote.passage, quote.text) for quote in extract.quotes],
         retrieval=retrieval,
         tried=tried,
         extract_confidence=extract.confidence,

@@ -44,7 +44,7 @@ def deploy(
     """
     release = resolve_release(open_registry(workspace), release_ref).digest
     board, url = dashboard(workspace), find_serve_url(workspace)
-    board.put_serve(render_config(read_config(config_path), workspace=workspace, release=release, serve_url=url))
+    board.put_serve(render_config(read_config(config_path), release=release, serve_url=url))
     wait_until_serving(release, board=board, serve_url=url, timeout_s=timeout_s)
     return release
 
@@ -71,11 +71,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def render_config(
-    config: Mapping[str, Any], *, workspace: Workspace, release: str, serve_url: str | None = None
-) -> dict[str, Any]:
-    """The config with the workspace in ``args``, the release in every ``user_config``, and the running HTTP options."""
-    applications = [_render_application(each, workspace=workspace, release=release) for each in config["applications"]]
+def render_config(config: Mapping[str, Any], *, release: str, serve_url: str | None = None) -> dict[str, Any]:
+    """The config with the release in every ``user_config`` and the HTTP options of the cluster that runs."""
+    applications = [_render_application(each, release) for each in config["applications"]]
     rendered = {**config, "applications": applications}
     if serve_url:
         url = httpx.URL(serve_url)
@@ -126,15 +124,15 @@ def _health_trouble(response: httpx.Response, release: str) -> str:
         body = response.json()
     except ValueError:
         return f"/healthz answered {response.status_code} without JSON"
-    return (
-        "" if body.get("release") == release else str(body.get("reason") or f"the gateway serves {body.get('release')}")
-    )
+    if body.get("refused") == release:
+        raise NotDeployed(f"the gateway keeps what it serves, as the new release failed: {body['reason']}")
+    return "" if body.get("release") == release else f"the gateway serves {body.get('release') or body.get('reason')}"
 
 
-def _render_application(application: Mapping[str, Any], *, workspace: Workspace, release: str) -> dict[str, Any]:
+def _render_application(application: Mapping[str, Any], release: str) -> dict[str, Any]:
+    """Nothing but the release may change here: whatever else differs makes Serve replace the replicas."""
     deployments = [_render_deployment(each, release) for each in application.get("deployments", ())]
-    args = {**application.get("args", {}), "workspace": str(workspace.root)}
-    return {**application, "args": args, "deployments": deployments}
+    return {**application, "deployments": deployments}
 
 
 def _render_deployment(deployment: Mapping[str, Any], release: str) -> dict[str, Any]:

@@ -6,12 +6,13 @@ is made again; calls are free of side effects.
 """
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError, WorkerCrashedError
+from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -19,10 +20,11 @@ from app.core.settings import Settings
 from app.routing.router import RUNGS
 from app.serving import replicas
 from app.serving.cascade import Extract, Retrieval
+from app.serving.errors import ReleaseNotLoaded
 from app.serving.gateway import Gateway
 from app.serving.http import create_app
 from app.serving.log import RequestLog
-from app.serving.release import resolve_release
+from app.serving.release import Release, resolve_release
 from app.serving.retry import Retry
 from app.serving.schema import Generation, Passage
 from app.serving.settings import ServingSettings
@@ -55,7 +57,10 @@ class RetrieverDeployment:
         self._worker = replicas.Retriever(settings)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        await asyncio.to_thread(self._worker.preload, ReleaseConfig(**user_config).release)
+        await asyncio.to_thread(replicas.preload_if_possible, self._worker, ReleaseConfig(**user_config).release)
+
+    async def preload(self, release: str) -> None:
+        await asyncio.to_thread(self._worker.preload, release)
 
     async def encode(self, texts: Sequence[str]) -> Any:
         return await asyncio.to_thread(self._worker.encode, texts)
@@ -76,7 +81,10 @@ class GeneratorDeployment:
         self._worker = replicas.Generator(rung, settings)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        await asyncio.to_thread(self._worker.preload, ReleaseConfig(**user_config).release)
+        await asyncio.to_thread(replicas.preload_if_possible, self._worker, ReleaseConfig(**user_config).release)
+
+    async def preload(self, release: str) -> None:
+        await asyncio.to_thread(self._worker.preload, release)
 
     async def generate(self, model: str, question: str, max_new_tokens: int) -> Generation:
         result: Generation = await self._batch((model, question, max_new_tokens))
@@ -117,6 +125,15 @@ class Handles:
         handle = self._generators[rung]
         given: Generation = await self._retry.call(lambda: handle.generate.remote(model, question, max_new_tokens))
         return given
+
+    async def preload(self, release: Release) -> None:
+        handles = [self._retriever, *(self._generators[rung] for rung in release.models)]
+        calls = [functools.partial(handle.preload.remote, release.digest) for handle in handles]
+        try:
+            await asyncio.gather(*map(self._retry.call, calls))
+        except RayTaskError as error:
+            cause = str(error.cause or error).strip().splitlines()[-1]
+            raise ReleaseNotLoaded(f"{release.ref} cannot be loaded ({cause}): run `signalbox verify`") from error
 
     async def read(self, question: str, passages: Sequence[Passage]) -> Extract:
         extract: Extract = await self._retry.call(lambda: self._reader.read.remote(question, passages))

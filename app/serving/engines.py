@@ -27,7 +27,7 @@ def load_index(registry: Registry, digest: str) -> Any:
     """The search index of an index version."""
     from app.retrieval.search import SearchIndex
 
-    return SearchIndex(registry.folder(registry.get("index", digest)))
+    return SearchIndex.open(registry.folder(registry.get("index", digest)))
 
 
 def to_passage(hit: Any) -> Passage:

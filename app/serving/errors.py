@@ -9,6 +9,10 @@ class NotDeployed(SignalboxError):
     """The application did not come up; the message says what Serve reported."""
 
 
+class ReleaseNotLoaded(SignalboxError):
+    """A release's model or index cannot be loaded: run `signalbox verify` and publish the broken version again."""
+
+
 class NoRelease(SignalboxError):
     """Nothing is in production yet: promote a release, then ask again."""
 

@@ -1,8 +1,8 @@
 """What the gateway does with a request: resolve the release once, answer, account for it, log it.
 
-Guarantees: a request sees one release from beginning to end; a new release is taken over only when it can be read, and
-until then the old one serves. Every request is logged, failed ones with their error. Not guaranteed: token-wise
-streaming; a stream carries the finished answer word by word, since the router judges whole answers.
+Guarantees: a request sees one release from beginning to end; a new release is taken over only when its versions are
+loaded, and until then the old one serves. Every request is logged, failed ones with their error. Not guaranteed:
+token-wise streaming; a stream carries the finished answer word by word, since the router judges whole answers.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any
 from app.core.clock import utc_now
 from app.core.errors import SignalboxError
 from app.serving.cascade import Answer, Backends, answer, cost_large_only_usd, cost_usd
-from app.serving.errors import ApiError, NoRelease, unavailable, unknown_model
+from app.serving.errors import ApiError, unavailable, unknown_model
 from app.serving.log import RequestLog
 from app.serving.release import Release
 from app.serving.schema import (
@@ -51,19 +51,23 @@ class Gateway:
     ) -> None:
         self._settings, self._backends, self._resolve, self._log = settings, backends, resolve, log
         self._ref, self._release, self._looked_s = "", None, 0.0
-        self._reason = "no release has been named yet: deploy with a release"
+        self._reason, self._refused = "no release has been named yet: deploy with a release", ""
         self.counts: Counter[str] = Counter()
 
     _release: Release | None
 
     async def take(self, ref: str) -> None:
-        """Serve another release from the next request on; keeps the old one when the new one cannot be read."""
+        """Serve another release once its versions are loaded; until then, and when it cannot be loaded, the old one."""
         self._ref, self._looked_s = ref, time.monotonic()
         try:
-            self._release, self._reason = await asyncio.to_thread(self._resolve, ref), ""
-        except NoRelease as error:
-            self._reason = str(error)
+            release = await asyncio.to_thread(self._resolve, ref)
+            if self._release is not None:
+                await self._backends.preload(release)
+        except SignalboxError as error:
+            self._reason, self._refused = str(error), ref
             logger.warning("%s", error)
+        else:
+            self._release, self._reason, self._refused = release, "", ""
 
     async def release(self) -> Release:
         """The release that serves now.
@@ -79,14 +83,14 @@ class Gateway:
         return self._release
 
     async def health(self) -> tuple[int, dict[str, Any]]:
-        """HTTP status and body of ``/healthz``: 200 when a release serves and the one asked for is it."""
+        """HTTP status and body of ``/healthz``: 200 when a release serves; ``refused`` names one that could not be."""
         log = {"logged": self._log.num_logged, "dropped": self._log.num_dropped}
         try:
             release = await self.release()
         except ApiError as error:
-            return 503, {"status": "unavailable", "reason": str(error), "log": log}
-        named = {"release": release.digest, "release_name": release.ref, "reason": self._reason, "log": log}
-        return 200, {"status": "ok", **named}
+            return 503, {"status": "unavailable", "reason": str(error), "refused": self._refused, "log": log}
+        named = {"release": release.digest, "release_name": release.ref}
+        return 200, {"status": "ok", **named, "reason": self._reason, "refused": self._refused, "log": log}
 
     async def models(self) -> dict[str, Any]:
         """``/v1/models``: names that can be asked for, and the version behind each."""

@@ -32,7 +32,9 @@ NAME_TIME = "%Y%m%dT%H%M%S%f"
 ORPHAN_AGE_S = 60.0
 STOP = object()
 
-_CITATION = pa.struct([(name, pa.string()) for name in ("document_id", "chunk_id", "source", "title", "heading")])
+_CITATION = pa.struct(
+    [(name, pa.string()) for name in ("document_id", "chunk_id", "source", "title", "heading", "quote")]
+)
 SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),

@@ -4,19 +4,21 @@ Each method takes a batch and returns one result per item, in order. Items of on
 releases; they are grouped, so that a swap of releases needs no pause.
 """
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+from app.core.errors import SignalboxError
 from app.core.workspace import Workspace
 from app.registry.versions import Registry, open_registry
-from app.serving.cascade import Extract, Retrieval
+from app.serving.cascade import Extract, Quote, Retrieval
 from app.serving.engines import load_engine, load_index, to_passage
-from app.serving.errors import NoRelease
 from app.serving.loaded import Loaded
-from app.serving.release import Release, resolve_release
+from app.serving.release import resolve_release
 from app.serving.schema import Generation, Passage
 from app.serving.settings import ServingSettings
 
+logger = logging.getLogger(__name__)
 FIELDS = tuple(Generation.model_fields)
 
 
@@ -25,12 +27,21 @@ def registry_of(settings: ServingSettings) -> Registry:
     return open_registry(Workspace.find(settings.workspace))
 
 
-def try_resolve(registry: Registry, ref: str) -> Release | None:
-    """The release, or None while there is none: a replica then waits for requests that name versions."""
+class Worker(Protocol):
+    """A replica that holds versions in memory."""
+
+    def preload(self, ref: str) -> None: ...
+
+
+def preload_if_possible(worker: Worker, ref: str) -> None:
+    """Load a release's versions ahead of its requests; what cannot be loaded is said in the log and by the requests.
+
+    A replica must come up without: it may still have to serve the release before.
+    """
     try:
-        return resolve_release(registry, ref)
-    except NoRelease:
-        return None
+        worker.preload(ref)
+    except (SignalboxError, OSError, RuntimeError, ValueError, KeyError) as error:
+        logger.warning("release %s is not loaded ahead: %s", ref, error)
 
 
 class Retriever:
@@ -47,8 +58,7 @@ class Retriever:
 
     def preload(self, ref: str) -> None:
         """Load the index of a release, so that its first request need not wait."""
-        if release := try_resolve(self._registry, ref):
-            self._indexes.get(release.index)
+        self._indexes.get(resolve_release(self._registry, ref).index)
 
     def encode(self, texts: Sequence[str]) -> Any:
         """Embeddings, float32 (n, 384)."""
@@ -77,9 +87,9 @@ class Generator:
 
     def preload(self, ref: str) -> None:
         """Load the rung's model of a release; a release without the rung loads nothing."""
-        release = try_resolve(self._registry, ref)
-        if release and self._rung in release.models:
-            self._engines.get(release.models[self._rung].digest)
+        model = resolve_release(self._registry, ref).models.get(self._rung)
+        if model:
+            self._engines.get(model.digest)
 
     def generate(self, asked: Sequence[tuple[str, str, int]]) -> list[Generation]:
         """(model digest, question, token limit) -> generation."""
@@ -103,8 +113,9 @@ class Reader:
         from app.inference.reader import read_extract
 
         extract = read_extract(question, passages, self._encoder)
-        cited = [passage for passage in passages if passage.chunk_id in set(extract.citations)]
-        return Extract(extract.text, float(extract.confidence), cited)
+        by_id = {passage.chunk_id: passage for passage in passages}
+        quotes = [Quote(by_id[citation.chunk_id], citation.quote) for citation in extract.citations]
+        return Extract(extract.text, extract.confidence, quotes)
 
 
 class _RemoteEncoder:

@@ -101,11 +101,13 @@ class Citation(BaseModel):
     source: str
     title: str
     heading_path: tuple[str, ...]
+    quote: str | None = None
+    """The words quoted; None where a model answered in its own."""
 
     @classmethod
-    def of(cls, passage: Passage) -> "Citation":
+    def of(cls, passage: Passage, quote: str | None = None) -> "Citation":
         """The citation of a passage."""
-        return cls.model_validate(passage.model_dump(include=set(cls.model_fields)))
+        return cls(quote=quote, **passage.model_dump(include=set(cls.model_fields)))
 
 
 class Generation(BaseModel):

@@ -69,7 +69,9 @@ def test_find_support_wants_whole_words_in_a_row(answer, index):
 
 
 def test_features_come_in_the_named_order():
-    features = extract_features("Who decides on a loan?", Given("manager"), [Found("the manager", 0.7), Found("x", 0.9)])
+    features = extract_features(
+        "Who decides on a loan?", Given("manager"), [Found("the manager", 0.7), Found("x", 0.9)]
+    )
     named = dict(zip(FEATURE_NAMES, features.vector(), strict=True))
     assert named == {
         "mean_logprob": -0.1,

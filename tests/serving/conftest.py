@@ -7,8 +7,8 @@ import pytest
 
 from app.routing.features import FEATURE_NAMES
 from app.routing.router import Cascade, Router, Rung
-from app.serving.cascade import Extract, Retrieval
-from app.serving.errors import NoRelease
+from app.serving.cascade import Extract, Quote, Retrieval
+from app.serving.errors import NoRelease, ReleaseNotLoaded
 from app.serving.gateway import Gateway
 from app.serving.log import RequestLog
 from app.serving.release import Model, Release
@@ -56,9 +56,14 @@ class FakeBackends:
         text = self.texts[rung]
         return Generation(text=text, mean_logprob=-0.1, min_logprob=-0.3, num_prompt_tokens=10, num_completion_tokens=4)
 
+    async def preload(self, release):
+        if release.index == "sha256:broken":
+            raise ReleaseNotLoaded("the index cannot be loaded: run `signalbox verify`")
+        self.asked.append(("preload", release.digest))
+
     async def read(self, question, passages):
         self.asked.append(("read", len(passages)))
-        return Extract("The fee is 2,000 euros a year.", 0.7, list(passages))
+        return Extract("The fee is 2,000 euros a year.", 0.7, [Quote(each, each.text) for each in passages])
 
 
 @pytest.fixture

@@ -21,15 +21,13 @@ def test_the_local_config_is_one_that_serve_and_the_application_take():
     ServingSettings(**application.args)
 
 
-def test_the_release_is_written_into_every_user_config(workspace):
-    rendered = render_config(
-        read_config(LOCAL_CONFIG), workspace=workspace, release=RELEASE, serve_url="http://127.0.0.1:20123"
-    )
+def test_nothing_but_the_release_is_written_into_the_application():
+    rendered = render_config(read_config(LOCAL_CONFIG), release=RELEASE, serve_url="http://127.0.0.1:20123")
     application = rendered["applications"][0]
     configs = {each["name"]: each.get("user_config") for each in application["deployments"]}
     assert configs.pop("reader") is None
     assert set(map(str, configs.values())) == {str({"release": RELEASE})}
-    assert application["args"]["workspace"] == str(workspace.root)
+    assert application["args"] == read_config(LOCAL_CONFIG)["applications"][0]["args"]
     assert (rendered["http_options"]["host"], rendered["http_options"]["port"]) == ("127.0.0.1", 20123)
     assert read_config(LOCAL_CONFIG)["http_options"]["port"] == 8000
 
@@ -79,6 +77,7 @@ def test_it_waits_until_the_gateway_serves_the_release(monkeypatch):
         (HEALTHY, httpx.Response(200, json={"release": "sha256:old", "reason": ""}), "sha256:old"),
         (HEALTHY, httpx.Response(503, json={"reason": "no release"}), "no release"),
         (HEALTHY, httpx.Response(500, text="Internal"), "500"),
+        (HEALTHY, httpx.Response(200, json={"release": "old", "refused": RELEASE, "reason": "no file"}), "no file"),
         (FAILED, None, "no such module"),
         ({}, None, "NOT_STARTED"),
     ],

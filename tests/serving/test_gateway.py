@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -72,6 +73,19 @@ def test_a_release_that_cannot_be_read_leaves_the_old_one_serving(gateway, relea
     releases["nowhere"] = NEW
     asyncio.run(gateway.take("nowhere"))
     assert asyncio.run(gateway.health())[1]["reason"] == ""
+
+
+def test_a_release_that_cannot_be_loaded_leaves_the_old_one_serving(gateway, releases, backends):
+    releases.update(old=OLD, broken=replace(NEW, index="sha256:broken"), new=NEW)
+    for ref in ("old", "broken"):
+        asyncio.run(gateway.take(ref))
+    body = asyncio.run(gateway.health())[1]
+    assert (body["release"], body["refused"]) == (OLD.digest, "broken")
+    assert "cannot be loaded" in body["reason"]
+    assert chat(gateway).response.signalbox.release == OLD.digest
+    asyncio.run(gateway.take("new"))
+    assert asyncio.run(gateway.health())[1]["refused"] == ""
+    assert ("preload", NEW.digest) in backends.asked
 
 
 def test_a_request_under_way_keeps_its_release(gateway, releases, backends):

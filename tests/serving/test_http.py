@@ -109,7 +109,9 @@ def test_search(http):
     assert http.post("/v1/search", json={"query": "fee", "topk": 1}).json()["error"]["param"] == "topk"
 
 
-@pytest.mark.parametrize(("fault", "status"), [(SignalboxError("the index is gone: restore it"), 503), (KeyError(), 500)])
+@pytest.mark.parametrize(
+    ("fault", "status"), [(SignalboxError("the index is gone: restore it"), 503), (KeyError(), 500)]
+)
 def test_faults_in_openais_form(http, backends, fault, status):
     async def fail(*_):
         raise fault

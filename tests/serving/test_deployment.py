@@ -1,0 +1,216 @@
+"""The whole application on the session's cluster: tiny models with random weights, a real index, OpenAI's client."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import openai
+import pytest
+
+from app.core.cluster import dashboard, environment
+from app.ledger.log import Ledger
+from app.registry.versions import open_registry
+from app.routing.router import Router, Row
+from app.routing.settings import RoutingSettings
+from app.serving.deploy import APPLICATION, LOCAL_CONFIG, deploy, find_serve_url
+from app.serving.errors import NotDeployed
+from app.serving.log import KIND, read_log
+from tests.routing.test_router import SURE, UNSURE
+from tests.serving.tiny import publish_index, publish_model
+
+pytestmark = pytest.mark.cluster
+QUESTION = [{"role": "user", "content": "What is the yearly fee of a Harbour account?"}]
+
+
+@pytest.fixture(scope="module")
+def release_of(cluster_workspace, tmp_path_factory):
+    """Publishes releases over models made from a seed; the router trusts nobody or everybody."""
+    registry = open_registry(cluster_workspace)
+    base = tmp_path_factory.mktemp("serving")
+    index = publish_index(registry, base / "index")
+
+    def publish(seed, *, trusting=False):
+        rows = [Row(SURE, True), Row(UNSURE, trusting)] * 50
+        (base / f"router-{seed}").mkdir()
+        Router.fit({"small": rows}, settings=RoutingSettings()).save(base / f"router-{seed}")
+        router = registry.publish("router", "serving-test", folder=base / f"router-{seed}", inputs={"seed": seed})
+        models = {
+            rung: publish_model(registry, base / f"{rung}-{seed}", name=f"serving-{rung}", seed=seed).digest
+            for rung in ("small", "large")
+        }
+        prices = {"small_usd_per_1k_tokens": 0.1, "large_usd_per_1k_tokens": 0.5}
+        facts = {**models, "index": index.digest, "router": router.digest, "prices": prices, "extractive": True}
+        return registry.publish("release", "serving-test", inputs=facts, facts=facts)
+
+    return publish
+
+
+@pytest.fixture(scope="module")
+def first(release_of):
+    return release_of(1)
+
+
+@pytest.fixture(scope="module")
+def bare(cluster_workspace):
+    """The application's URL, deployed from the plain file by Ray's own command, while nothing is in production."""
+    variables = {**os.environ, **environment(cluster_workspace)}
+    subprocess.run(["serve", "deploy", str(LOCAL_CONFIG)], env=variables, check=True, capture_output=True, timeout=60)
+    yield find_serve_url(cluster_workspace)
+    dashboard(cluster_workspace).put_serve({"applications": []})
+
+
+@pytest.fixture(scope="module")
+def serving(bare, cluster_workspace, first):
+    """The application's URL, with the first release deployed."""
+    deploy(workspace=cluster_workspace, release_ref=first.digest)
+    return bare
+
+
+@pytest.fixture
+def client(serving):
+    return openai.OpenAI(base_url=f"{serving}/v1", api_key="-", max_retries=0, timeout=60)
+
+
+class Load:
+    """What the users saw while something happened to the application."""
+
+    def __init__(self):
+        self.answers, self.errors = [], []
+
+    def ask_until(self, stop, url, max_retries):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=max_retries, timeout=60)
+        while not stop.is_set():
+            try:
+                self.answers.append(client.chat.completions.create(model="signalbox", messages=QUESTION))
+            except openai.OpenAIError as error:
+                self.errors.append(error)
+
+    def wait_for(self, num_more):
+        goal, end_s = len(self.answers) + num_more, time.monotonic() + 60
+        while len(self.answers) < goal and time.monotonic() < end_s and not self.errors:
+            time.sleep(0.05)
+
+
+@contextmanager
+def under_load(url, *, max_retries=0, num_users=3):
+    load, stop = Load(), threading.Event()
+    users = [threading.Thread(target=load.ask_until, args=(stop, url, max_retries)) for _ in range(num_users)]
+    for user in users:
+        user.start()
+    try:
+        load.wait_for(5)
+        yield load
+        load.wait_for(5)
+    finally:
+        stop.set()
+        for user in users:
+            user.join()
+
+
+def replica_pids(workspace):
+    deployments = dashboard(workspace).serve_status()["applications"][APPLICATION]["deployments"]
+    return {name: [replica["pid"] for replica in each["replicas"]] for name, each in deployments.items()}
+
+
+def test_before_the_first_release_it_says_what_to_do(bare):
+    end_s = time.monotonic() + 60
+    while (health := httpx.get(f"{bare}/healthz")).status_code != 503 and time.monotonic() < end_s:
+        time.sleep(0.25)
+    assert "promote one" in health.json()["reason"]
+    response = httpx.post(f"{bare}/v1/chat/completions", json={"messages": QUESTION})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "no_release")
+
+
+def test_the_official_client_asks_lists_and_streams(client, first):
+    raw = client.chat.completions.with_raw_response.create(model="signalbox", messages=QUESTION)
+    completion = raw.parse()
+    assert raw.headers["x-signalbox-route"] == "extractive"
+    assert raw.headers["x-signalbox-release"] == first.digest
+    assert completion.id == f"chatcmpl-{raw.headers['x-request-id']}"
+    assert completion.model == "extractive"
+    assert "2,000 euros" in completion.choices[0].message.content
+    assert completion.citations[0]["heading_path"] == ["Accounts", "Harbour account"]
+    assert completion.citations[0]["quote"] == "A Harbour account has a yearly fee of 2,000 euros."
+    assert [attempt["rung"] for attempt in completion.signalbox["attempts"]] == ["small", "large"]
+    assert completion.usage.prompt_tokens > 0
+    assert client.chat.completions.create(model="small", messages=QUESTION).model.startswith("serving-small@")
+    assert {"signalbox", "small", "large", "extractive"} <= {model.id for model in client.models.list()}
+    chunks = list(client.chat.completions.create(model="extractive", messages=QUESTION, stream=True))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == completion.choices[0].message.content
+
+
+def test_search_and_errors(serving, client):
+    found = httpx.post(f"{serving}/v1/search", json={"query": "fee of a Harbour account", "top_k": 2}).json()["data"]
+    assert found[0]["heading_path"] == ["Accounts", "Harbour account"]
+    assert found[0]["score"] > found[1]["score"]
+    with pytest.raises(openai.NotFoundError, match="ask for one of"):
+        client.chat.completions.create(model="gpt-4", messages=QUESTION)
+    with pytest.raises(openai.BadRequestError, match="no question"):
+        client.chat.completions.create(model="small", messages=[{"role": "user", "content": ""}])
+
+
+def test_a_new_release_swaps_in_under_load(serving, cluster_workspace, release_of):
+    second, before = release_of(2, trusting=True), replica_pids(cluster_workspace)
+    with under_load(serving) as load:
+        deploy(workspace=cluster_workspace, release_ref=second.digest)
+        num_before = len(load.answers)
+        load.wait_for(5)
+        assert {answer.signalbox["release"] for answer in load.answers[num_before + 3 :]} == {second.digest}
+    assert load.errors == []
+    assert load.answers[0].signalbox["release"] != second.digest
+    assert replica_pids(cluster_workspace) == before
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("victim", ["small", "retriever"])
+def test_a_killed_replica_costs_time_but_no_request(serving, cluster_workspace, victim):
+    before = replica_pids(cluster_workspace)[victim]
+    with under_load(serving) as load:
+        os.kill(before[0], signal.SIGKILL)
+        load.wait_for(5)
+    assert load.errors == []
+    assert replica_pids(cluster_workspace)[victim] != before
+
+
+def test_every_request_is_in_the_log_and_every_part_in_the_ledger(serving, client, cluster_workspace):
+    last = client.chat.completions.create(model="small", messages=QUESTION)
+    end_s, table = time.monotonic() + 20, read_log(cluster_workspace.requests_dir)
+    while last.signalbox["request_id"] not in table["request_id"].to_pylist() and time.monotonic() < end_s:
+        time.sleep(0.2)
+        table = read_log(cluster_workspace.requests_dir)
+    row = {row["request_id"]: row for row in table.to_pylist()}[last.signalbox["request_id"]]
+    assert (row["route"], row["status"], len(row["embedding"])) == ("small", 200, 384)
+    assert row["cost_usd"] > 0
+    assert len(set(table["request_id"].to_pylist())) == table.num_rows
+    registry = open_registry(cluster_workspace)
+    ledger: Ledger = registry.ledger
+    assert {leaf.statement.parents[0] for leaf in ledger.leaves(KIND)} <= {
+        version.digest for version in registry.versions("release")
+    }
+
+
+def test_a_release_that_cannot_be_loaded_leaves_the_old_one_serving(serving, cluster_workspace, release_of, client):
+    registry, serves = open_registry(cluster_workspace), httpx.get(f"{serving}/healthz").json()["release"]
+    broken = registry.publish("model", "serving-broken", inputs={"files": None}).digest
+    facts = {**registry.get("release", serves).facts, "small": broken}
+    release = registry.publish("release", "serving-test", inputs=facts, facts=facts)
+    with under_load(serving) as load, pytest.raises(NotDeployed, match=r"cannot be loaded.*config\.json"):
+        deploy(workspace=cluster_workspace, release_ref=release.digest, timeout_s=60)
+    assert load.errors == []
+    assert {answer.signalbox["release"] for answer in load.answers} == {serves}
+    deploy(workspace=cluster_workspace, release_ref=serves)
+
+
+@pytest.mark.chaos
+def test_a_killed_gateway_is_bridged_by_the_clients_retries(serving, cluster_workspace):
+    before = replica_pids(cluster_workspace)["gateway"]
+    with under_load(serving, max_retries=8) as load:
+        os.kill(before[0], signal.SIGKILL)
+        load.wait_for(5)
+    assert load.errors == []
+    assert replica_pids(cluster_workspace)["gateway"] != before

@@ -1,0 +1,69 @@
+"""A tiny model with random weights and a tiny index, published as real ones are."""
+
+from app.core.digests import digest_bytes
+
+CHUNKS = [
+    (["Accounts", "Harbour account"], "A Harbour account has a yearly fee of 2,000 euros. It is paid in May."),
+    (["Accounts", "Meadow account"], "A Meadow account is free of charge for members under 26."),
+    (["Loans", "Decisions"], "The branch manager decides on loans of up to 50,000 euros within three days."),
+    (["Members", "Joining"], "Whoever lives in the valley may join the cooperative with one share."),
+]
+
+
+def publish_index(registry, folder):
+    """An index over ``CHUNKS``."""
+    from app.inference.encoder import Encoder
+    from app.retrieval.index import write_index
+
+    folder.mkdir()
+    rows = [
+        {
+            "chunk_id": digest_bytes(text.encode()),
+            "document_id": digest_bytes(heading[0].encode()),
+            "source": f"{heading[0].lower()}.md",
+            "title": heading[0],
+            "heading_path": heading,
+            "ordinal": ordinal,
+            "text": text,
+        }
+        for ordinal, (heading, text) in enumerate(CHUNKS)
+    ]
+    write_index(folder, Encoder().encode([row["text"] for row in rows]), rows)
+    return registry.publish("index", "serving-test", folder=folder, inputs={"chunks": len(rows)})
+
+
+def publish_model(registry, folder, *, name, seed):
+    """A Llama of a few thousand parameters."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir()
+    vocabulary = save_tokenizer(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return registry.publish("model", name, folder=folder, inputs={"seed": seed}, facts={"recipe": "random"})
+
+
+def save_tokenizer(folder):
+    """A byte-level tokenizer with the chat's special tokens; the size of its vocabulary comes back."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from app.inference.chat import CHAT_TEMPLATE
+
+    special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([text for _, text in CHUNKS], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+    return len(fast)
