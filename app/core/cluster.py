@@ -44,7 +44,6 @@ __all__ = [
     "PortInUse",
     "connect",
     "dashboard",
-    "deploy",
     "down",
     "environment",
     "status",
@@ -201,28 +200,6 @@ def wait_for_job(
     return dashboard(workspace).wait(submission_id, timeout_s=timeout_s, poll_s=poll_s, on_log=on_log)
 
 
-def deploy(workspace: Workspace, config: Mapping[str, Any], *, timeout_s: float = 120.0) -> dict[str, Any]:
-    """What `serve deploy` does, and then wait until every application runs; returns Serve's state.
-
-    Raises:
-        ClusterStartFailed: an application failed to deploy or did not run in time.
-    """
-    board = dashboard(workspace)
-    board.put_serve(config)
-    wanted = [application.get("name", "default") for application in config["applications"]]
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        now = board.serve_status()
-        applications = {name: now["applications"].get(name, {}) for name in wanted}
-        if all(application.get("status") == "RUNNING" for application in applications.values()):
-            return now
-        for name, application in applications.items():
-            if application.get("status") == "DEPLOY_FAILED" or time.monotonic() > deadline_s:
-                why = application.get("message") or f"it is {application.get('status', 'not known')}"
-                raise ClusterStartFailed(f"the application {name!r} does not run: {why}")
-        time.sleep(_POLL_S)
-
-
 def cluster_id(workspace: Workspace) -> str:
     """Short, and the same for the same folder, so that leftovers are found even when the record is lost."""
     return hashlib.sha256(str(workspace.root).encode()).hexdigest()[:10]
@@ -318,7 +295,13 @@ def _await(ready: Callable[[], bool], head: "subprocess.Popen[bytes]", log_path:
 
 
 def _serve_options(settings: ClusterSettings, ports: Mapping[str, int]) -> dict[str, Any]:
-    http_options = {"host": settings.host, "port": ports["serve"]}
+    """Serve keeps what it was started with, whatever a later config says."""
+    http_options = {
+        "host": settings.host,
+        "port": ports["serve"],
+        "request_timeout_s": settings.serve_request_timeout_s,
+        "keep_alive_timeout_s": settings.serve_keep_alive_timeout_s,
+    }
     return {"proxy_location": "HeadOnly", "http_options": http_options, "applications": []}
 
 

@@ -37,6 +37,12 @@ class ClusterSettings(Settings):
     serve_port: PositiveInt | None = Field(default=None, le=65535)
     """Port of Serve; None chooses a free one."""
 
+    serve_request_timeout_s: PositiveFloat = 90
+    """How long Serve lets a request take."""
+
+    serve_keep_alive_timeout_s: PositiveInt = 60
+    """How long Serve keeps an idle connection open."""
+
     first_port: int = Field(default=20000, ge=1024, le=65535)
     """Lower end of the range from which a block of free ports is chosen."""
 
