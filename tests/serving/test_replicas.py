@@ -1,0 +1,95 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from app.core.errors import SignalboxError
+from app.registry.versions import VersionNotFound
+from app.serving import replicas
+from app.serving.engines import load_engine
+from app.serving.schema import Passage
+from app.serving.settings import ServingSettings
+
+
+@dataclass
+class Given:
+    text: str
+    mean_logprob: float = -0.1
+    min_logprob: float = -0.2
+    num_prompt_tokens: int = 3
+    num_completion_tokens: int = 2
+    finish_reason: str = "stop"
+
+
+class Engine:
+    def __init__(self, digest, batches):
+        self.digest, self.batches = digest, batches
+
+    def generate(self, prompts, *, max_new_tokens):
+        self.batches.append((self.digest, tuple(prompts), max_new_tokens))
+        return [Given(f"{self.digest}:{prompt}") for prompt in prompts]
+
+
+@pytest.fixture
+def settings(workspace):
+    return ServingSettings(workspace=str(workspace.root), max_loaded=2)
+
+
+def test_a_batch_over_two_releases_is_answered_in_order(settings, monkeypatch):
+    batches = []
+    monkeypatch.setattr(replicas, "load_engine", lambda registry, digest, **_: Engine(digest, batches))
+    worker = replicas.Generator("small", settings)
+    given = worker.generate([("old", "a", 8), ("new", "b", 8), ("old", "c", 8), ("old", "d", 4)])
+    assert [each.text for each in given] == ["old:a", "new:b", "old:c", "old:d"]
+    assert batches == [("old", ("a", "c"), 8), ("new", ("b",), 8), ("old", ("d",), 4)]
+
+
+def test_what_cannot_be_loaded_ahead_leaves_the_replica_up(settings, caplog):
+    worker = replicas.Generator("small", settings)
+    with pytest.raises(SignalboxError):
+        worker.preload("assistant@production")
+    replicas.preload_if_possible(worker, "assistant@production")
+    assert "assistant@production" in caplog.text
+
+
+def test_the_reader_quotes_through_an_encoder_elsewhere():
+    asked = []
+
+    def encode(texts):
+        asked.append(list(texts))
+        return np.ones((len(texts), 4), dtype=np.float32) / 2
+
+    passage = Passage(
+        chunk_id="c",
+        document_id="d",
+        source="fees.md",
+        title="Fees",
+        heading_path=("Fees",),
+        text="The yearly fee is 2,000 euros. Cats are welcome.",
+        score=0.8,
+    )
+    extract = replicas.Reader(encode).read("What is the yearly fee?", [passage])
+    assert "2,000 euros" in extract.text
+    assert extract.quotes[0].passage == passage
+    assert extract.quotes[0].text == "The yearly fee is 2,000 euros."
+    assert asked[0][0] == "What is the yearly fee?"
+    assert replicas.Reader(encode).read("What is the yearly fee?", []).quotes == []
+
+
+def test_an_adapter_is_put_on_its_base(registry, tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr("app.inference.engine.TransformersEngine", lambda folder, **more: built.append((folder, more)))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    base = registry.publish("model", "base", inputs={"base": 1})
+    adapter = registry.publish(
+        "model", "lora", folder=tmp_path / "adapter", inputs={"lora": 1}, facts={"base": base.digest}
+    )
+    load_engine(registry, base.digest, num_threads=1)
+    load_engine(registry, adapter.digest, num_threads=1)
+    assert built == [
+        (registry.folder(base), {"num_threads": 1}),
+        (registry.folder(base), {"adapter": registry.folder(adapter), "num_threads": 1}),
+    ]
+    with pytest.raises(VersionNotFound):
+        load_engine(registry, "sha256:" + "0" * 64, num_threads=1)
