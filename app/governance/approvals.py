@@ -86,10 +86,10 @@ def valid_approvals(artifact: Version, verdict: Version, *, registry: Registry) 
 
 
 def read_approval(version: Version) -> Approval | None:
-    """What an approval says; None when its signature does not hold."""
+    """What an approval says; None when its signature does not hold or says too little."""
     signed: dict[str, Any] = version.facts.get("signed", {})
     signer = facts_signer(signed)
-    if signer is None:
+    if signer is None or not {"printed_name", "meaning", "time"} <= signed["body"].keys():
         return None
     body = signed["body"]
     return Approval(version.digest, signer, str(body["printed_name"]), str(body["meaning"]), str(body["time"]))
@@ -136,6 +136,8 @@ def _trained_by(artifact: Version, registry: Registry) -> set[str]:
 
 
 def _check_subject(verdict: Version, artifact: Version) -> None:
+    if verdict.kind != "verdict":
+        raise NothingToApprove(f"{verdict.kind} {verdict.ref} is no verdict: judge {artifact.ref}, then approve")
     judged = verdict.facts["artifact"]["digest"]
     if judged not in (artifact.digest, *artifact.parents):
         ref = verdict.facts["artifact"]["ref"]

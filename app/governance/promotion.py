@@ -17,7 +17,7 @@ from app.governance.approvals import judge_approvals, valid_approvals
 from app.governance.gate import replay
 from app.governance.policy import Policy, publish_policy
 from app.ledger.log import Leaf, Statement
-from app.registry.versions import PRODUCTION, Registry, Version
+from app.registry.versions import PRODUCTION, Registry, Version, VersionNotFound
 
 
 class PromotionRefused(SignalboxError):
@@ -94,13 +94,22 @@ def target_of(version: Version) -> str:
 
 def _check_verdict(release: Version, verdict: Version, policy: Version, registry: Registry) -> None:
     inputs, facts = verdict.manifest["inputs"], verdict.facts
+    if verdict.kind != "verdict":
+        raise VerdictRefused(f"{verdict.kind} {verdict.ref} is no verdict: name the one about {release.ref}")
     if inputs.get("policy") != policy.digest:
         raise VerdictRefused(f"verdict {verdict.ref} was not judged by {policy.ref}: judge by it, then promote")
     if facts["artifact"]["digest"] not in (release.digest, *release.parents):
         raise VerdictRefused(f"verdict {verdict.ref} is about {facts['artifact']['ref']}, no part of {release.ref}")
     if facts["light"] not in ("green", "amber"):
         raise VerdictRefused(f"verdict {verdict.ref} is {facts['light']}: make a candidate that passes its gate")
-    again = replay(verdict, registry=registry)
+    _check_replay(verdict, registry)
+
+
+def _check_replay(verdict: Version, registry: Registry) -> None:
+    try:
+        again = replay(verdict, registry=registry)
+    except (KeyError, VersionNotFound) as error:
+        raise VerdictRefused(f"verdict {verdict.ref} records no evidence to judge by ({error}): judge again") from error
     if not again.same:
         found = "; ".join(again.differences) or "another digest"
         raise VerdictRefused(f"verdict {verdict.ref} does not come out the same again ({found}): judge again")

@@ -145,7 +145,7 @@ def _check_promotion(
 
 
 def _approves(body: Mapping[str, Any] | None, statement: Statement, verdicts: set[str]) -> bool:
-    return bool(body) and body is not None and body["artifact"] == statement.subject and body["verdict"] in verdicts
+    return body is not None and body.get("artifact") == statement.subject and body.get("verdict") in verdicts
 
 
 def _check_aliases(connection: Connection, log: Sequence[Leaf], report: Report) -> None:

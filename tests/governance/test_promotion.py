@@ -17,7 +17,7 @@ from app.governance.promotion import (
     was_promoted,
 )
 from app.governance.release import ReleaseIncomplete, build_release, parts_of
-from app.ledger.keys import Signer
+from app.ledger.keys import Signer, sign_facts
 from app.ledger.verify import verify
 from tests.governance.conftest import POLICY
 
@@ -133,6 +133,29 @@ def test_a_made_up_verdict_is_refused(world, make, sign, put, policy):
     )
     sign(model, forged)
     refused(world, VerdictRefused, "does not come out the same", lambda: put(model, forged))
+
+
+def test_a_verdict_without_evidence_is_refused(world, make, sign, put, policy):
+    _, red, model = make(20)
+    inputs = {"policy": red.manifest["inputs"]["policy"]}
+    forged = world.registry.publish("verdict", red.name, inputs=inputs, facts={**red.facts, "light": "green"})
+    sign(model, forged)
+    refused(world, VerdictRefused, "no evidence", lambda: put(model, forged))
+
+
+def test_what_is_no_verdict_is_refused(world, make, sign, put):
+    release, _, model = make()
+    refused(world, NothingToApprove, "no verdict", lambda: sign(release, model))
+    refused(world, VerdictRefused, "no verdict", lambda: put(release, model))
+
+
+def test_an_approval_that_says_too_little_does_not_count(world, make, put):
+    release, verdict, _ = make()
+    signer = world.signer()
+    world.registry.ledger.register_key(signer.public)
+    facts = {"signed": sign_facts({"artifact": release.digest, "verdict": verdict.digest}, signer)}
+    world.registry.publish("approval", "handbook", inputs={}, facts=facts)
+    refused(world, ApprovalsMissing, "0 of 1", lambda: put(release, verdict))
 
 
 def test_a_verdict_by_a_laxer_policy_is_refused(world, make, sign, put):
