@@ -14,7 +14,7 @@ from typing import Protocol
 
 from app.routing.features import Features, extract_features, find_support
 from app.routing.router import Decision
-from app.serving.release import EXTRACTIVE, Release
+from app.serving.release import EXTRACTIVE, ROUTED, Prompt, Release
 from app.serving.schema import Attempt, Citation, Generation, Passage, Route
 
 
@@ -47,7 +47,7 @@ class Backends(Protocol):
     """What the cascade needs from the rest of the application."""
 
     async def retrieve(self, index: str, question: str, top_k: int) -> Retrieval: ...
-    async def generate(self, rung: str, model: str, question: str, max_new_tokens: int) -> Generation: ...
+    async def generate(self, rung: str, model: str, prompt: Prompt, max_new_tokens: int) -> Generation: ...
     async def read(self, question: str, passages: Sequence[Passage]) -> Extract: ...
     async def preload(self, release: Release) -> None: ...
 
@@ -128,13 +128,13 @@ async def answer(
         rungs: models to ask, cheapest first.
         limit: upper bound of the answer, in tokens.
     """
-    routed = requested == "signalbox"
+    routed = requested == ROUTED
     searching = asyncio.ensure_future(backends.retrieve(release.index, question, top_k))
     tried: list[Tried] = []
     try:
         for rung in rungs:
             model = release.models[rung]
-            generation = await backends.generate(rung, model.digest, question, limit)
+            generation = await backends.generate(rung, model.digest, release.prompt_for(question), limit)
             tried.append(_judge(question, rung, generation, await searching, release))
             if not routed or tried[-1].decision.accepted:
                 return _from_model(tried, await searching)

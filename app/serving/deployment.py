@@ -24,7 +24,7 @@ from app.serving.errors import ReleaseNotLoaded
 from app.serving.gateway import Gateway
 from app.serving.http import create_app
 from app.serving.log import RequestLog
-from app.serving.release import Release, resolve_release
+from app.serving.release import Prompt, Release, resolve_release
 from app.serving.retry import Retry
 from app.serving.schema import Generation, Passage
 from app.serving.settings import ServingSettings
@@ -86,12 +86,12 @@ class GeneratorDeployment:
     async def preload(self, release: str) -> None:
         await asyncio.to_thread(self._worker.preload, release)
 
-    async def generate(self, model: str, question: str, max_new_tokens: int) -> Generation:
-        result: Generation = await self._batch((model, question, max_new_tokens))
+    async def generate(self, model: str, prompt: Prompt, max_new_tokens: int) -> Generation:
+        result: Generation = await self._batch((model, prompt, max_new_tokens))
         return result
 
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def _batch(self, asked: list[tuple[str, str, int]]) -> list[Generation]:
+    async def _batch(self, asked: list[tuple[str, Prompt, int]]) -> list[Generation]:
         return await asyncio.to_thread(self._worker.generate, asked)
 
 
@@ -121,9 +121,9 @@ class Handles:
         found: Retrieval = await self._retry.call(lambda: self._retriever.retrieve.remote(index, question, top_k))
         return found
 
-    async def generate(self, rung: str, model: str, question: str, max_new_tokens: int) -> Generation:
+    async def generate(self, rung: str, model: str, prompt: Prompt, max_new_tokens: int) -> Generation:
         handle = self._generators[rung]
-        given: Generation = await self._retry.call(lambda: handle.generate.remote(model, question, max_new_tokens))
+        given: Generation = await self._retry.call(lambda: handle.generate.remote(model, prompt, max_new_tokens))
         return given
 
     async def preload(self, release: Release) -> None:

@@ -12,6 +12,8 @@ EXTRACTIVE = "extractive"
 ROUTED = "signalbox"
 RELEASE = "release"
 
+Prompt = str | list[dict[str, str]]
+
 
 @dataclass(frozen=True)
 class Model:
@@ -31,10 +33,17 @@ class Release:
     models: Mapping[str, Model]
     router: Router | None
     prices: Mapping[str, float] = field(default_factory=dict)
+    prompt: str = ""
 
     def price(self, rung: str) -> float:
         """US dollars for 1,000 tokens of a model, prompt and completion alike."""
         return float(self.prices.get(f"{rung}_usd_per_1k_tokens", 0.0))
+
+    def prompt_for(self, question: str) -> Prompt:
+        """What a model is given: the question, behind the release's system prompt when it has one."""
+        if not self.prompt:
+            return question
+        return [{"role": "system", "content": self.prompt}, {"role": "user", "content": question}]
 
     @property
     def model_names(self) -> list[str]:
@@ -68,6 +77,7 @@ def resolve_release(registry: Registry, ref: str) -> Release:
         models={rung: Model(digest, registry.get("model", digest).ref) for rung, digest in digests.items()},
         router=_load_router(registry, facts),
         prices=facts.get("prices") or {},
+        prompt=facts.get("prompt") or "",
     )
 
 

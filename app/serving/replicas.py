@@ -14,7 +14,7 @@ from app.registry.versions import Registry, open_registry
 from app.serving.cascade import Extract, Quote, Retrieval
 from app.serving.engines import load_engine, load_index, to_passage
 from app.serving.loaded import Loaded
-from app.serving.release import resolve_release
+from app.serving.release import Prompt, resolve_release
 from app.serving.schema import Generation, Passage
 from app.serving.settings import ServingSettings
 
@@ -91,12 +91,12 @@ class Generator:
         if model:
             self._engines.get(model.digest)
 
-    def generate(self, asked: Sequence[tuple[str, str, int]]) -> list[Generation]:
-        """(model digest, question, token limit) -> generation."""
+    def generate(self, asked: Sequence[tuple[str, Prompt, int]]) -> list[Generation]:
+        """(model digest, prompt, token limit) -> generation."""
         results: list[Generation | None] = [None] * len(asked)
         for (model, limit), rows in _grouped([(model, limit) for model, _, limit in asked]).items():
-            questions = [asked[row][1] for row in rows]
-            given = self._engines.get(model).generate(questions, max_new_tokens=limit)
+            prompts = [asked[row][1] for row in rows]
+            given = self._engines.get(model).generate(prompts, max_new_tokens=limit)
             for row, generation in zip(rows, given, strict=True):
                 results[row] = Generation(**{name: getattr(generation, name) for name in FIELDS})
         return [result for result in results if result is not None]

@@ -45,14 +45,16 @@ class FakeBackends:
 
     texts: dict = field(default_factory=lambda: {"small": "2000 euros", "large": "2,000 euros"})
     asked: list = field(default_factory=list)
+    prompts: list = field(default_factory=list)
 
     async def retrieve(self, index, question, top_k):
         self.asked.append(("retrieve", index))
         return Retrieval([PASSAGE][:top_k], [0.1] * 384)
 
-    async def generate(self, rung, model, question, max_new_tokens):
+    async def generate(self, rung, model, prompt, max_new_tokens):
         await asyncio.sleep(0)
         self.asked.append((rung, model, max_new_tokens))
+        self.prompts.append(prompt)
         text = self.texts[rung]
         return Generation(text=text, mean_logprob=-0.1, min_logprob=-0.3, num_prompt_tokens=10, num_completion_tokens=4)
 

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -73,3 +74,18 @@ def test_confidence_is_the_highest_of_the_models_asked(backends):
     given = ask(backends)
     assert given.confidence == given.confidence_of("large") > 0.9 > given.confidence_of("small")
     assert ask(backends, requested="extractive").confidence == 0.7
+
+
+@pytest.mark.parametrize(
+    ("prompt", "given"),
+    [
+        ("", "What is the fee?"),
+        (
+            "Be brief.",
+            [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is the fee?"}],
+        ),
+    ],
+)
+def test_the_releases_system_prompt_stands_before_the_question(backends, prompt, given):
+    ask(backends, release=replace(make_release(), prompt=prompt))
+    assert backends.prompts == [given]

@@ -118,7 +118,7 @@ def replica_pids(workspace):
 
 def test_before_the_first_release_it_says_what_to_do(bare):
     end_s = time.monotonic() + 60
-    while (health := httpx.get(f"{bare}/healthz")).status_code != 503 and time.monotonic() < end_s:
+    while (health := httpx.get(f"{bare}/healthz", timeout=60)).status_code != 503 and time.monotonic() < end_s:
         time.sleep(0.25)
     assert "promote one" in health.json()["reason"]
     response = httpx.post(f"{bare}/v1/chat/completions", json={"messages": QUESTION})
