@@ -46,7 +46,7 @@ class MonitorSettings(Settings):
     cooldown_windows: PositiveInt = 10
     """Windows to wait after a trigger whose retraining ended without a candidate, before an alarm starts another."""
 
-    release: str = "signalbox@production"
+    release: str = "assistant@production"
     """The release whose traffic is watched."""
 
     @model_validator(mode="after")

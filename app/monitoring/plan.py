@@ -1,0 +1,88 @@
+"""What a retraining does again: recorded when a release is deployed, read by the job that a trigger starts.
+
+Guarantees: the plan on disk is whole or the one before. Not guaranteed: that its versions still exist; the retraining
+says so when one does not.
+"""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from app.core.errors import UsageError
+from app.core.settings import Settings
+from app.core.workspace import Workspace
+
+FILE = "retrain.json"
+
+
+class PlanMissing(UsageError):
+    """No retraining plan was recorded for the workspace, or it cannot be read: promote a release with its plan."""
+
+
+class RetrainPlan(Settings):
+    """How a candidate is built again from the documents as they are now."""
+
+    source: str
+    """Folder or URI of the documents."""
+
+    dataset: str = "handbook"
+    """Name of the dataset and of its index."""
+
+    synthetic: str = "handbook-qa"
+    """Name of the synthetic rows."""
+
+    model: str = "small"
+    """Name of the model that learns on."""
+
+    release: str = "assistant"
+    """Name of the release; its production version is what the candidate learns on from and is compared with."""
+
+    suite: str
+    """Suite of the questions that the candidate must answer better."""
+
+    regression_suites: tuple[str, ...] = Field(default=())
+    """Suites of all earlier promotions: the candidate must not lose more on them than the policy's budget."""
+
+    policy: str = "candidate"
+    """Policy that judges the candidate: a file, or the name of one that comes with Signalbox."""
+
+    config: str | None = None
+    """Settings file; None is the local profile."""
+
+    @model_validator(mode="after")
+    def _suites_differ(self) -> Self:
+        if self.suite in self.regression_suites:
+            raise ValueError(f"the suite {self.suite!r} cannot be a regression suite of the same plan")
+        return self
+
+
+def plan_path(workspace: Workspace) -> Path:
+    """Where the workspace's plan lies."""
+    return workspace.root / FILE
+
+
+def save_plan(plan: RetrainPlan, workspace: Workspace) -> Path:
+    """Record the plan in place of the one before."""
+    path = plan_path(workspace)
+    staged = path.with_suffix(f".{os.getpid()}.tmp")
+    staged.write_text(plan.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    staged.replace(path)
+    return path
+
+
+def load_plan(path: Path) -> RetrainPlan:
+    """Read a plan.
+
+    Raises:
+        PlanMissing: it is not there, or not a plan.
+    """
+    try:
+        return RetrainPlan.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        message = f"there is no retraining plan at {path} ({error.strerror}): record one when you promote a release"
+        raise PlanMissing(message) from error
+    except ValidationError as error:
+        reason = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise PlanMissing(f"{path} is not a retraining plan ({reason}): record it again") from error

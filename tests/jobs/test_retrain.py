@@ -1,0 +1,264 @@
+"""The retraining's composition and its command; the stages are small stand-ins that publish real versions."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from typer.testing import CliRunner
+
+from app import loop
+from app.core.parquet import write_rows
+from app.core.workspace import Workspace
+from app.monitoring.lease import take
+from app.monitoring.plan import RetrainPlan, save_plan
+from app.monitoring.store import MonitorStore, Window, trigger_id
+from app.registry.versions import Registry, Version
+from app.settings import SignalboxSettings
+from jobs import retrain as job_module
+from jobs.common import Job
+
+QUESTIONS = pa.schema([("question_id", pa.string()), ("exact_match", pa.float64())])
+PLAN = RetrainPlan(source="revision-2", suite="new", regression_suites=("old",))
+Scores = dict[tuple[str, str], float]
+
+
+class Killed(BaseException):
+    """What a SIGKILL looks like from the inside."""
+
+
+@dataclass
+class Stages:
+    """Stand-ins for the stages; they count their work and can be killed before one of them."""
+
+    registry: Registry
+    folder: Path
+    scores: Scores
+    """Exact match by (model's data, suite)."""
+
+    work: list[str] = field(default_factory=list)
+    killed_at: str = ""
+
+    def make(self, kind: str, name: str, inputs: dict[str, Any], **more: Any) -> Version:
+        if found := self.registry.find(kind, name, inputs):
+            return found
+        if kind == self.killed_at:
+            raise Killed(kind)
+        self.work.append(kind)
+        return self.registry.publish(kind, name, inputs=inputs, **more)
+
+    def ingest(self, source: str, name: str, **_: Any) -> Version:
+        return self.make("dataset", name, {"source": str(source)})
+
+    def build_index(self, dataset: Version, *, name: str, **_: Any) -> Version:
+        return self.make("index", name, {"dataset": dataset.digest}, parents=[dataset.digest])
+
+    def synthesize(self, dataset: Version, *, name: str, **_: Any) -> Version:
+        return self.make("synthetic", name, {"dataset": dataset.digest}, parents=[dataset.digest])
+
+    def train(self, *, name: str, data: list[Version], base: Version | None, **_: Any) -> Version:
+        digests = [version.digest for version in data]
+        facts = {"train": {"loss_first": 3.0, "loss_last": 0.2}, "data": [version.ref for version in data]}
+        parents = [*digests, *([base.digest] if base else [])]
+        return self.make("model", name, {"data": digests}, parents=parents, facts=facts)
+
+    def calibrate_router(self, *, small: Version, index: Version, **_: Any) -> Version:
+        return self.make("router", "router", {"small": small.digest, "index": index.digest})
+
+    def evaluate(self, model: Version, suite: Version, **_: Any) -> Version:
+        rate = self.scores[model.facts["data"][0], suite.name]
+        rows = [{"question_id": f"{suite.name}-{i}", "exact_match": float(i < 100 * rate)} for i in range(100)]
+        folder = self.folder / f"{model.short}-{suite.name}"
+        folder.mkdir(exist_ok=True)
+        write_rows(folder / "rows.parquet", rows, schema=QUESTIONS)
+        inputs = {"model": model.digest, "suite": suite.digest}
+        return self.make("evaluation", suite.name, inputs, folder=folder, parents=[model.digest, suite.digest])
+
+
+GOOD: Scores = {
+    ("handbook-qa@1", "new"): 0.0,
+    ("handbook-qa@1", "old"): 0.95,
+    ("handbook-qa@2", "new"): 0.95,
+    ("handbook-qa@2", "old"): 0.95,
+}
+FORGETFUL: Scores = GOOD | {("handbook-qa@2", "old"): 0.3}
+
+
+@pytest.fixture
+def stages(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stages:
+    made = Stages(registry, tmp_path, dict(GOOD))
+    for name in ("ingest", "build_index", "synthesize", "train", "calibrate_router", "evaluate"):
+        monkeypatch.setattr(loop, name, getattr(made, name))
+    for suite in ("new", "old"):
+        registry.publish("suite", suite, inputs={"suite": suite})
+    return made
+
+
+@pytest.fixture
+def production(stages: Stages, registry: Registry) -> Version:
+    """A release of revision 1, put into production without ceremony: promotion is not what is tested here."""
+    dataset = stages.ingest("revision-1", "handbook")
+    rows = stages.synthesize(dataset, name="handbook-qa")
+    small = stages.train(name="small", data=[rows], base=None)
+    facts = {"small": small.digest, "large": None, "index": None, "dataset": dataset.digest, "router": None}
+    facts |= {"policy": None, "prices": {"small_usd_per_1k_tokens": 0.1}}
+    release = registry.publish("release", "assistant", inputs=facts, parents=[small.digest], facts=facts)
+    put_in_production(registry, release)
+    stages.work.clear()
+    return release
+
+
+def put_in_production(registry: Registry, release: Version) -> None:
+    from app.core.clock import timestamp
+    from app.core.schema import aliases, versions
+
+    with registry.database.write() as connection:
+        row = versions.select().where(versions.c.digest == release.digest)
+        values = {"kind": "release", "name": release.name, "alias": "production", "updated_at": timestamp()}
+        found = connection.execute(row).one()
+        connection.execute(aliases.insert().values(**values, version_id=found.id))
+
+
+def retrain(registry: Registry, plan: RetrainPlan = PLAN) -> loop.Candidate:
+    return loop.retrain(plan, registry=registry, settings=SignalboxSettings(), actor="retrain by hand")
+
+
+def test_a_candidate_comes_with_its_verdict_and_production_stays(
+    stages: Stages, production: Version, registry: Registry
+) -> None:
+    candidate = retrain(registry)
+    assert candidate.verdict.facts["light"] == "green"
+    assert candidate.release is not None
+    assert candidate.release.facts["small"] == candidate.model.digest
+    assert candidate.release.facts["prices"] == production.facts["prices"]
+    assert candidate.verdict.digest in candidate.release.parents
+    assert registry.alias("release", "assistant", "production") == production.digest
+    assert set(candidate.evaluations) == set(candidate.before) == {"target", "old"}
+
+
+def test_the_model_learns_on_from_production_and_replays_what_that_knows(
+    stages: Stages, production: Version, registry: Registry
+) -> None:
+    model = retrain(registry).model
+    assert model.facts["data"] == ["handbook-qa@2", "handbook-qa@1"]
+    assert production.facts["small"] in model.parents
+
+
+@pytest.mark.parametrize("stage", ["dataset", "index", "synthetic", "model", "router", "evaluation"])
+def test_a_killed_retraining_goes_on_where_it_ended(
+    stage: str, stages: Stages, production: Version, registry: Registry
+) -> None:
+    stages.killed_at = stage
+    with pytest.raises(Killed):
+        retrain(registry)
+    stages.killed_at = ""
+    first = retrain(registry)
+    assert sorted(stages.work) == ["dataset", *["evaluation"] * 4, "index", "model", "router", "synthetic"]
+    assert retrain(registry).release == first.release
+    assert len(registry.versions("release")) == 2
+
+
+def test_a_model_that_forgets_gets_a_red_verdict_and_no_release(
+    stages: Stages, production: Version, registry: Registry
+) -> None:
+    stages.scores = dict(FORGETFUL)
+    candidate = retrain(registry)
+    assert candidate.verdict.facts["light"] == "red"
+    assert candidate.release is None
+    assert registry.versions("release") == [production]
+
+
+def test_documents_that_say_nothing_new_are_no_retraining(
+    stages: Stages, production: Version, registry: Registry
+) -> None:
+    with pytest.raises(loop.NothingNew, match="publish revised documents"):
+        retrain(registry, PLAN.model_copy(update={"source": "revision-1"}))
+    assert "model" not in stages.work
+
+
+# The command
+
+
+@pytest.fixture
+def run(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Any:
+    @contextmanager
+    def without_cluster(workspace: Path | None, config: Path | None) -> Iterator[Job]:
+        from app.core.errors import exit_status
+
+        with exit_status():
+            yield Job(registry.workspace, SignalboxSettings(), registry)
+
+    monkeypatch.setattr(job_module, "job", without_cluster)
+
+    def call(*options: str) -> Any:
+        return CliRunner().invoke(job_module.app, ["--workspace", str(registry.workspace.root), *options])
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("scores", "status", "says"), [(GOOD, 0, "awaits approval"), (FORGETFUL, 3, "the gate is red")]
+)
+def test_the_exit_status_tells_the_verdict(
+    scores: Mapping[Any, float],
+    status: int,
+    says: str,
+    stages: Stages,
+    production: Version,
+    workspace: Workspace,
+    run: Any,
+) -> None:
+    stages.scores = dict(scores)
+    save_plan(PLAN, workspace)
+    result = run()
+    assert result.exit_code == status
+    assert says in result.output
+
+
+def test_machines_get_json(stages: Stages, production: Version, workspace: Workspace, run: Any) -> None:
+    save_plan(PLAN, workspace)
+    answer = json.loads(run("--json").stdout)
+    assert answer["light"] == "green"
+    assert answer["release"].startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("plan", "options", "says"),
+    [
+        (None, (), "no retraining plan"),
+        (PLAN, ("--trigger", "trigger-0"), "no trigger 'trigger-0'"),
+        (PLAN.model_copy(update={"suite": "newer"}), (), "there is no suite 'newer'"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_said_in_one_sentence_with_status_2(
+    plan: RetrainPlan | None,
+    options: tuple[str, ...],
+    says: str,
+    stages: Stages,
+    production: Version,
+    workspace: Workspace,
+    run: Any,
+) -> None:
+    if plan:
+        save_plan(plan, workspace)
+    result = run(*options)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_the_ledger_names_the_trigger_behind_a_candidate(
+    stages: Stages, production: Version, registry: Registry, workspace: Workspace, run: Any
+) -> None:
+    window = Window(production.digest, "sha256:b", "a", "b", 50, alarm=True)
+    lease = take(registry.database, "monitor", holder="a", duration_s=30)
+    assert lease
+    MonitorStore(registry.database).record(window, lease=lease, with_trigger=True)
+    save_plan(PLAN, workspace)
+    assert run("--trigger", trigger_id(window)).exit_code == 0
+    actors = [leaf.statement.actor for leaf in registry.ledger.leaves("release")]
+    assert actors == ["service", f"retrain {trigger_id(window)}"]
