@@ -17,9 +17,14 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
-        for key in data if isinstance(data, dict) else ():
-            if key not in cls.model_fields:
-                near = get_close_matches(str(key), cls.model_fields, n=1)
-                known = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(cls.model_fields)}"
-                raise ValueError(f"unknown setting {key!r} in {cls.__name__}: {known}")
+        refuse_unknown_keys(cls, data)
         return data
+
+
+def refuse_unknown_keys(model: type[BaseModel], data: Any) -> None:
+    """Raise a ValueError for the first key that ``model`` does not know, with the nearest one that it does."""
+    for key in data if isinstance(data, dict) else ():
+        if key not in model.model_fields:
+            near = get_close_matches(str(key), model.model_fields, n=1)
+            known = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(model.model_fields)}"
+            raise ValueError(f"unknown setting {key!r} in {model.__name__}: {known}")

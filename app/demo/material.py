@@ -37,11 +37,12 @@ class Material(Protocol):
 
     title: str
     dataset: str
+    suites_need_rows: bool
 
     def write(self, folder: Path, revision: Revision) -> None:
         """Make ``folder`` hold the documents of a revision and nothing else."""
 
-    def suites(self, revision: Revision, *, registry: Registry, synthetic: Version) -> dict[str, list[Question]]:
+    def suites(self, revision: Revision, *, registry: Registry, synthetic: Version | None) -> dict[str, list[Question]]:
         """Held-out questions: ``all`` of revision 1; ``old`` and ``new`` of revision 2."""
 
     def traffic(self, revision: Revision, *, num: int, seed: int) -> list[Question]:
@@ -53,13 +54,14 @@ class Handbook:
 
     title = "the sample handbook"
     dataset = "handbook"
+    suites_need_rows = False
 
     def write(self, folder: Path, revision: Revision) -> None:
         """See :class:`Material`."""
         shutil.rmtree(folder, ignore_errors=True)
         write_corpus(folder, revision=revision)
 
-    def suites(self, revision: Revision, *, registry: Registry, synthetic: Version) -> dict[str, list[Question]]:
+    def suites(self, revision: Revision, *, registry: Registry, synthetic: Version | None) -> dict[str, list[Question]]:
         """From the table of facts; ``registry`` and ``synthetic`` are not looked at."""
         if revision == 1:
             return {"all": suite_rows(1)}
@@ -75,6 +77,7 @@ class Folder:
 
     def __init__(self, source: Path) -> None:
         self.title, self.dataset = source.name, f"demo-{source.name}"
+        self.suites_need_rows = True
         self._source = source
         self._files = sorted(path for path in source.rglob("*") if path.is_file())[:MAX_FILES]
         self._pools: dict[Revision, list[Question]] = {}
@@ -92,8 +95,10 @@ class Folder:
             elif revision == 2 or not _kept_back(place):
                 shutil.copyfile(path, target)
 
-    def suites(self, revision: Revision, *, registry: Registry, synthetic: Version) -> dict[str, list[Question]]:
+    def suites(self, revision: Revision, *, registry: Registry, synthetic: Version | None) -> dict[str, list[Question]]:
         """From the synthetic rows whose wordings were withheld; ``new`` are those of documents that came later."""
+        if synthetic is None:
+            raise ValueError("a folder's suites are made from its synthetic rows: synthesise first")
         rows = [row for row in _rows(registry, synthetic) if row["split"] == "heldout"]
         if revision == 1:
             self._pools[1] = _questions(rows)
@@ -125,7 +130,7 @@ def _copy_lines(path: Path, target: Path, revision: Revision) -> None:
     target.with_suffix("" if path.suffix == ".gz" else path.suffix).write_bytes(b"".join(kept))
 
 
-def _rows(registry: Registry, synthetic: Version) -> Sequence[Mapping[str, Any]]:
+def _rows(registry: Registry, synthetic: Version | None) -> Sequence[Mapping[str, Any]]:
     return read_rows(registry.folder(synthetic) / "rows.parquet")
 
 

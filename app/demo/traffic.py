@@ -53,9 +53,10 @@ class Traffic:
         """Questions that got an error in place of an answer."""
         return [reply for reply in self.replies if reply.error]
 
-    def answered_share(self) -> Interval:
-        """Share of the questions with a known answer whose reply holds it."""
-        return bootstrap_mean([float(reply.answered) for reply in self.replies if reply.expected])
+    def answered_share(self) -> Interval | None:
+        """Share of the questions with a known answer whose reply holds it; None when no question has one."""
+        known = [float(reply.answered) for reply in self.replies if reply.expected]
+        return bootstrap_mean(known) if known else None
 
 
 class Users:

@@ -194,4 +194,3 @@ def _resolve(connection: Connection, kind: str, ref: str) -> Row[Any] | None:
     if tag.isdigit():
         query = query.where(versions.c.number == int(tag))
     return connection.execute(query.order_by(versions.c.number.desc())).first()
-

@@ -1,0 +1,241 @@
+"""One turn of the loop, the stages in a row: from documents to a release candidate with its verdict.
+
+Guarantees: every step is found again by its inputs, so that a run which was killed goes on where it ended and a second
+run does nothing; no step but `put_into_production` moves production. Not guaranteed: a
+release; a candidate whose verdict is red has none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from app.core.errors import UsageError
+from app.documents.pipeline import ingest
+from app.escalation.ladder import machine_cost_usd
+from app.evaluation.pipeline import evaluate
+from app.governance.evidence import TARGET, Evidence, find_ancestors
+from app.governance.gate import judge
+from app.governance.policy import Policy, load_policy, policy_of, publish_policy
+from app.governance.promotion import promote
+from app.governance.release import build_release, parts_of
+from app.monitoring.plan import RetrainPlan
+from app.registry.tracking import Tracker
+from app.registry.versions import PRODUCTION, Registry, Version
+from app.retrieval.pipeline import build_index
+from app.serving.engines import calibrate_router
+from app.settings import SignalboxSettings
+from app.synthesis.pipeline import synthesize
+from app.training.settings import TrainSettings
+from app.training.trainer import train
+
+SYNTHETIC = "synthetic"
+RETRIEVAL_POLICY = "retrieval"
+
+
+class NothingNew(UsageError):
+    """The documents say nothing that production was not trained on: publish revised documents, then retrain."""
+
+
+class NothingToLearnOn(UsageError):
+    """Production has no small model to learn on from: train one and promote it first."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """The documents as they are now, searchable, and as questions and answers."""
+
+    dataset: Version
+    index: Version
+    rows: Version
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A judged model with all that would serve; ``release`` is None when the verdict is red."""
+
+    model: Version
+    router: Version
+    evaluations: Mapping[str, Version]
+    before: Mapping[str, Version]
+    verdict: Version
+    release: Version | None
+
+
+def build_knowledge(
+    source: str, *, dataset: str, synthetic: str, registry: Registry, settings: SignalboxSettings
+) -> Knowledge:
+    """Ingest a folder, index it, and make synthetic rows of it."""
+    documents = ingest(source, dataset, registry=registry, settings=settings.documents)
+    index = build_index(documents, name=dataset, registry=registry, settings=settings.retrieval)
+    rows = synthesize(documents, name=synthetic, registry=registry, settings=settings.synthesis)
+    return Knowledge(documents, index, rows)
+
+
+def learn_on(base: Version, knowledge: Knowledge, *, name: str, recipe: TrainSettings, registry: Registry) -> Version:
+    """Fine-tune a model on new rows, replaying those that it was trained on.
+
+    Raises:
+        NothingNew: it was trained on these very rows.
+    """
+    known = known_rows(base, registry=registry)
+    if knowledge.rows.digest in [version.digest for version in known]:
+        raise NothingNew(f"{base.ref} was trained on {knowledge.rows.ref} already: publish revised documents first")
+    data = [knowledge.rows, *known]
+    return train(name=name, data=data, base=base, registry=registry, workspace=registry.workspace, settings=recipe)
+
+
+def known_rows(model: Version, *, registry: Registry) -> list[Version]:
+    """Synthetic rows among a model's ancestors, newest first."""
+    leaves, _ = find_ancestors(registry, [model.digest])
+    found = sorted((leaf for leaf in leaves.values() if leaf.statement.kind == SYNTHETIC), key=lambda leaf: -leaf.index)
+    return [registry.get(SYNTHETIC, leaf.statement.subject) for leaf in found]
+
+
+def evaluate_on(
+    model: Version, suites: Mapping[str, Version], *, registry: Registry, settings: SignalboxSettings
+) -> dict[str, Version]:
+    """Evaluations of a model, under the labels of the suites."""
+    return {
+        label: evaluate(model, suite, registry=registry, settings=settings.evaluation)
+        for label, suite in suites.items()
+    }
+
+
+def build_candidate(
+    name: str,
+    *,
+    small: Version,
+    large: Version | None,
+    knowledge: Knowledge,
+    suites: Mapping[str, Version],
+    policy: Policy,
+    registry: Registry,
+    settings: SignalboxSettings,
+    production: Version | None = None,
+    prices: Mapping[str, float] | None = None,
+    actor: str = "service",
+) -> Candidate:
+    """Calibrate, evaluate, judge and, unless the verdict is red, publish a release.
+
+    Args:
+        suites: by label; ``target`` is the one to do well on, all others are regression suites.
+        production: the release to compare with.
+        prices: US dollars, such as ``small_usd_per_1k_tokens``.
+    """
+    router = calibrate_router(
+        small=small,
+        large=large,
+        index=knowledge.index,
+        synthetic=knowledge.rows,
+        registry=registry,
+        settings=settings.routing,
+    )
+    evaluations = evaluate_on(small, suites, registry=registry, settings=settings)
+    before = _evaluate_production(production, suites, registry=registry, settings=settings)
+    evidence = Evidence.collect(small, registry=registry, candidate=evaluations, production=before)
+    verdict = judge(policy, evidence, registry=registry)
+    release = None
+    if verdict.facts["light"] != "red":
+        release = build_release(
+            name,
+            small=small,
+            large=large,
+            router=router,
+            index=knowledge.index,
+            dataset=knowledge.dataset,
+            verdict=verdict,
+            policy=publish_policy(policy, registry),
+            prices=prices,
+            registry=registry,
+            actor=actor,
+        )
+    return Candidate(small, router, evaluations, before, verdict, release)
+
+
+def build_retrieval_release(
+    name: str, *, knowledge: Knowledge, registry: Registry, actor: str = "service"
+) -> tuple[Version, Version]:
+    """A release that only quotes, for documents that no model has learnt well enough; with its verdict."""
+    policy = load_policy(RETRIEVAL_POLICY)
+    verdict = judge(policy, Evidence.collect(knowledge.dataset, registry=registry), registry=registry)
+    release = build_release(
+        name,
+        index=knowledge.index,
+        dataset=knowledge.dataset,
+        policy=publish_policy(policy, registry),
+        verdict=verdict,
+        registry=registry,
+        actor=actor,
+    )
+    return release, verdict
+
+
+def measured_prices(evaluations: Mapping[str, Version], *, settings: SignalboxSettings) -> dict[str, float]:
+    """US dollars for 1,000 tokens of each model, from the speed in its evaluation and the machine's price.
+
+    Args:
+        evaluations: by rung, ``small`` or ``large``.
+    """
+    return {
+        f"{rung}_usd_per_1k_tokens": machine_cost_usd(1000 / each.facts["tokens_per_s"], settings=settings.ladder)
+        for rung, each in evaluations.items()
+    }
+
+
+def retrain(plan: RetrainPlan, *, registry: Registry, settings: SignalboxSettings, actor: str) -> Candidate:
+    """Build the next candidate from the documents as they are now and the small model in production."""
+    production = registry.get("release", f"{plan.release}@{PRODUCTION}")
+    parts = parts_of(production, registry=registry)
+    if "small" not in parts:
+        raise NothingToLearnOn(f"{production.ref} has no small model to learn on from: promote one that has")
+    suites = find_suites(plan.suite, plan.regression_suites, registry=registry)
+    policy = load_policy(plan.policy)
+    knowledge = build_knowledge(
+        plan.source, dataset=plan.dataset, synthetic=plan.synthetic, registry=registry, settings=settings
+    )
+    recipe = settings.training.small_continual
+    small = learn_on(parts["small"], knowledge, name=plan.model, recipe=recipe, registry=registry)
+    return build_candidate(
+        plan.release,
+        small=small,
+        large=parts.get("large"),
+        knowledge=knowledge,
+        suites=suites,
+        policy=policy,
+        production=production,
+        prices=production.facts["prices"],
+        registry=registry,
+        settings=settings,
+        actor=actor,
+    )
+
+
+def put_into_production(release: Version, *, registry: Registry, actor: str, reason: str) -> None:
+    """Promote a release by its own verdict and policy, and tell MLflow which model that is.
+
+    Raises:
+        PromotionRefused: the verdict or the approvals do not carry it.
+    """
+    verdict = verdict_of(release, registry=registry)
+    policy = policy_of(registry.get("policy", verdict.manifest["inputs"]["policy"]))
+    promote(release, verdict=verdict, registry=registry, policy=policy, actor=actor, reason=reason)
+    if release.facts["small"]:
+        model = registry.get("model", release.facts["small"])
+        Tracker(registry.workspace).set_production(model.name, model)
+
+
+def verdict_of(release: Version, *, registry: Registry) -> Version:
+    """The verdict that a release was built on."""
+    return registry.get("verdict", release.manifest["inputs"]["verdict"])
+
+
+def find_suites(target: str, regression: Sequence[str], *, registry: Registry) -> dict[str, Version]:
+    """Suites by label: the target's own label, every other one its reference's name."""
+    found = {TARGET: registry.get("suite", target)}
+    return found | {ref.partition("@")[0]: registry.get("suite", ref) for ref in regression}
+
+
+def _evaluate_production(
+    production: Version | None, suites: Mapping[str, Version], *, registry: Registry, settings: SignalboxSettings
+) -> dict[str, Version]:
+    small = parts_of(production, registry=registry).get("small") if production else None
+    return evaluate_on(small, suites, registry=registry, settings=settings) if small else {}

@@ -1,0 +1,136 @@
+"""The settings tree: every stage's and service's settings, in one file that a user may write.
+
+Guarantees: unknown keys are refused by name; environment variables (``SIGNALBOX_MONITORING__PERIOD_S=2``) beat the
+file, the file beats the defaults, which are the local profile.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from app.core.errors import UsageError
+from app.core.settings import Settings, refuse_unknown_keys
+from app.documents.settings import DocumentSettings
+from app.escalation.settings import LadderSettings
+from app.evaluation.settings import EvaluationSettings
+from app.monitoring.settings import MonitorSettings
+from app.retrieval.settings import RetrievalSettings
+from app.routing.settings import RoutingSettings
+from app.synthesis.settings import SynthesisSettings
+from app.training.settings import (
+    LARGE_MODEL,
+    LARGE_SFT,
+    SMALL_CONTINUAL,
+    SMALL_CPT,
+    SMALL_LORA,
+    SMALL_MODEL,
+    SMALL_SFT,
+    ModelSettings,
+    TrainSettings,
+)
+
+
+class BadSettings(UsageError):
+    """The settings file cannot be used; the message names the key and what is wrong with it."""
+
+
+class TrainingSettings(Settings):
+    """Shapes of the two models, and the recipe of each training run."""
+
+    small: ModelSettings = SMALL_MODEL
+    """Shape of the small model."""
+
+    large: ModelSettings = LARGE_MODEL
+    """Shape of the large model."""
+
+    small_cpt: TrainSettings = SMALL_CPT
+    """Bootstrap of the small model on the documents' text."""
+
+    small_sft: TrainSettings = SMALL_SFT
+    """Fine-tuning of the small model on synthetic rows."""
+
+    small_lora: TrainSettings = SMALL_LORA
+    """Adapters on the small model, a rung of the ladder."""
+
+    small_continual: TrainSettings = SMALL_CONTINUAL
+    """Continual fine-tuning of the small model, with replay."""
+
+    large_sft: TrainSettings = LARGE_SFT
+    """Training of the large model from a random start."""
+
+
+class SignalboxSettings(BaseSettings):
+    """Every setting of Signalbox."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="SIGNALBOX_", env_nested_delimiter="__", use_attribute_docstrings=True
+    )
+
+    documents: DocumentSettings = DocumentSettings()
+    """Reading, converting and chunking."""
+
+    retrieval: RetrievalSettings = RetrievalSettings()
+    """Embedding and indexing."""
+
+    synthesis: SynthesisSettings = SynthesisSettings()
+    """Questions and answers from chunks."""
+
+    training: TrainingSettings = TrainingSettings()
+    """Models and recipes."""
+
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """Running suites."""
+
+    routing: RoutingSettings = RoutingSettings()
+    """When an answer is sure enough."""
+
+    monitoring: MonitorSettings = MonitorSettings()
+    """Windows, signals and thresholds."""
+
+    ladder: LadderSettings = LadderSettings()
+    """Targets of the escalation ladder."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before the file."""
+        return env_settings, init_settings
+
+
+def load_settings(path: Path | None = None) -> SignalboxSettings:
+    """The settings of a YAML file over the defaults; None gives the defaults.
+
+    Raises:
+        BadSettings: the file cannot be read, or a key or value in it is wrong.
+    """
+    try:
+        given = _read(path) if path else {}
+        refuse_unknown_keys(SignalboxSettings, given)
+        return SignalboxSettings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadSettings(f"settings {path or 'from the environment'}: {place}: {first['msg']}") from error
+    except ValueError as error:
+        raise BadSettings(f"settings {path}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise BadSettings(f"cannot read the settings {path} ({error.strerror}): name another with --config") from error
+    except yaml.YAMLError as error:
+        raise BadSettings(f"{path} is not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise BadSettings(f"{path} must hold settings by name, such as `monitoring:` with keys below it")
+    return data

@@ -1,0 +1,62 @@
+"""Evaluate a model on a suite of held-out questions."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.core.digests import digest_json
+from app.core.errors import UsageError
+from app.evaluation.pipeline import evaluate
+from app.evaluation.suite import publish_suite
+from app.registry.versions import Registry, Version
+from jobs.common import Config, Json, WorkspaceOption, job, report
+
+app = typer.Typer(add_completion=False)
+
+
+class BadQuestions(UsageError):
+    """A file of questions holds one JSON object a line, with `question` and `answers`: mend the line that is named."""
+
+
+@app.command()
+def main(
+    suite: Annotated[str, typer.Option(help="Suite: name, name@number or digest.")],
+    model: Annotated[str, typer.Option(help="Model: name, name@number or digest.")] = "small",
+    questions: Annotated[
+        Path | None, typer.Option(help="JSON lines with `question` and `answers`, published as the suite first.")
+    ] = None,
+    config: Config = None,
+    workspace: WorkspaceOption = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a model every question of a suite; publish exact match and token F1 with bootstrap intervals."""
+    with job(workspace, config) as here:
+        asked = _publish(suite, questions, here.registry) if questions else here.registry.get("suite", suite)
+        version = evaluate(
+            here.registry.get("model", model), asked, registry=here.registry, settings=here.settings.evaluation
+        )
+        report(version, as_json=as_json)
+
+
+def _publish(name: str, path: Path, registry: Registry) -> Version:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise BadQuestions(f"cannot read {path} ({error.strerror}): name a file of JSON lines") from error
+    rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    return publish_suite(name, rows, origin=path.name, registry=registry)
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, object]:
+    try:
+        given = json.loads(line)
+        row = {"question": str(given["question"]), "answers": [str(answer) for answer in given["answers"]]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadQuestions(f"{path}:{number} needs `question` and a list `answers`: mend this line") from error
+    return {"question_id": digest_json(row), **row, "subject": str(given.get("subject", "")), "source": path.name}
+
+
+if __name__ == "__main__":
+    app()

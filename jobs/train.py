@@ -1,0 +1,55 @@
+"""Train a model: bootstrap it from a random start, fine-tune it, or give it adapters."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from app.core.errors import UsageError
+from app.training.trainer import train
+from jobs.common import Config, Json, WorkspaceOption, job, report
+
+app = typer.Typer(add_completion=False)
+Run = Literal["small_cpt", "small_sft", "small_lora", "small_continual", "large_sft"]
+STARTS = {"small_cpt": "small", "large_sft": "large"}
+"""Runs that begin from a random start, and the shape that they use."""
+
+
+class BaseNeeded(UsageError):
+    """This run goes on from a model: name one with --base."""
+
+
+@app.command()
+def main(
+    run: Annotated[Run, typer.Option(help="Recipe, by its name below `training:` in the settings.")] = "small_sft",
+    name: Annotated[str, typer.Option(help="Name of the model to publish to.")] = "small",
+    base: Annotated[str | None, typer.Option(help="Model to go on from; none for small_cpt and large_sft.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Synthetic rows (for small_cpt: a dataset), newest first; repeatable.")
+    ] = None,
+    config: Config = None,
+    workspace: WorkspaceOption = None,
+    as_json: Json = False,
+) -> None:
+    """Train on 2 Ray Train workers with DeepSpeed and publish the model. A killed run goes on where it was.
+
+    The same data, base and settings give the model that is already there, without work.
+    """
+    with job(workspace, config) as here:
+        if base is None and run not in STARTS:
+            raise BaseNeeded(f"{run} goes on from a model: name it with --base")
+        kind = "dataset" if run == "small_cpt" else "synthetic"
+        default = ["handbook" if kind == "dataset" else "handbook-qa"]
+        version = train(
+            name=name,
+            data=[here.registry.get(kind, ref) for ref in data or default],
+            base=here.registry.get("model", base) if base and run not in STARTS else None,
+            model=getattr(here.settings.training, STARTS[run]) if run in STARTS else None,
+            registry=here.registry,
+            workspace=here.workspace,
+            settings=getattr(here.settings.training, run),
+        )
+        report(version, as_json=as_json)
+
+
+if __name__ == "__main__":
+    app()
