@@ -208,3 +208,17 @@ def test_two_clusters_at_once_and_up_after_the_head_was_killed(cluster_workspace
     assert not other.token_path.exists()
     now = clusters.status(cluster_workspace)
     assert (now.state, now.cluster, now.answers) == ("up", mine, True)
+
+
+def _double(number: int) -> int:
+    return 2 * number
+
+
+@pytest.mark.cluster
+def test_a_connected_process_stays_connected_after_an_inner_block(cluster, cluster_workspace):
+    with clusters.connect(cluster_workspace):
+        assert cluster.is_initialized()
+    assert cluster.is_initialized()
+    remote = cluster.remote(num_cpus=0.1)(_double)
+    assert cluster.get([remote.remote(number) for number in range(3)], timeout=60) == [0, 2, 4]
+    assert "RAY_ADDRESS" in os.environ
