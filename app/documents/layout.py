@@ -1,0 +1,335 @@
+"""A PDF's words to headings, paragraphs, lists and simple tables, by type size and position alone. Pure.
+
+How: words on one baseline form a line; a gap wider than ``GAP_EM`` of the type size splits it into segments. Runs of
+lines with several segments that stand in common columns are tables; when their cells are long, they are columns of
+running text and are read one after another. Lines set larger than the body, or alone in another font, are headings,
+ranked by size. Lines that recur at one height on most pages are headers and footers and are left out.
+
+Guarantees: other than headers, footers and page numbers, every word given comes out once. Not guaranteed: merged cells,
+nested tables, rotated text, or tables without a gap between their columns.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from app.documents.sections import Converted, Outline, markdown_table, one_line
+
+GAP_EM = 0.85
+LARGER = 1.1
+MAX_HEADING_CHARS = 120
+PROSE_CELL_CHARS = 28
+BULLET = re.compile(r"^(?:[•▪◦●‣·\x7f]|[-\u2013](?=\s)|\(?\d{1,2}[.)](?=\s))\s*")
+PAGE_NUMBER = re.compile(r"^(?:page\s*)?#(?:\s*(?:/|of|-)\s*#)?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and its box in points from the top left of its page; ``font`` tells fonts apart and means nothing else."""
+
+    text: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+    font: str = ""
+
+    @property
+    def height(self) -> float:
+        """Height of the box: the type size up to a factor that is the same throughout a document."""
+        return self.bottom - self.top
+
+
+@dataclass(frozen=True)
+class Line:
+    """Words on one baseline, from left to right."""
+
+    words: tuple[Word, ...]
+    page: int
+
+    @property
+    def text(self) -> str:
+        return one_line(" ".join(word.text for word in self.words))
+
+    @property
+    def top(self) -> float:
+        return min(word.top for word in self.words)
+
+    @property
+    def bottom(self) -> float:
+        return max(word.bottom for word in self.words)
+
+    @property
+    def left(self) -> float:
+        return self.words[0].left
+
+    @property
+    def size(self) -> float:
+        return round(max(word.height for word in self.words) * 2) / 2
+
+    @property
+    def font(self) -> str:
+        return Counter(word.font for word in self.words).most_common(1)[0][0]
+
+    def segments(self) -> list["Line"]:
+        """The line cut where the gap between two words is wider than a word space."""
+        cut = [0]
+        for number, (before, after) in enumerate(pairwise(self.words), start=1):
+            if after.left - before.right > GAP_EM * min(before.height, after.height):
+                cut.append(number)
+        return [Line(self.words[a:b], self.page) for a, b in zip(cut, [*cut[1:], len(self.words)], strict=True)]
+
+
+@dataclass(frozen=True)
+class Body:
+    """What most characters of a document are set in, and the larger sizes above it, largest first."""
+
+    size: float
+    font: str
+    larger: tuple[float, ...]
+
+
+def read_layout(pages: Sequence[Sequence[Word]], *, fallback_title: str) -> Converted:
+    """Sections of a document from its pages' words."""
+    lines = [line for number, words in enumerate(pages) for line in page_lines(words, page=number)]
+    lines = list(_without_furniture(lines, num_pages=len(pages)))
+    outline = Outline()
+    if lines:
+        body = find_body(lines)
+        for block in split_tables(lines):
+            _read_block(block, body, outline)
+    return outline.finish(fallback_title=fallback_title)
+
+
+def page_lines(words: Iterable[Word], *, page: int) -> list[Line]:
+    """Words by baseline, from top to bottom and left to right."""
+    rows: list[list[Word]] = []
+    for word in sorted((word for word in words if word.text.strip()), key=lambda word: (word.bottom, word.left)):
+        if rows and _same_baseline(rows[-1][-1], word):
+            rows[-1].append(word)
+        else:
+            rows.append([word])
+    return [Line(tuple(sorted(row, key=lambda word: word.left)), page) for row in rows]
+
+
+def find_body(lines: Sequence[Line]) -> Body:
+    """The body's size and font, by characters, and the heading sizes."""
+    sizes: Counter[float] = Counter()
+    fonts: Counter[str] = Counter()
+    for line in lines:
+        sizes[line.size] += len(line.text)
+        fonts[line.font] += len(line.text)
+    size = max(sizes, key=lambda value: (sizes[value], -value))
+    larger = sorted((value for value in sizes if value > LARGER * size), reverse=True)
+    return Body(size, fonts.most_common(1)[0][0], tuple(larger))
+
+
+def split_tables(lines: Sequence[Line]) -> Iterator[list[Line]]:
+    """Lines in runs: a run of two or more lines is either a table (its lines stand in columns) or plain text."""
+    plain: list[Line] = []
+    index = 0
+    while index < len(lines):
+        end = _table_end(lines, index)
+        if end - index >= 2:
+            yield from ([plain] if plain else [])
+            yield list(lines[index:end])
+            plain, index = [], end
+        else:
+            plain.append(lines[index])
+            index += 1
+    if plain:
+        yield plain
+
+
+def columns_of(lines: Sequence[Line]) -> list[tuple[float, float]]:
+    """The columns that the lines' segments stand in: the union of segments that overlap sideways."""
+    spans = sorted((part.left, part.words[-1].right) for line in lines for part in line.segments())
+    columns: list[tuple[float, float]] = []
+    for left, right in spans:
+        if columns and left < columns[-1][1]:
+            columns[-1] = (columns[-1][0], max(columns[-1][1], right))
+        else:
+            columns.append((left, right))
+    return columns
+
+
+def table_rows(lines: Sequence[Line]) -> list[list[str]]:
+    """Cells by row. A line whose first cell is empty continues the row above it: a cell that was wrapped."""
+    columns = columns_of(lines)
+    rows: list[list[str]] = []
+    for before, line in zip([None, *lines[:-1]], lines, strict=True):
+        cells = [""] * len(columns)
+        for part in line.segments():
+            place = next(n for n, (left, right) in enumerate(columns) if left <= part.left <= right)
+            cells[place] = one_line(f"{cells[place]} {part.text}")
+        if rows and before and _continues(before, line, cells):
+            rows[-1] = [one_line(f"{above} {cell}") for above, cell in zip(rows[-1], cells, strict=True)]
+        else:
+            rows.append(cells)
+    return rows
+
+
+def _same_baseline(before: Word, word: Word) -> bool:
+    return abs(before.bottom - word.bottom) < 0.35 * min(before.height, word.height)
+
+
+def _table_end(lines: Sequence[Line], start: int) -> int:
+    """One past the last line of the table that begins at ``start``; ``start`` itself where none does."""
+    if len(lines[start].segments()) < 2:
+        return start
+    end = start + 1
+    while end < len(lines) and _joins(lines[start:end], lines[end], lines[end + 1 : end + 2]):
+        end += 1
+    return end
+
+
+def _joins(table: Sequence[Line], line: Line, following: Sequence[Line]) -> bool:
+    """Whether a line goes on with a table: near it, and its segments fall into the columns without melting them."""
+    last = table[-1]
+    if line.page != last.page or line.top - last.bottom > 2.2 * last.size or line.size > LARGER * last.size:
+        return False
+    columns = columns_of(table)
+    if len(line.segments()) < 2:
+        inside = line.words[-1].right < columns[1][0] or line.left > columns[0][1]
+        more = not following or len(following[0].segments()) > 1 or line.left > columns[0][1]
+        return inside and (more or _regular_pitch(table, line)) and len(columns_of([*table, line])) == len(columns)
+    return len(columns_of([*table, line])) >= max(2, len(columns))
+
+
+def _regular_pitch(table: Sequence[Line], line: Line) -> bool:
+    """Whether a line stands below the last as far as the last below the one before."""
+    if len(table) < 2:
+        return False
+    return abs((line.bottom - table[-1].bottom) - (table[-1].bottom - table[-2].bottom)) < 1.0
+
+
+def _continues(before: Line, line: Line, cells: Sequence[str]) -> bool:
+    tight = line.top - before.bottom < 0.35 * line.size
+    return tight and not cells[0] and sum(bool(cell) for cell in cells) < len(cells)
+
+
+def _is_prose(lines: Sequence[Line]) -> bool:
+    """Whether a run of lines in columns is running text set in columns: long segments in more than one column."""
+    columns = columns_of(lines)
+    lengths: list[list[int]] = [[] for _ in columns]
+    for line in lines:
+        for part in line.segments():
+            place = next(n for n, (left, right) in enumerate(columns) if left <= part.left <= right)
+            lengths[place].append(len(part.text))
+    long = [sum(each) / len(each) >= PROSE_CELL_CHARS for each in lengths]
+    return len(lines) >= 4 and sum(long) >= 2
+
+
+def _by_column(lines: Sequence[Line]) -> list[Line]:
+    """The segments of running text in columns, column after column."""
+    columns = columns_of(lines)
+    parts = [part for line in lines for part in line.segments()]
+    return [part for left, right in columns for part in parts if left <= part.left <= right]
+
+
+def _read_block(lines: list[Line], body: Body, outline: Outline) -> None:
+    if len(lines) > 1 and len(lines[0].segments()) > 1 and not _is_prose(lines):
+        outline.block(markdown_table(table_rows(lines)))
+        return
+    if len(lines) > 1 and len(lines[0].segments()) > 1:
+        lines = _by_column(lines)
+    for paragraph in _paragraphs(lines, body):
+        text = _join(paragraph)
+        level = _level(paragraph, text, body)
+        if level is None:
+            outline.block(BULLET.sub(_plain_bullet, text))
+        else:
+            outline.heading(text, level=level)
+
+
+def _plain_bullet(match: re.Match[str]) -> str:
+    mark = match.group().strip()
+    return f"{mark} " if mark[-1] in ".)" else "- "
+
+
+def _paragraphs(lines: Sequence[Line], body: Body) -> Iterator[list[Line]]:
+    """Lines that belong together: same size and face, close to each other, no bullet at the start of the second."""
+    group: list[Line] = []
+    for line in lines:
+        if group and not _same_paragraph(group[-1], line, body):
+            yield group
+            group = []
+        group.append(line)
+    if group:
+        yield group
+
+
+def _same_paragraph(before: Line, line: Line, body: Body) -> bool:
+    if line.page != before.page:
+        return line.size == before.size == body.size and line.font == before.font and before.text[-1:] not in ".:!?"
+    near = -0.5 * line.size < line.top - before.bottom < 0.45 * line.size
+    alike = line.size == before.size and (
+        line.font == before.font or (line.size == body.size != 0 and _mixed(before, line))
+    )
+    return near and alike and not BULLET.match(line.text)
+
+
+def _mixed(before: Line, line: Line) -> bool:
+    """Whether two lines share a font at all, as a paragraph with some bold words does."""
+    return bool({word.font for word in before.words} & {word.font for word in line.words})
+
+
+def _join(lines: Sequence[Line]) -> str:
+    """One text, with words that were cut at a line's end put together again."""
+    text = ""
+    for line in lines:
+        if text.endswith("-") and line.text[:1].islower() and text[-2:-1].isalpha():
+            text = text[:-1] + line.text
+        else:
+            text = f"{text} {line.text}".strip()
+    return text
+
+
+def _level(paragraph: Sequence[Line], text: str, body: Body) -> int | None:
+    """0 for a title, 1 and deeper for headings, None for text."""
+    first = paragraph[0]
+    wordy = len(text) > MAX_HEADING_CHARS or len(paragraph) > 3 or not any(char.isalpha() for char in text)
+    if wordy or (BULLET.match(text) and not text[0].isdigit()):
+        return None
+    if first.size in body.larger:
+        return body.larger.index(first.size)
+    other = all(word.font != body.font for line in paragraph for word in line.words)
+    alone = len(paragraph) == 1 and text[-1] not in ".,;:" and len(text) <= 80 and first.size >= body.size
+    return len(body.larger) + 1 if other and alone else None
+
+
+def _without_furniture(lines: Sequence[Line], *, num_pages: int) -> Iterator[Line]:
+    """Leave out lines that stand at one height, digits aside, on most pages, and lone page numbers at an edge."""
+    if num_pages < 2:
+        yield from lines
+        return
+    seen = Counter({key: len(pages) for key, pages in _pages_by_line(lines).items()})
+    edges = {page: _edge_lines(lines, page) for page in range(num_pages)}
+    for line in lines:
+        recurs = seen[_key(line)] >= max(2, 0.6 * num_pages)
+        numbered = PAGE_NUMBER.match(_masked(line.text)) is not None
+        edge = len(edges[line.page]) > 2 and id(line) in edges[line.page]
+        if not (edge and (recurs or numbered)):
+            yield line
+
+
+def _pages_by_line(lines: Iterable[Line]) -> dict[tuple[str, int], set[int]]:
+    pages: dict[tuple[str, int], set[int]] = {}
+    for line in lines:
+        pages.setdefault(_key(line), set()).add(line.page)
+    return pages
+
+
+def _edge_lines(lines: Sequence[Line], page: int) -> set[int]:
+    own = [id(line) for line in lines if line.page == page]
+    return {*own[:2], *own[-2:]}
+
+
+def _key(line: Line) -> tuple[str, int]:
+    return _masked(line.text), round(line.top / 4)
+
+
+def _masked(text: str) -> str:
+    return re.sub(r"\d+", "#", text)

@@ -1,0 +1,1 @@
+"""Retrieval: embed a dataset's chunks, publish an index version, search it."""

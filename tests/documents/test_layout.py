@@ -1,0 +1,117 @@
+"""PDF layout: headings by size and font, tables by columns, furniture left out."""
+
+import pytest
+
+from app.documents.layout import Word, read_layout
+
+TABLE = [("Item", "Amount"), ("Annual fee", "12 euros"), ("Card", "free")]
+
+
+def line(text: str, *, top: float, left: float = 72, size: float = 10, font: str = "body") -> list[Word]:
+    """Words set with half an em for a letter and a third for a space."""
+    words = []
+    for part in text.split():
+        width = 0.5 * size * len(part)
+        words.append(Word(part, left, top, left + width, top + size, font))
+        left += width + 0.3 * size
+    return words
+
+
+def page(*lines: list[Word]) -> list[Word]:
+    return [word for each in lines for word in each]
+
+
+def table(rows: list[tuple[str, ...]], *, top: float) -> list[list[Word]]:
+    return [
+        line(cell, top=top + 18 * number, left=72 + 120 * column)
+        for number, row in enumerate(rows)
+        for column, cell in enumerate(row)
+    ]
+
+
+def read(*pages: list[Word]) -> list[tuple[tuple[str, ...], str]]:
+    converted = read_layout(pages, fallback_title="file")
+    return [(section.heading_path, section.text) for section in converted.sections]
+
+
+def test_larger_lines_are_headings_and_lines_of_a_paragraph_are_joined():
+    words = page(
+        line("Harbour Account", top=50, size=18),
+        line("Fees", top=90, size=13),
+        line("Every member pays an annual fee for the hyphen-", top=110),
+        line("ated account and nothing else besides that.", top=122),
+        line("A second paragraph stands further below.", top=150),
+    )
+    assert read(words) == [
+        (
+            ("Harbour Account", "Fees"),
+            "Every member pays an annual fee for the hyphenated account and nothing else besides that."
+            "\n\nA second paragraph stands further below.",
+        )
+    ]
+
+
+def test_a_line_alone_in_another_font_is_a_heading_and_a_bold_word_is_not():
+    words = page(
+        line("Closing an account", top=50, font="bold"),
+        line("Members close accounts at any time and", top=70),
+        [*line("Important", top=82, font="bold"), *line("only in person at a branch.", top=82, left=130)],
+    )
+    assert read(words) == [
+        (("Closing an account",), "Members close accounts at any time and Important only in person at a branch.")
+    ]
+
+
+def test_columns_are_a_table_and_an_empty_cell_stays_empty():
+    rows = [*TABLE, ("Letter", "")]
+    words = page(line("Some text stands above the table of fees here.", top=50), *table(rows, top=80))
+    assert read(words)[0][1].split("\n\n")[1].split("\n") == [
+        "| Item | Amount |",
+        "| --- | --- |",
+        "| Annual fee | 12 euros |",
+        "| Card | free |",
+        "| Letter |  |",
+    ]
+
+
+def test_a_wrapped_cell_continues_its_row():
+    words = page(*table(TABLE, top=80), line("for members", top=80 + 36 + 11, left=192))
+    assert read(words)[0][1].endswith("| Card | free for members |")
+
+
+def test_running_text_in_two_columns_is_read_column_by_column():
+    left = [line(f"left column text of line number {n} x", top=50 + 12 * n) for n in range(6)]
+    right = [line(f"right column text of line number {n} x", top=50 + 12 * n, left=330) for n in range(6)]
+    text = read(page(*left, *right))[0][1]
+    assert "|" not in text
+    assert text.index("left column text of line number 5") < text.index("right column text of line number 0")
+
+
+def test_headers_footers_and_page_numbers_are_left_out():
+    pages = [
+        page(
+            line("Alderhaven Cooperative", top=20),
+            *[line(f"Body text {word} of this page.", top=100 + 30 * n) for n, word in enumerate(words)],
+            line(f"Page {number} of 3", top=800),
+        )
+        for number, words in enumerate((("one", "two"), ("three", "four"), ("five", "six")), start=1)
+    ]
+    text = "\n".join(part for _, part in read(*pages))
+    assert "Alderhaven" not in text
+    assert "Page" not in text
+    assert text.count("Body text") == 6
+
+
+def test_pages_of_one_repeated_line_are_kept():
+    pages = [page(line(f"Document 1 page {number}", top=100)) for number in (1, 2, 3)]
+    assert "page 2" in read(*pages)[0][1]
+
+
+@pytest.mark.parametrize("pages", [[], [[]], [[Word(" ", 0, 0, 1, 1)]]])
+def test_no_words_give_no_sections(pages: list[list[Word]]):
+    assert read(*pages) == []
+
+
+def test_bullets_become_list_items():
+    words = page(line("\u2022 First thing", top=50), line("\u2022 Second thing", top=64))
+    assert read(words)[0][1] == "- First thing\n- Second thing"

@@ -1,0 +1,67 @@
+"""Ingest on a cluster: everything counted, a second run does nothing, hostile and real documents."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.core.parquet import read_rows
+from app.documents.errors import EmptyCorpus
+from app.documents.pipeline import ingest
+from app.documents.settings import ChunkSettings, DocumentSettings, LimitSettings
+from app.registry.versions import Registry
+
+SETTINGS = DocumentSettings(limits=LimitSettings(timeout_s=10))
+
+
+@pytest.fixture
+def mixed_folder(tmp_path: Path, shared_data: Path) -> Path:
+    """Hostile files, office files, PDFs and rows: a few of each."""
+    folder = tmp_path / "mixed"
+    shutil.copytree(shared_data / "hostile_samples", folder / "hostile")
+    for pattern in ("office_docs/docx/*", "office_docs/pptx/*", "office_docs/xlsx/*", "pdf_corpus/pdf/*"):
+        for path in sorted(shared_data.glob(pattern))[:12]:
+            (folder / path.suffix[1:]).mkdir(exist_ok=True)
+            shutil.copy(path, folder / path.suffix[1:])
+    (folder / "copy.md").write_bytes((folder / "hostile" / "SOURCE.md").read_bytes())
+    (folder / "rows.jsonl").write_text("".join(f'{{"id": {n}, "text": "Row {n} says so."}}\n' for n in range(20)))
+    return folder
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_every_document_is_published_or_rejected_and_a_second_run_does_nothing(mixed_folder: Path, registry: Registry):
+    version = ingest(mixed_folder, "mixed", registry=registry, settings=SETTINGS)
+    folder = registry.folder(version)
+    documents, chunks, rejects = (read_rows(folder / f"{name}.parquet") for name in ("documents", "chunks", "rejects"))
+    num_files = sum(path.is_file() for path in mixed_folder.rglob("*"))
+    assert len(documents) + len(rejects) == num_files - 1 + 20 == version.facts["num_found"]
+    assert {row["document_id"] for row in chunks} == {row["document_id"] for row in documents}
+    assert sum(row["num_chunks"] for row in documents) == len(chunks) == len({row["chunk_id"] for row in chunks})
+    assert "duplicate of copy.md" in {row["reason"] for row in rejects}
+    assert set(version.facts["by_format"]) == {"docx", "jsonl", "md", "pdf", "pptx", "xlsx"}
+
+    again = ingest(mixed_folder, "mixed", registry=registry, settings=SETTINGS)
+    assert (again.number, again.digest) == (version.number, version.digest)
+    other = ingest(mixed_folder, "other", registry=registry, settings=SETTINGS)
+    assert other.manifest["files"] == version.manifest["files"]
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_settings_and_limit_make_a_new_version(shared_data: Path, registry: Registry):
+    source = shared_data / "medquad" / "documents.jsonl.gz"
+    small = DocumentSettings(chunk=ChunkSettings(max_tokens=64), num_workers=1)
+    version = ingest(source, "medquad", registry=registry, settings=small, limit=30)
+    assert version.facts["num_documents"] == 30
+    assert registry.find("dataset", "medquad", version.manifest["inputs"] | {"limit": 31}) is None
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_a_folder_without_a_readable_document_publishes_nothing(tmp_path: Path, registry: Registry):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.docx").write_text("not a document")
+    with pytest.raises(EmptyCorpus, match="none of the 1 documents"):
+        ingest(tmp_path / "docs", "none", registry=registry, settings=SETTINGS)
+    assert registry.versions() == []

@@ -1,0 +1,49 @@
+"""Work on files: one outcome a document, duplicates and limits in the order of the documents."""
+
+from pathlib import Path
+
+from app.documents.errors import CannotConvert
+from app.documents.read import SourceFile, scan
+from app.documents.sections import Converted, Section
+from app.documents.settings import DocumentSettings
+from app.documents.work import FileWorker, Outcome, merge_outcomes, split_work
+
+SETTINGS = DocumentSettings()
+
+
+class Converts:
+    """A converter that refuses what is named bad."""
+
+    def convert(self, file: SourceFile) -> Converted:
+        if "bad" in file.source:
+            raise CannotConvert("it is bad")
+        return Converted("T", (Section(("T",), file.path.read_text()),))
+
+
+def work(folder: Path, *, limit: int | None = None, num_workers: int = 3) -> list[Outcome]:
+    worker = FileWorker(settings=SETTINGS, count_tokens=lambda text: len(text.split()), sandbox=Converts())
+    parts = split_work(scan(folder, limits=SETTINGS.limits).files, num_workers=num_workers, limit=limit)
+    return merge_outcomes([outcome for part in reversed(parts) for outcome in worker.outcomes(part)], limit=limit)
+
+
+def names(outcomes: list[Outcome]) -> list[str]:
+    return [(outcome["document"] or outcome["reject"] or {})["source"] for outcome in outcomes]
+
+
+def test_each_document_has_one_outcome_and_the_first_of_two_alike_is_kept(tmp_path: Path):
+    for name, text in (("a.md", "same"), ("b.md", "same"), ("bad.md", "other")):
+        (tmp_path / name).write_text(text)
+    one, two, bad = work(tmp_path)
+    assert one["document"]["num_chunks"] == 1
+    assert one["chunks"][0]["document_id"] == one["document"]["document_id"]
+    assert two["reject"]["reason"] == "duplicate of a.md"
+    assert bad["reject"] == {"source": "bad.md", "reason": "it is bad", "stage": "convert", "bytes": 5}
+
+
+def test_rows_are_shared_between_workers_without_loss(tmp_path: Path):
+    (tmp_path / "d.jsonl").write_text("".join(f'{{"id": {n}, "text": "text {n}"}}\n' for n in range(10)))
+    (tmp_path / "z.md").write_text("last")
+    outcomes = work(tmp_path)
+    assert names(outcomes) == [*(f"d.jsonl#{n}" for n in range(10)), "z.md"]
+    assert outcomes == work(tmp_path, num_workers=1)
+    assert names(work(tmp_path, limit=4)) == [f"d.jsonl#{n}" for n in range(4)]
