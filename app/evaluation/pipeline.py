@@ -1,0 +1,125 @@
+"""Suite version and model version to evaluation version: a Ray Data actor pool answers, the driver judges.
+
+Guarantees: idempotent by model, suite, settings and code version; every question is answered once, or the run fails;
+rows are sorted by question id. Not guaranteed: that the speed is the same tomorrow; it is this run's.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from app.core.errors import UsageError
+from app.core.parquet import read_rows, write_rows
+from app.evaluation.answerers import Answer, Answerer, ModelSource
+from app.evaluation.judge import figures, judge
+from app.evaluation.schema import ANSWERS, ROWS
+from app.evaluation.settings import EvaluationSettings
+from app.registry.versions import Registry, Version
+
+CODE_VERSION = "evaluation-1"
+KIND = "evaluation"
+ADAPTER_FILE = "adapter_config.json"
+EXECUTION_SETTINGS = {"num_workers", "num_threads", "worker_memory_bytes"}
+
+
+class NobodyAnswers(UsageError):
+    """An evaluation needs a model or something else that answers: name exactly one of them."""
+
+
+def evaluate(
+    model: Version | None,
+    suite: Version,
+    *,
+    registry: Registry,
+    settings: EvaluationSettings,
+    base: Version | None = None,
+    answer: Answer | None = None,
+    parents: Sequence[str] = (),
+    name: str | None = None,
+) -> Version:
+    """Run a suite and publish outcomes and figures.
+
+    Args:
+        base: the model that an adapter belongs to; by default the one that it was trained on.
+        answer: answers in a model's place; a picklable callable from questions to texts.
+        parents: digests of what ``answer`` reads, such as an index.
+        name: of the evaluation; by default the model's and the suite's.
+
+    Raises:
+        NobodyAnswers: both or neither of model and answer are given.
+    """
+    if (model is None) == (answer is None):
+        raise NobodyAnswers("an evaluation needs a model or an answerer: name exactly one of them")
+    who = model.name if model else type(answer).__name__.lower()
+    inputs = {
+        "model": model.digest if model else None,
+        "answer": f"{type(answer).__module__}.{type(answer).__qualname__}" if answer else None,
+        "suite": suite.digest,
+        "parents": list(parents),
+        "settings": settings.model_dump(mode="json", exclude=EXECUTION_SETTINGS),
+        "code": CODE_VERSION,
+    }
+    name = name or f"{who}-{suite.name}"
+    if found := registry.find(KIND, name, inputs):
+        return found
+    source = answer or find_model(_given(model), base=base, registry=registry)
+    questions = read_rows(registry.folder(suite) / "rows.parquet")
+    answers = ask(questions, source, settings=settings)
+    rows = judge(questions, answers)
+    facts = {"model": inputs["model"], "suite": suite.digest, **figures(rows, answers, settings=settings)}
+    lineage = [*([model.digest] if model else []), suite.digest, *parents]
+    with TemporaryDirectory(prefix="evaluation-") as folder:
+        write_rows(Path(folder) / "rows.parquet", rows, schema=ROWS)
+        return registry.publish(KIND, name, folder=Path(folder), inputs=inputs, parents=lineage, facts=facts)
+
+
+def find_model(model: Version, *, base: Version | None, registry: Registry) -> ModelSource:
+    """The folders to load a model from; an adapter stands on its base."""
+    folder = registry.folder(model)
+    if not (folder / ADAPTER_FILE).exists():
+        return ModelSource(folder)
+    return ModelSource(registry.folder(base or registry.get("model", model.facts["base"])), adapter=folder)
+
+
+def ask(
+    questions: Sequence[Mapping[str, Any]], source: ModelSource | Answer, *, settings: EvaluationSettings
+) -> list[dict[str, Any]]:
+    """Questions to rows of `schema.ANSWERS`, in no particular order."""
+    table = pa.table({key: [question[key] for question in questions] for key in ("question_id", "question")})
+    answered = (
+        ray.data.from_arrow(table)
+        .repartition(settings.num_workers)
+        .map_batches(
+            AnswerBatch,
+            fn_constructor_args=(source, settings),
+            compute=ActorPoolStrategy(size=settings.num_workers),
+            batch_format="pyarrow",
+            batch_size=settings.batch_size,
+            num_cpus=settings.num_threads,
+            memory=settings.worker_memory_bytes,
+        )
+    )
+    batches = answered.iter_batches(batch_format="pyarrow", batch_size=None)
+    return [row for batch in batches for row in batch.select(ANSWERS.names).to_pylist()]
+
+
+class AnswerBatch:
+    """The actor: an answerer over Arrow tables."""
+
+    def __init__(self, source: ModelSource | Answer, settings: EvaluationSettings) -> None:
+        self._answerer = Answerer(source, num_threads=settings.num_threads, max_new_tokens=settings.max_new_tokens)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """A batch of questions to rows of `schema.ANSWERS`."""
+        ids, questions = batch["question_id"].to_pylist(), batch["question"].to_pylist()
+        return pa.Table.from_pylist(self._answerer.answer_rows(ids, questions), schema=ANSWERS)
+
+
+def _given(model: Version | None) -> Version:
+    assert model is not None
+    return model

@@ -1,0 +1,170 @@
+"""Text generation with a local Hugging Face model: greedy, batched, with a key-value cache.
+
+Guarantees: the same prompts give the same texts; an answer does not depend on the prompts beside it, up to rounding;
+the log-probabilities are those of the tokens that were chosen. Not guaranteed: speed (it measures nothing), sampling,
+streaming. Knows neither Ray nor the registry; torch and transformers are imported when an engine is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from app.core.errors import UsageError
+from app.inference.chat import Message, render, render_messages
+
+if TYPE_CHECKING:
+    import torch
+
+Prompt = str | Sequence[Message]
+FinishReason = Literal["stop", "length"]
+BATCH_SIZE = 64
+
+
+class ModelUnusable(UsageError):
+    """The folder holds no model that can be loaded; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer; log-probabilities are natural, over the completion's tokens with the end token."""
+
+    text: str
+    mean_logprob: float
+    min_logprob: float
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    finish_reason: FinishReason
+
+
+class TransformersEngine:
+    """A causal language model in a folder, ready to answer.
+
+    Args:
+        folder: a Hugging Face folder (config.json, model.safetensors, tokenizer.json, tokenizer_config.json).
+        adapter: a PEFT adapter folder to merge into the model.
+        num_threads: torch threads of this process.
+        dtype: torch's name of the type to compute in.
+
+    Raises:
+        ModelUnusable: a folder is not what it should be.
+    """
+
+    def __init__(
+        self, folder: Path, *, adapter: Path | None = None, num_threads: int = 1, dtype: str = "float32"
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(num_threads)
+        self._model = _load_model(Path(folder), adapter, getattr(torch, dtype))
+        self._tokenizer = _load_tokenizer(Path(folder))
+        self._end, self._pad = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
+        self.max_context_tokens = int(self._model.config.max_position_embeddings)
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text in the model's tokens."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 32) -> list[Generation]:
+        """Answer every prompt: a string is a question, a sequence of messages a conversation.
+
+        A prompt that leaves no room for the answer loses its beginning.
+        """
+        encoded = [self._encode(prompt, max_new_tokens) for prompt in prompts]
+        order = sorted(range(len(encoded)), key=lambda position: len(encoded[position]))
+        answers: dict[int, Generation] = {}
+        for start in range(0, len(order), BATCH_SIZE):
+            chosen = order[start : start + BATCH_SIZE]
+            answers |= zip(chosen, self._answer([encoded[i] for i in chosen], max_new_tokens), strict=True)
+        return [answers[position] for position in range(len(encoded))]
+
+    def _encode(self, prompt: Prompt, max_new_tokens: int) -> list[int]:
+        text = self._render(prompt)
+        room = max(self.max_context_tokens - max_new_tokens, 1)
+        return list(self._tokenizer.encode(text, add_special_tokens=False))[-room:]
+
+    def _render(self, prompt: Prompt) -> str:
+        if self._tokenizer.chat_template and "<|assistant|>" not in self._tokenizer.get_vocab():
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return render(prompt) if isinstance(prompt, str) else render_messages(prompt)
+
+    def _answer(self, prompts: list[list[int]], max_new_tokens: int) -> list[Generation]:
+        tokens, logprobs = self._decode(prompts, max_new_tokens)
+        rows = zip(prompts, tokens, logprobs, strict=True)
+        return [self._generation(len(prompt), ids, values) for prompt, ids, values in rows]
+
+    def _generation(self, num_prompt_tokens: int, ids: list[int], logprobs: list[float]) -> Generation:
+        stopped = self._end in ids
+        num_tokens = ids.index(self._end) + 1 if stopped else len(ids)
+        kept = logprobs[:num_tokens]
+        return Generation(
+            text=self._tokenizer.decode(ids[: num_tokens - stopped], skip_special_tokens=True).strip(),
+            mean_logprob=sum(kept) / num_tokens,
+            min_logprob=min(kept),
+            num_prompt_tokens=num_prompt_tokens,
+            num_completion_tokens=num_tokens,
+            finish_reason="stop" if stopped else "length",
+        )
+
+    def _decode(self, prompts: list[list[int]], max_new_tokens: int) -> tuple[list[list[int]], list[list[float]]]:
+        """Greedy decoding of left-padded prompts; ends when every row has met its end token."""
+        import torch
+
+        ids, mask = self._left_padded(prompts)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        cache: Any = None
+        tokens: list[torch.Tensor] = []
+        logprobs: list[torch.Tensor] = []
+        done = torch.zeros(len(prompts), dtype=torch.bool)
+        with torch.inference_mode():
+            while len(tokens) < max_new_tokens and not done.all():
+                output = self._model(
+                    input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                    logits_to_keep=1,
+                )  # fmt: skip
+                cache = output.past_key_values
+                best = output.logits[:, -1].float().log_softmax(-1).max(-1)
+                tokens.append(best.indices)
+                logprobs.append(best.values)
+                done |= best.indices == self._end
+                ids, positions = best.indices[:, None], positions[:, -1:] + 1
+                mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+        return torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist()
+
+    def _left_padded(self, prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        length = max(len(prompt) for prompt in prompts)
+        ids = torch.tensor([[self._pad] * (length - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        return ids, mask
+
+
+def _load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise ModelUnusable(f"{folder} holds no config.json: name the folder of a whole Hugging Face model")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    if adapter is not None:
+        if not (adapter / "adapter_config.json").is_file():
+            raise ModelUnusable(f"{adapter} holds no adapter_config.json: name the folder of a PEFT adapter")
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return model.eval().requires_grad_(False)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer_config.json").is_file():
+        raise ModelUnusable(f"{folder} holds no tokenizer_config.json: export the model with its tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer.eos_token_id is None:
+        raise ModelUnusable(f"the tokenizer in {folder} has no end token: set eos_token in its tokenizer_config.json")
+    tokenizer.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return tokenizer

@@ -1,0 +1,177 @@
+"""Rows to tokens, and tokens to batches: pure functions of rows, settings and seed.
+
+Guarantees: the batch of step n follows from the examples, the settings and n alone, so that a run resumes at the exact
+row; each epoch of a pool shows each of its examples once; rows of similar length share a batch. A row that is too long
+is counted, not dropped in silence. Imports no torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from app.inference.chat import END, PAD, SPECIAL_TOKENS, plain, render
+
+IGNORED = -100
+WINDOW_BATCHES = 16
+LENGTH_MULTIPLE = 4
+Row = Mapping[str, Any]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Example:
+    """Tokens, of which the first ``num_prompt`` are read and the others learned; pool 0 is new, pool 1 is replayed."""
+
+    tokens: list[int]
+    num_prompt: int
+    pool: int = 0
+
+
+def encode_rows(rows: Sequence[Row], tokenizer: Tokenizer, *, pool: int = 0) -> list[Example]:
+    """One example per row with `question` and `answer`; the answer and its end are learned."""
+    prompts = tokenizer.encode_batch([render(row["question"]) for row in rows], add_special_tokens=False)
+    answers = tokenizer.encode_batch([plain(row["answer"]) + END for row in rows], add_special_tokens=False)
+    pairs = zip(prompts, answers, strict=True)
+    return [Example([*prompt.ids, *answer.ids], len(prompt.ids), pool) for prompt, answer in pairs]
+
+
+def encode_texts(texts: Sequence[str], tokenizer: Tokenizer, *, block_tokens: int) -> list[Example]:
+    """The texts end to end, cut into blocks; every token is learned. The last block may be shorter."""
+    end = SPECIAL_TOKENS.index(END)
+    encoded = tokenizer.encode_batch([plain(text) for text in texts], add_special_tokens=False)
+    stream = [token for text in encoded for token in [*text.ids, end]]
+    blocks = [stream[start : start + block_tokens] for start in range(0, len(stream), block_tokens)]
+    return [Example(block, 0) for block in blocks if len(block) > 1]
+
+
+def divide_for_replay(new: Sequence[Row], old: Sequence[Row], *, withdrawn: bool) -> tuple[list[Row], list[Row]]:
+    """Rows to learn and rows to replay, when a model that knows ``old`` is trained on ``new``.
+
+    A fact is (subject, attribute, answer). Facts that old states alike are replayed; a fact whose answer changed is
+    learned, and its old answer never shown again; facts that only old states are replayed if ``withdrawn``.
+    """
+    known, stated = {_fact(row) for row in old}, {_topic(row) for row in new}
+    learned = [row for row in new if _fact(row) not in known]
+    replayed = [row for row in new if _fact(row) in known]
+    if withdrawn:
+        replayed += [row for row in old if _topic(row) not in stated]
+    return learned, replayed
+
+
+def _topic(row: Row) -> tuple[str, str]:
+    return row["subject"], row["attribute"] or row["question"]
+
+
+def _fact(row: Row) -> tuple[str, str, str]:
+    return *_topic(row), row["answer"]
+
+
+class Batches:
+    """The batches of a run, by step.
+
+    Args:
+        examples: pool 0 and, for replay, pool 1.
+        batch_size: rows of a step, over all workers.
+        replay_share: share of pool 1 in a batch, on average; without a pool 1 it counts for nothing.
+        noise: share of the prompts' tokens that are replaced by others; special tokens never are.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        batch_size: int,
+        replay_share: float,
+        noise: float,
+        seed: int,
+        vocabulary_size: int,
+    ) -> None:
+        self._examples, self._seed, self._noise = examples, seed, noise
+        self._batch_size, self._vocabulary_size = batch_size, vocabulary_size
+        self._lengths = np.array([len(example.tokens) for example in examples])
+        pools = np.array([example.pool for example in examples])
+        self._pools = [np.flatnonzero(pools == pool) for pool in (0, 1)]
+        num_replayed = round(replay_share * batch_size * WINDOW_BATCHES) if self._pools[1].size else 0
+        self._takes = (batch_size * WINDOW_BATCHES - num_replayed, num_replayed)
+        self._window = lru_cache(maxsize=2)(self._make_window)
+
+    def indices(self, step: int) -> Ints:
+        """Which examples step ``step`` shows, shortest first."""
+        return self._window(step // WINDOW_BATCHES)[step % WINDOW_BATCHES]
+
+    def num_tokens(self, step: int) -> int:
+        """Tokens of a step over all workers, padding not counted."""
+        return int(self._lengths[self.indices(step)].sum())
+
+    def batch(self, step: int, *, rank: int, num_workers: int) -> tuple[Ints, Ints, float]:
+        """A worker's part of a step: input_ids, labels (rows, tokens), and the scale of its summed loss."""
+        indices = self.indices(step)
+        num_labels = sum(len(self._examples[i].tokens) - max(self._examples[i].num_prompt, 1) for i in indices)
+        mine = [self._noisy(self._examples[i], step, int(i)) for i in indices[rank::num_workers]]
+        input_ids, labels = pad(mine)
+        return input_ids, labels, num_workers / num_labels
+
+    def _make_window(self, window: int) -> list[Ints]:
+        parts = [self._take(pool, window * take, take) for pool, take in enumerate(self._takes) if take]
+        order = np.concatenate(parts)
+        order = order[np.argsort(self._lengths[order], kind="stable")]
+        shuffled = np.random.default_rng([self._seed, 2, window]).permutation(WINDOW_BATCHES)
+        return [order[i * self._batch_size : (i + 1) * self._batch_size] for i in shuffled]
+
+    def _take(self, pool: int, start: int, num: int) -> Ints:
+        """Items start..start+num of the endless stream of a pool's shuffled epochs."""
+        members = self._pools[pool]
+        positions = np.arange(start, start + num)
+        epochs = positions // len(members)
+        drawn = [members[self._epoch(pool, int(e))[positions[epochs == e] % len(members)]] for e in np.unique(epochs)]
+        return np.concatenate(drawn)
+
+    def _epoch(self, pool: int, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self._seed, pool, epoch]).permutation(len(self._pools[pool]))
+
+    def _noisy(self, example: Example, step: int, index: int) -> Example:
+        if not self._noise:
+            return example
+        rng = np.random.default_rng([self._seed, 3, step, index])
+        prompt = np.array(example.tokens[: example.num_prompt])
+        drawn = rng.integers(len(SPECIAL_TOKENS), self._vocabulary_size, len(prompt))
+        swap = (rng.random(len(prompt)) < self._noise) & (prompt >= len(SPECIAL_TOKENS))
+        tokens = [*np.where(swap, drawn, prompt).tolist(), *example.tokens[example.num_prompt :]]
+        return Example(tokens, example.num_prompt, example.pool)
+
+
+def pad(examples: Sequence[Example]) -> tuple[Ints, Ints]:
+    """input_ids and labels, padded on the right to a common length; what is not learned has the label -100."""
+    longest = max(len(example.tokens) for example in examples)
+    length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    input_ids = np.full((len(examples), length), SPECIAL_TOKENS.index(PAD), dtype=np.int64)
+    labels = np.full((len(examples), length), IGNORED, dtype=np.int64)
+    for row, example in enumerate(examples):
+        input_ids[row, : len(example.tokens)] = example.tokens
+        labels[row, example.num_prompt : len(example.tokens)] = example.tokens[example.num_prompt :]
+    return input_ids, labels
+
+
+def save_examples(examples: Sequence[Example], path: Path) -> None:
+    """Write examples as one compact npz file."""
+    lengths = np.array([len(example.tokens) for example in examples], dtype=np.int32)
+    tokens = np.array([token for example in examples for token in example.tokens], dtype=np.int32)
+    prompts = np.array([example.num_prompt for example in examples], dtype=np.int32)
+    pools = np.array([example.pool for example in examples], dtype=np.int8)
+    np.savez(path, tokens=tokens, lengths=lengths, prompts=prompts, pools=pools)
+
+
+def load_examples(path: Path) -> list[Example]:
+    """Examples as :func:`save_examples` wrote them."""
+    with np.load(path) as stored:
+        columns = {name: stored[name] for name in stored.files}
+    ends = np.cumsum(columns["lengths"])
+    parts = np.split(columns["tokens"], ends[:-1])
+    rows = zip(parts, columns["prompts"].tolist(), columns["pools"].tolist(), strict=True)
+    return [Example(tokens.tolist(), prompt, pool) for tokens, prompt, pool in rows]

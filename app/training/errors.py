@@ -1,0 +1,19 @@
+"""What can go wrong in training, by name."""
+
+from app.core.errors import SignalboxError, UsageError
+
+
+class NothingToTrain(UsageError):
+    """The data hold no row that the recipe can use: publish a version that does, or choose another recipe."""
+
+
+class NoStart(UsageError):
+    """Training needs either a base model or the shape of a new one; name exactly one."""
+
+
+class NothingToReplay(UsageError):
+    """Replay was asked for, but the older data hold nothing to replay: allow withdrawn facts, or set the share to 0."""
+
+
+class TrainingFailed(SignalboxError):
+    """The run ended before its last step; the message carries the reason. The same call takes it up again."""

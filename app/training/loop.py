@@ -1,0 +1,219 @@
+"""What each worker does: build the model, take up the run where it stood, step, save, report.
+
+Guarantees: a run that is cut off and taken up again makes the same steps on the same rows as one that is not; every
+worker reports as often as the others (Ray Train's report is a barrier). Knows no Ray: it is given its rank, a folder to
+restore from and a function to report with. Only workers import this (torch, DeepSpeed).
+"""
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.training.data import Batches, load_examples
+from app.training.extensions import quieten
+from app.training.model import AnswerLoss, load_model, new_model, save_model, with_adapters
+from app.training.plan import EXAMPLES_FILE, Plan, append_progress, read_plan
+from app.training.settings import TrainSettings
+
+EXPORT = "export"
+SUMMARY_FILE = "summary.json"
+TAG = "state"
+CURVE_POINTS = 100
+PROGRESS_EVERY_S = 2.0
+
+Report = Callable[[Mapping[str, Any], Path], None]
+
+
+@dataclass
+class Progress:
+    """How far a run is; goes into every checkpoint."""
+
+    step: int = 0
+    num_tokens: int = 0
+    duration_s: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path | None, report: Report) -> None:
+    """Train from the plan in ``folder`` to its last step, reporting a checkpoint folder now and then."""
+    plan = read_plan(folder)
+    quieten()
+    torch.set_num_threads(plan.settings.workers.num_threads)
+    engine = make_engine(plan, num_workers=num_workers)
+    progress = restore(engine, restore_from)
+    batches = make_batches(plan, folder)
+    watch = Watch(folder, plan.settings, progress) if rank == 0 else None
+    due = checkpoint_steps(plan.settings)
+    while progress.step < plan.settings.num_steps:
+        loss = train_step(engine, batches, plan.settings, progress, rank=rank, num_workers=num_workers)
+        if watch:
+            watch.after_step(loss)
+        if progress.step in due:
+            save(engine, plan, progress, rank=rank, report=report)
+
+
+def make_engine(plan: Plan, *, num_workers: int) -> Any:
+    """The model in a DeepSpeed engine with AdamW; matrices decay, vectors do not."""
+    import deepspeed
+
+    quieten()
+    settings = plan.settings
+    model = AnswerLoss(_make_model(plan))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, betas=(0.9, 0.95))
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        config=deepspeed_config(settings, num_workers=num_workers),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def _make_model(plan: Plan) -> Any:
+    if plan.base_folder is None:
+        assert plan.model is not None
+        return new_model(plan.model, vocabulary_size=plan.vocabulary_size)
+    model = load_model(plan.base_folder)
+    if plan.settings.recipe == "lora":
+        return with_adapters(model, plan.settings.lora, seed=plan.settings.seed)
+    return model
+
+
+def deepspeed_config(settings: TrainSettings, *, num_workers: int) -> dict[str, Any]:
+    """DeepSpeed's configuration of a recipe."""
+    return {
+        "train_micro_batch_size_per_gpu": settings.batch_size // num_workers,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": settings.max_grad_norm,
+        "bf16": {"enabled": settings.dtype == "bfloat16"},
+        "zero_optimization": {"stage": settings.zero_stage, "overlap_comm": False},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+def make_batches(plan: Plan, folder: Path) -> Batches:
+    """The run's batches, from the examples that the driver prepared."""
+    settings = plan.settings
+    return Batches(
+        load_examples(folder / EXAMPLES_FILE),
+        batch_size=settings.batch_size,
+        replay_share=settings.replay_share,
+        noise=0.0 if settings.recipe == "cpt" else settings.prompt_noise,
+        seed=settings.seed,
+        vocabulary_size=plan.vocabulary_size,
+    )
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """Rises over the warm-up, holds, then falls along a cosine; ``step`` counts from 0."""
+    warm = min(1.0, (step + 1) / max(settings.num_warmup_steps, 1))
+    done = step / settings.num_steps
+    if done <= settings.hold_share:
+        return settings.learning_rate * warm
+    fall = (done - settings.hold_share) / (1 - settings.hold_share)
+    low = settings.final_share
+    return settings.learning_rate * warm * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * fall)))
+
+
+def train_step(
+    engine: Any, batches: Batches, settings: TrainSettings, progress: Progress, *, rank: int, num_workers: int
+) -> float:
+    """One optimiser step; returns the mean loss of this worker's rows."""
+    started_s = time.perf_counter()
+    for group in engine.optimizer.param_groups:
+        group["lr"] = learning_rate(progress.step, settings)
+    input_ids, labels, scale = batches.batch(progress.step, rank=rank, num_workers=num_workers)
+    loss = engine(torch.from_numpy(input_ids), torch.from_numpy(labels), scale)
+    engine.backward(loss)
+    engine.step()
+    progress.num_tokens += batches.num_tokens(progress.step)
+    progress.step += 1
+    progress.duration_s += time.perf_counter() - started_s
+    return float(loss.item())
+
+
+def checkpoint_steps(settings: TrainSettings) -> set[int]:
+    """After which steps a checkpoint is saved; the last step always is one."""
+    return {
+        math.ceil(settings.num_steps * part / settings.num_checkpoints)
+        for part in range(1, settings.num_checkpoints + 1)
+    }
+
+
+def save(engine: Any, plan: Plan, progress: Progress, *, rank: int, report: Report) -> None:
+    """Write this worker's part of a checkpoint and report it; the last one carries the trained model too."""
+    with tempfile.TemporaryDirectory(prefix="signalbox-checkpoint-") as name:
+        folder = Path(name)
+        engine.save_checkpoint(name, tag=TAG, client_state={"progress": vars(progress)})
+        if progress.step == plan.settings.num_steps and rank == 0:
+            save_model(engine.module.model, folder / EXPORT, dtype=plan.settings.dtype)
+            (folder / SUMMARY_FILE).write_text(json.dumps(summary(engine, progress)))
+        report({"step": progress.step, "duration_s": progress.duration_s, "num_tokens": progress.num_tokens}, folder)
+
+
+def summary(engine: Any, progress: Progress) -> dict[str, Any]:
+    """The run's figures, for the driver."""
+    parameters = list(engine.module.parameters())
+    return {
+        **vars(progress),
+        "num_parameters": sum(p.numel() for p in parameters),
+        "num_trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+
+
+def restore(engine: Any, folder: Path | None) -> Progress:
+    """Take up the run at a checkpoint, or begin."""
+    if folder is None:
+        return Progress()
+    _, state = engine.load_checkpoint(str(folder), tag=TAG)
+    return Progress(**state["progress"])
+
+
+class Watch:
+    """The first worker's notes: the loss curve, and a line of progress every few seconds."""
+
+    def __init__(self, folder: Path, settings: TrainSettings, progress: Progress) -> None:
+        self._folder, self._settings, self._progress = folder, settings, progress
+        self._losses: list[float] = []
+        self._noted_s = time.monotonic()
+        self._mark = (progress.num_tokens, progress.duration_s)
+        self._every = max(1, settings.num_steps // CURVE_POINTS)
+        append_progress(folder, {"event": "start", "step": progress.step, "pid": os.getpid()})
+
+    def after_step(self, loss: float) -> None:
+        """Take down a step's loss."""
+        self._losses.append(loss)
+        step = self._progress.step
+        if step % self._every == 0 or step == self._settings.num_steps:
+            self._progress.curve.append(self._point())
+        if time.monotonic() - self._noted_s > PROGRESS_EVERY_S or step == self._settings.num_steps:
+            self._noted_s = time.monotonic()
+            latest = self._progress.curve[-1] if self._progress.curve else {}
+            append_progress(self._folder, {"event": "step", **latest, "step": step})
+
+    def _point(self) -> dict[str, float]:
+        tokens, duration_s = self._mark
+        self._mark = (self._progress.num_tokens, self._progress.duration_s)
+        point = {
+            "step": self._progress.step,
+            "loss": sum(self._losses) / len(self._losses),
+            "learning_rate": learning_rate(self._progress.step - 1, self._settings),
+            "tokens_per_s": (self._mark[0] - tokens) / max(self._mark[1] - duration_s, 1e-9),
+        }
+        self._losses.clear()
+        return point

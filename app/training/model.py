@@ -1,0 +1,87 @@
+"""The model that a run trains: a new Llama, a base model, or adapters on one. Only workers import this (torch).
+
+Guarantees: a new model's weights follow from its settings alone. Attention is computed plainly (`eager`): torch's fused
+CPU kernel takes four times as long backwards on rows as short as these.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from app.inference.chat import END, PAD, SPECIAL_TOKENS
+from app.training.settings import LoraSettings, ModelSettings
+
+ATTENTION = "eager"
+IGNORED = -100
+
+
+def new_model(settings: ModelSettings, *, vocabulary_size: int) -> LlamaForCausalLM:
+    """A Llama with seeded random weights in float32."""
+    torch.manual_seed(settings.seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.num_layers,
+        num_attention_heads=settings.num_heads,
+        num_key_value_heads=settings.num_heads,
+        max_position_embeddings=settings.max_context_tokens,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=SPECIAL_TOKENS.index(END),
+        pad_token_id=SPECIAL_TOKENS.index(PAD),
+        attn_implementation=ATTENTION,
+    )
+    return LlamaForCausalLM(config)
+
+
+def load_model(folder: Path) -> Any:
+    """A model folder's weights in float32."""
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=ATTENTION, local_files_only=True
+    )
+
+
+def with_adapters(model: Any, settings: LoraSettings, *, seed: int) -> Any:
+    """The model frozen, with trainable low-rank adapters on every linear layer."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+class AnswerLoss(nn.Module):
+    """Cross-entropy over the positions that carry a label; logits are made for those positions only.
+
+    The sum is divided by the number of labels of the whole batch over all workers and multiplied by the number of
+    workers, so that the mean of the workers' gradients is the gradient of the batch, however it was divided.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, scale: float) -> torch.Tensor:
+        """input_ids and labels: (rows, tokens), labels[i] is the token at i or -100; returns a scalar."""
+        causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        hidden = causal.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
+        targets = labels[:, 1:]
+        chosen = targets != IGNORED
+        logits = causal.get_output_embeddings()(hidden[chosen]).float()
+        return nn.functional.cross_entropy(logits, targets[chosen], reduction="sum") * scale
+
+
+def save_model(model: Any, folder: Path, *, dtype: str) -> None:
+    """Write the model, or its adapters alone, as safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)

@@ -1,0 +1,78 @@
+"""A run as a folder: what the driver prepares and the workers read, and the lines that they write back.
+
+Layout: ``plan.json``, ``examples.npz``, tokenizer files, ``progress.jsonl``. Guarantees: the plan is written last, so a
+folder with a plan is whole; preparing it again changes nothing. Not guaranteed: that the folder is reachable from other
+machines; on a cluster of several the workspace must lie on storage that all of them mount.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.core.settings import Settings
+from app.training.settings import ModelSettings, TrainSettings
+
+PLAN_FILE = "plan.json"
+EXAMPLES_FILE = "examples.npz"
+PROGRESS_FILE = "progress.jsonl"
+
+
+class Plan(Settings):
+    """Everything that a worker has to know."""
+
+    name: str
+    """Name of the model version to be."""
+
+    settings: TrainSettings
+    """The recipe."""
+
+    model: ModelSettings | None = None
+    """Shape of the new model, when there is no base."""
+
+    base_folder: Path | None = None
+    """Folder of the base model."""
+
+    base_digest: str | None = None
+    """Digest of the base model."""
+
+    vocabulary_size: int
+    """Entries of the tokenizer."""
+
+    num_rows: int
+    """Examples that the run draws from."""
+
+    num_left_out: int = 0
+    """Rows that were longer than `max_row_tokens`."""
+
+
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Write the plan, last of all files."""
+    staged = folder / f"{PLAN_FILE}.tmp"
+    staged.write_text(plan.model_dump_json(indent=2))
+    staged.replace(folder / PLAN_FILE)
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a run folder."""
+    return Plan.model_validate_json((folder / PLAN_FILE).read_text())
+
+
+def append_progress(folder: Path, line: dict[str, Any]) -> None:
+    """Add a line for whoever watches the run."""
+    with (folder / PROGRESS_FILE).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def read_progress(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every whole line so far."""
+    path = folder / PROGRESS_FILE
+    text = path.read_text() if path.exists() else ""
+    for line in text.splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
+def num_starts(lines: Sequence[dict[str, Any]]) -> int:
+    """How often workers began: 1, and 1 more for each time that a run was taken up again."""
+    return sum(line["event"] == "start" for line in lines)

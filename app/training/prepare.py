@@ -1,0 +1,113 @@
+"""From published versions to a run folder: texts, tokenizer, examples, plan. Plain Python, no Ray, no torch.
+
+Guarantees: the folder follows from the versions and the settings; a row that is left out is counted.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from app.core.parquet import read_rows
+from app.registry.versions import Registry, Version
+from app.training.data import Example, divide_for_replay, encode_rows, encode_texts, save_examples
+from app.training.errors import NothingToReplay, NothingToTrain
+from app.training.plan import EXAMPLES_FILE, PLAN_FILE, Plan, read_plan, write_plan
+from app.training.settings import ModelSettings, TrainSettings
+from app.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+
+ROWS_FILE, CHUNKS_FILE = "rows.parquet", "chunks.parquet"
+TRAIN_SPLIT = "train"
+Rows = list[dict[str, Any]]
+
+
+def prepare(
+    folder: Path,
+    *,
+    name: str,
+    base: Version | None,
+    model: ModelSettings | None,
+    data: Sequence[Version],
+    vocabulary: Sequence[Version],
+    registry: Registry,
+    settings: TrainSettings,
+) -> Plan:
+    """Fill a run folder, unless it is whole already.
+
+    Raises:
+        NothingToTrain: no row is left that the recipe can use.
+        NothingToReplay: there are older data and a replay share, but no row to replay.
+    """
+    if (folder / PLAN_FILE).exists():
+        return read_plan(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    base_folder = registry.folder(base) if base else None
+    tables = [read_version(version, registry) for version in data]
+    extra = [read_version(version, registry) for version in vocabulary]
+    tokenizer = make_tokenizer(folder, base_folder, model, [*tables, *extra])
+    examples = make_examples(tables, tokenizer, settings=settings)
+    kept = [example for example in examples if len(example.tokens) <= settings.max_row_tokens]
+    if not any(example.pool == 0 for example in kept):
+        raise NothingToTrain(f"{', '.join(v.ref for v in data)} hold no new row for {settings.recipe}: name other data")
+    save_examples(kept, folder / EXAMPLES_FILE)
+    plan = Plan(
+        name=name,
+        settings=settings,
+        model=model,
+        base_folder=base_folder,
+        base_digest=base.digest if base else None,
+        vocabulary_size=tokenizer.get_vocab_size(),
+        num_rows=len(kept),
+        num_left_out=len(examples) - len(kept),
+    )
+    write_plan(plan, folder)
+    return plan
+
+
+def read_version(version: Version, registry: Registry) -> Rows:
+    """The rows of a version: chunks of a dataset, the training rows of anything else."""
+    folder = registry.folder(version)
+    if (folder / CHUNKS_FILE).exists():
+        return read_rows(folder / CHUNKS_FILE)
+    rows = read_rows(folder / ROWS_FILE)
+    return [row for row in rows if row.get("split", TRAIN_SPLIT) == TRAIN_SPLIT]
+
+
+def make_tokenizer(folder: Path, base: Path | None, model: ModelSettings | None, tables: Sequence[Rows]) -> Tokenizer:
+    """The base model's tokenizer, or a new one trained on the texts of all tables; its files go into ``folder``."""
+    if base is not None:
+        tokenizer = load_tokenizer(base)
+        context_tokens = json.loads((base / "config.json").read_text())["max_position_embeddings"]
+    else:
+        assert model is not None
+        texts = (text for table in tables for row in table for text in texts_of(row))
+        tokenizer = train_tokenizer(texts, vocabulary_size=model.vocabulary_size)
+        context_tokens = model.max_context_tokens
+    save_tokenizer(tokenizer, folder, max_context_tokens=context_tokens)
+    return tokenizer
+
+
+def texts_of(row: dict[str, Any]) -> list[str]:
+    """What a tokenizer should know of a row."""
+    return [row["text"]] if "text" in row else [row["question"], row["answer"]]
+
+
+def make_examples(tables: Sequence[Rows], tokenizer: Tokenizer, *, settings: TrainSettings) -> list[Example]:
+    """Examples of a recipe: blocks of text for `cpt`; else rows, the first table's new facts apart from the known."""
+    if settings.recipe == "cpt":
+        return _blocks([row for table in tables for row in table], tokenizer, settings)
+    new, *older = [[row for row in table if "question" in row] for table in tables]
+    if not older or not settings.replay_share:
+        return encode_rows(new, tokenizer)
+    old = [row for table in older for row in table]
+    learned, replayed = divide_for_replay(new, old, withdrawn=settings.replay_withdrawn)
+    if not replayed:
+        raise NothingToReplay("no row of the older data is left to replay: set train.replay_withdrawn, or no share")
+    return [*encode_rows(learned, tokenizer), *encode_rows(replayed, tokenizer, pool=1)]
+
+
+def _blocks(rows: Rows, tokenizer: Tokenizer, settings: TrainSettings) -> list[Example]:
+    texts = [text for row in rows for text in texts_of(row)]
+    return encode_texts(texts, tokenizer, block_tokens=settings.block_tokens)

@@ -1,0 +1,178 @@
+"""Settings of the training stage: the model's shape, the recipe, the workers.
+
+Guarantees: what decides the weights is in ``ModelSettings`` and ``TrainSettings`` and goes into a model version's
+inputs; ``WorkerSettings`` decides where and at what price, and of it only the number of workers goes there.
+"""
+
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from app.core.settings import Settings
+
+Recipe = Literal["cpt", "sft", "lora"]
+DType = Literal["bfloat16", "float32"]
+
+
+class ModelSettings(Settings):
+    """Shape of a Llama that is trained from a random start."""
+
+    hidden_size: PositiveInt = 192
+    """Width of the residual stream."""
+
+    num_layers: PositiveInt = 4
+    """Transformer blocks."""
+
+    num_heads: PositiveInt = 4
+    """Attention heads; must divide `hidden_size`."""
+
+    intermediate_size: PositiveInt = 512
+    """Width of the feed-forward part."""
+
+    max_context_tokens: PositiveInt = 512
+    """Longest prompt and answer together."""
+
+    vocabulary_size: int = Field(default=1536, ge=300)
+    """Entries of the byte-level BPE tokenizer at most; 256 of them are the bytes, 4 the special tokens."""
+
+    seed: int = 0
+    """Seed of the random start."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % 2:
+            raise ValueError("model.num_heads must divide model.hidden_size into an even number of columns")
+        return self
+
+
+SMALL_MODEL = ModelSettings()
+"""About 2 million parameters."""
+
+LARGE_MODEL = ModelSettings(hidden_size=448, num_layers=4, num_heads=7, intermediate_size=1152)
+"""About 10 million parameters."""
+
+
+class WorkerSettings(Settings):
+    """The processes that train."""
+
+    num_workers: PositiveInt = 2
+    """Data-parallel workers of Ray Train."""
+
+    num_threads: PositiveInt = 1
+    """Torch threads of each worker, and the CPUs that it reserves."""
+
+    worker_memory_bytes: PositiveInt = 1_500_000_000
+    """Memory that each worker reserves."""
+
+    max_failures: NonNegativeInt = 3
+    """Times that a run is taken up again from its last checkpoint after a worker died."""
+
+    start_timeout_s: PositiveInt = 120
+    """Longest wait of the workers for each other."""
+
+    usd_per_cpu_hour: NonNegativeFloat = 0.05
+    """Price of one CPU for an hour, for the cost of a run."""
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters on every linear layer (Hu et al., 2021)."""
+
+    rank: PositiveInt = 32
+    """Rank of an adapter."""
+
+    alpha: PositiveInt = 64
+    """Scale of an adapter, divided by its rank."""
+
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's input that is dropped."""
+
+
+class TrainSettings(Settings):
+    """A recipe: `cpt` continues pretraining on chunks, `sft` fine-tunes on questions and answers, `lora` does so by
+    adapters."""
+
+    recipe: Recipe = "sft"
+    """What is trained, on what."""
+
+    num_steps: PositiveInt = 600
+    """Optimiser steps; a fixed number, so that a run ends where its repetition ends."""
+
+    batch_size: PositiveInt = 64
+    """Rows of one step, over all workers."""
+
+    learning_rate: PositiveFloat = 1.2e-3
+    """Highest learning rate."""
+
+    num_warmup_steps: NonNegativeInt = 50
+    """Steps over which the learning rate rises from 0."""
+
+    hold_share: float = Field(default=0.3, ge=0, le=1)
+    """Share of the steps at the highest learning rate, before it falls along a cosine."""
+
+    final_share: float = Field(default=0.02, ge=0, le=1)
+    """Where the learning rate ends, as a share of the highest."""
+
+    weight_decay: NonNegativeFloat = 0.05
+    """Decoupled weight decay of the matrices."""
+
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this norm."""
+
+    prompt_noise: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a question's tokens that are replaced at random, anew in every step (not in `cpt`)."""
+
+    replay_share: float = Field(default=0.5, ge=0, lt=1)
+    """Share of a batch that comes from what the base model was trained on already, when there is any."""
+
+    replay_withdrawn: bool = False
+    """Replay facts, too, that only older data state; right when the newest data hold nothing but what is new."""
+
+    block_tokens: PositiveInt = 64
+    """Length of the blocks that `cpt` cuts chunks into."""
+
+    max_row_tokens: PositiveInt = 256
+    """A longer row of questions and answers is left out, and counted."""
+
+    dtype: DType = "bfloat16"
+    """Type of the weights and gradients; masters and optimiser state are float32 in any case."""
+
+    zero_stage: Literal[0, 1, 2] = 1
+    """DeepSpeed ZeRO stage: what is divided among the workers (1: optimiser state, 2: gradients too)."""
+
+    seed: int = 0
+    """Seed of the order of the rows and of the noise."""
+
+    num_checkpoints: PositiveInt = 4
+    """Checkpoints over the run, at even distances; the last one carries the trained model."""
+
+    lora: LoraSettings = LoraSettings()
+    """The adapters of `lora`."""
+
+    workers: WorkerSettings = WorkerSettings()
+    """The processes that train."""
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.batch_size % self.workers.num_workers:
+            raise ValueError("train.batch_size must be a multiple of train.workers.num_workers")
+        return self
+
+    def inputs(self) -> dict[str, object]:
+        """What decides the weights, as JSON."""
+        return {**self.model_dump(mode="json", exclude={"workers"}), "num_workers": self.workers.num_workers}
+
+
+SMALL_CPT = TrainSettings(recipe="cpt", num_steps=150, batch_size=32, num_checkpoints=1)
+"""The small model's start: the corpus' text, about 20 s."""
+
+SMALL_SFT = TrainSettings()
+"""The small model's fine-tuning, at most 110 s on two cores."""
+
+SMALL_CONTINUAL = TrainSettings(num_steps=400, learning_rate=8e-4)
+"""The small model's new subject with replay, about 70 s on two cores."""
+
+SMALL_LORA = TrainSettings(recipe="lora", num_steps=300, learning_rate=5e-3, num_checkpoints=2)
+"""Adapters on the small model's start, about 45 s."""
+
+LARGE_SFT = TrainSettings(num_steps=500, learning_rate=1e-3, num_checkpoints=2)
+"""The large model from its random start, about 110 s."""

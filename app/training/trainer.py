@@ -1,0 +1,253 @@
+"""Training on Ray Train: data-parallel workers with DeepSpeed, checkpoints, resumption, and a model version at the end.
+
+Guarantees: the same inputs give the version that is there already; a run whose workers die goes on from its last
+checkpoint, and so does one whose driver died when it is called again; nothing is published before the last step.
+Not guaranteed: equal weights from equal inputs on machines that round differently.
+"""
+
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from app.core.digests import digest_json, hex_of
+from app.core.progress import Progress, progress
+from app.core.workspace import Workspace
+from app.registry.tracking import Tracker
+from app.registry.versions import Registry, Version
+from app.training.errors import NoStart, TrainingFailed
+from app.training.loss import CURVE_FILE, PLOT_FILE, write_curve
+from app.training.plan import Plan, num_starts, read_progress
+from app.training.prepare import prepare
+from app.training.settings import ModelSettings, TrainSettings
+from app.training.tokenizer import TOKENIZER_FILES
+
+KIND = "model"
+CODE_VERSION = "1"
+POLL_S = 1.0
+SECONDS_PER_HOUR = 3600
+EXPORT = "export"
+SUMMARY_FILE = "summary.json"
+
+
+def train(
+    *,
+    name: str,
+    data: Sequence[Version],
+    registry: Registry,
+    workspace: Workspace,
+    settings: TrainSettings,
+    base: Version | None = None,
+    model: ModelSettings | None = None,
+    vocabulary: Sequence[Version] = (),
+) -> Version:
+    """Train a model on published data and publish it.
+
+    Args:
+        data: what to learn; for a model that goes on learning, the newest first and then what it knows already, of
+            which ``settings.replay_share`` of every batch is replayed.
+        base: the model to start from; its tokenizer is kept.
+        model: or the shape of a new one.
+        vocabulary: more versions whose texts a new tokenizer should know.
+
+    Raises:
+        NoStart: both or neither of base and model are given.
+        TrainingFailed: workers failed more often than allowed; calling again goes on from the last checkpoint.
+    """
+    if (base is None) == (model is None):
+        raise NoStart("training starts from a base model or from a model shape: name exactly one of them")
+    inputs = _inputs(base=base, model=model, data=data, vocabulary=vocabulary, settings=settings)
+    if found := registry.find(KIND, name, inputs):
+        return found
+    folder = workspace.runs_dir / f"{name}-{hex_of(digest_json(inputs))[:12]}"
+    plan = prepare(
+        folder / "plan", name=name, base=base, model=model, data=data, vocabulary=vocabulary, registry=registry,
+        settings=settings,
+    )  # fmt: skip
+    tracker = Tracker(workspace)
+    warm = tracker.warm_up()
+    checkpoint = fit(folder, plan)
+    warm.result()
+    version = _publish(checkpoint, plan, folder, registry=registry, tracker=tracker, inputs=inputs)
+    shutil.rmtree(folder)
+    return version
+
+
+def fit(folder: Path, plan: Plan) -> ray.train.Checkpoint:
+    """Run the workers to the last step; the last checkpoint comes back."""
+    workers = plan.settings.workers
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"folder": str(folder / "plan"), "num_threads": workers.num_threads},
+        torch_config=TorchConfig(backend="gloo", timeout_s=workers.start_timeout_s),
+        scaling_config=ScalingConfig(
+            num_workers=workers.num_workers,
+            resources_per_worker={"CPU": workers.num_threads, "memory": workers.worker_memory_bytes},
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        with _shown(folder / "plan", plan):
+            result = trainer.fit()
+    except TrainingFailedError as error:
+        raise TrainingFailed(f"training {plan.name} failed, call it again to go on: {error}") from error
+    assert result.checkpoint is not None
+    return result.checkpoint
+
+
+def _worker(config: Mapping[str, Any]) -> None:
+    """Runs in every worker: wires the loop, which knows no Ray, to Ray Train."""
+    from app.training.extensions import prepare_environment
+
+    prepare_environment(num_threads=config["num_threads"])
+    from app.training.loop import run_worker
+
+    context = ray.train.get_context()
+    with _restored() as restore_from:
+        run_worker(
+            Path(config["folder"]),
+            rank=context.get_world_rank(),
+            num_workers=context.get_world_size(),
+            restore_from=restore_from,
+            report=_report,
+        )
+
+
+@contextmanager
+def _restored() -> Iterator[Path | None]:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        yield None
+    else:
+        with checkpoint.as_directory() as name:
+            yield Path(name)
+
+
+def _report(metrics: Mapping[str, Any], folder: Path) -> None:
+    ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+@contextmanager
+def _shown(folder: Path, plan: Plan) -> Iterator[None]:
+    """Show the run's progress while the block waits for it."""
+    stop = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(folder, plan, stop), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _watch(folder: Path, plan: Plan, stop: threading.Event) -> None:
+    with progress(f"train {plan.name} ({plan.settings.recipe})", plan.settings.num_steps) as bar:
+        while not stop.wait(POLL_S):
+            _show(bar, list(read_progress(folder)))
+        _show(bar, list(read_progress(folder)))
+
+
+def _show(bar: Progress, lines: Sequence[Mapping[str, Any]]) -> None:
+    if lines:
+        last = lines[-1]
+        rate = f"loss {last['loss']:.3f}, {last['tokens_per_s']:,.0f} tokens/s" if "loss" in last else "workers are up"
+        bar.advance(int(last["step"]) - bar.done, rate)
+
+
+def _inputs(
+    *,
+    base: Version | None,
+    model: ModelSettings | None,
+    data: Sequence[Version],
+    vocabulary: Sequence[Version],
+    settings: TrainSettings,
+) -> dict[str, Any]:
+    return {
+        "code_version": CODE_VERSION,
+        "base": base.digest if base else None,
+        "model": model.model_dump(mode="json") if model else None,
+        "data": [version.digest for version in data],
+        "vocabulary": [version.digest for version in vocabulary],
+        "settings": settings.inputs(),
+    }
+
+
+def _publish(
+    checkpoint: ray.train.Checkpoint,
+    plan: Plan,
+    folder: Path,
+    *,
+    registry: Registry,
+    tracker: Tracker,
+    inputs: Mapping[str, Any],
+) -> Version:
+    """Gather the model's files, record the run in MLflow, publish the version and enter it in MLflow's list."""
+    starts = num_starts(list(read_progress(folder / "plan")))
+    with tempfile.TemporaryDirectory(dir=folder) as name, checkpoint.as_directory() as trained:
+        staged = Path(name) / "model"
+        shutil.copytree(Path(trained) / EXPORT, staged)
+        summary = json.loads((Path(trained) / SUMMARY_FILE).read_text())
+        write_curve(summary["curve"], staged, title=f"{plan.name}: {plan.settings.recipe}")
+        for file in TOKENIZER_FILES:
+            shutil.copy(folder / "plan" / file, staged / file)
+        figures = train_figures(summary, plan, num_starts=starts)
+        run_id = tracker.start_run(plan.name, params=inputs, tags={"recipe": plan.settings.recipe})
+        files = [staged / PLOT_FILE, staged / CURVE_FILE]
+        tracker.finish_run(run_id, curve=summary["curve"], metrics=figures, files=files)
+        version = registry.publish(
+            KIND,
+            plan.name,
+            folder=staged,
+            inputs=inputs,
+            parents=[*([plan.base_digest] if plan.base_digest else []), *inputs["data"], *inputs["vocabulary"]],
+            facts=_facts(plan, summary, inputs, figures, run_id),
+        )
+    tracker.add_version(version, run_id=run_id, source=registry.folder(version))
+    return version
+
+
+def train_figures(summary: Mapping[str, Any], plan: Plan, *, num_starts: int) -> dict[str, float]:
+    """The run in figures; the cost is that of the workers' CPUs while they stepped."""
+    workers, curve = plan.settings.workers, summary["curve"]
+    cpu_hours = summary["duration_s"] * workers.num_workers * workers.num_threads / SECONDS_PER_HOUR
+    return {
+        "loss_first": curve[0]["loss"],
+        "loss_last": curve[-1]["loss"],
+        "tokens_per_s": summary["num_tokens"] / summary["duration_s"],
+        "num_tokens": summary["num_tokens"],
+        "num_workers": workers.num_workers,
+        "num_starts": num_starts,
+        "steps": summary["step"],
+        "num_rows": plan.num_rows,
+        "num_left_out": plan.num_left_out,
+        "duration_s": summary["duration_s"],
+        "cost_usd": cpu_hours * workers.usd_per_cpu_hour,
+    }
+
+
+def _facts(
+    plan: Plan, summary: Mapping[str, Any], inputs: Mapping[str, Any], figures: Mapping[str, float], run_id: str
+) -> dict[str, Any]:
+    return {
+        "recipe": plan.settings.recipe,
+        "base": plan.base_digest,
+        "dataset": inputs["data"][0],
+        "run_id": run_id,
+        "num_parameters": summary["num_parameters"],
+        "num_trained_parameters": summary["num_trained_parameters"],
+        "train": dict(figures),
+    }
