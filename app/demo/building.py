@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from app.core.errors import SignalboxError
 from app.demo.facts import Revision
@@ -68,17 +69,23 @@ def know(scene: Scene, source: str, name: str) -> Knowledge:
 def train_models(scene: Scene, knowledge: Knowledge) -> Models:
     """Bootstrap both models from a random start, then fine-tune the small one, by adapters and in full."""
     recipes, rows = scene.settings.training, [knowledge.rows]
-    common = {"registry": scene.registry, "workspace": scene.workspace}
-    base = train(
-        name="small-base", data=[knowledge.dataset], model=recipes.small, vocabulary=rows, settings=recipes.small_cpt,
-        **common,
-    )  # fmt: skip
-    adapter = train(name="small-lora", data=rows, base=base, settings=recipes.small_lora, **common)
-    small = train(name="small", data=rows, base=base, settings=recipes.small_sft, **common)
-    large = train(
-        name="large", data=rows, model=recipes.large, vocabulary=[knowledge.dataset], settings=recipes.large_sft,
-        **common,
-    )  # fmt: skip
+    run = partial(train, registry=scene.registry, workspace=scene.workspace)
+    base = run(
+        name="small-base",
+        data=[knowledge.dataset],
+        model=recipes.small,
+        vocabulary=rows,
+        settings=recipes.small_cpt,
+    )
+    adapter = run(name="small-lora", data=rows, base=base, settings=recipes.small_lora)
+    small = run(name="small", data=rows, base=base, settings=recipes.small_sft)
+    large = run(
+        name="large",
+        data=rows,
+        model=recipes.large,
+        vocabulary=[knowledge.dataset],
+        settings=recipes.large_sft,
+    )
     for model in (base, adapter, small, large):
         figures = model.facts["train"]
         scene.say(

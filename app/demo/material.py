@@ -130,7 +130,7 @@ def _copy_lines(path: Path, target: Path, revision: Revision) -> None:
     target.with_suffix("" if path.suffix == ".gz" else path.suffix).write_bytes(b"".join(kept))
 
 
-def _rows(registry: Registry, synthetic: Version | None) -> Sequence[Mapping[str, Any]]:
+def _rows(registry: Registry, synthetic: Version) -> Sequence[Mapping[str, Any]]:
     return read_rows(registry.folder(synthetic) / "rows.parquet")
 
 

@@ -21,7 +21,7 @@ from app.loop import evaluate_on, verdict_of
 from app.monitoring.actor import REFUSED_STATUS, ROOT
 from app.monitoring.monitor import monitor_status
 from app.monitoring.plan import RetrainPlan, save_plan
-from app.monitoring.store import OPEN
+from app.monitoring.store import WITHOUT_CANDIDATE
 from app.registry.versions import PRODUCTION, Version
 from app.serving.deploy import deploy
 from app.serving.log import read_log
@@ -32,6 +32,7 @@ ROUTES = ("small", "large", "extractive")
 WAIT_S = 90.0
 JOB_TIMEOUT_S = 900.0
 POLL_S = 1.0
+ENDED = ("candidate", *WITHOUT_CANDIDATE)
 
 
 def serve(scene: Scene, release: Version) -> None:
@@ -128,7 +129,7 @@ def follow_retraining(scene: Scene, release: Version) -> Version | None:
         job_id = f"by-hand-{release.short}-{_digits()}"
         submit(scene.workspace, "python -m jobs.retrain", submission_id=job_id, env={"PYTHONPATH": str(ROOT)})
         scene.say(f"no trigger: the retraining is asked for by hand, job {job_id}")
-    if not triggers or triggers[-1]["status"] in OPEN:
+    if not triggers or triggers[-1]["status"] not in ENDED:
         _follow(scene, job_id)
     newest = scene.registry.get("release", RELEASE)
     return newest if newest.number > release.number else None
