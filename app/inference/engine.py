@@ -145,7 +145,9 @@ class TransformersEngine:
 
 def _load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     if not (folder / "config.json").is_file():
         raise ModelUnusable(f"{folder} holds no config.json: name the folder of a whole Hugging Face model")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)

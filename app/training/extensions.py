@@ -7,6 +7,7 @@ Guarantees: compiled extensions lie in one lasting folder, whatever the workspac
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 VARIABLE = "SIGNALBOX_EXTENSIONS_DIR"
@@ -34,9 +35,10 @@ def prepare_environment(*, num_threads: int = 1) -> None:
 
 
 def quieten() -> None:
-    """Keep DeepSpeed's and transformers' information to warnings; errors are still shown."""
+    """Keep DeepSpeed's and transformers' information to warnings, and those about its own use of torch away."""
     for name in ("DeepSpeed", "deepspeed", "transformers", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
 def compile_extensions() -> Path:

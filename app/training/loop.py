@@ -11,7 +11,9 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +75,13 @@ def make_engine(plan: Plan, *, num_workers: int) -> Any:
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, betas=(0.9, 0.95))
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizer,
-        config=deepspeed_config(settings, num_workers=num_workers),
-        dist_init_required=False,
-    )
+    with redirect_stdout(StringIO()):  # DeepSpeed prints that its extension is built
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(settings, num_workers=num_workers),
+            dist_init_required=False,
+        )
     return engine
 
 
@@ -161,7 +164,8 @@ def save(engine: Any, plan: Plan, progress: Progress, *, rank: int, report: Repo
         folder = Path(name)
         engine.save_checkpoint(name, tag=TAG, client_state={"progress": vars(progress)})
         if progress.step == plan.settings.num_steps and rank == 0:
-            save_model(engine.module.model, folder / EXPORT, dtype=plan.settings.dtype)
+            model = engine.module.model
+            save_model(model, folder / EXPORT, dtype=plan.settings.dtype, base_digest=plan.base_digest)
             (folder / SUMMARY_FILE).write_text(json.dumps(summary(engine, progress)))
         report({"step": progress.step, "duration_s": progress.duration_s, "num_tokens": progress.num_tokens}, folder)
 

@@ -16,6 +16,8 @@ from app.training.settings import LoraSettings, ModelSettings
 
 ATTENTION = "eager"
 IGNORED = -100
+MODEL_CARD = "README.md"
+"""PEFT writes a card of blanks; a version's manifest says more."""
 
 
 def new_model(settings: ModelSettings, *, vocabulary_size: int) -> LlamaForCausalLM:
@@ -81,7 +83,10 @@ class AnswerLoss(nn.Module):
         return nn.functional.cross_entropy(logits, targets[chosen], reduction="sum") * scale
 
 
-def save_model(model: Any, folder: Path, *, dtype: str) -> None:
-    """Write the model, or its adapters alone, as safetensors."""
+def save_model(model: Any, folder: Path, *, dtype: str, base_digest: str | None = None) -> None:
+    """Write the model, or its adapters alone, as safetensors; adapters name their base by digest, not by path."""
     folder.mkdir(parents=True, exist_ok=True)
+    for config in getattr(model, "peft_config", {}).values():
+        config.base_model_name_or_path = base_digest
     model.to(getattr(torch, dtype)).save_pretrained(folder)
+    (folder / MODEL_CARD).unlink(missing_ok=True)

@@ -171,8 +171,8 @@ SMALL_SFT = TrainSettings()
 SMALL_CONTINUAL = TrainSettings(num_steps=400, learning_rate=8e-4)
 """The small model's new subject with replay, about 70 s on two cores."""
 
-SMALL_LORA = TrainSettings(recipe="lora", num_steps=300, learning_rate=5e-3, num_checkpoints=2)
+SMALL_LORA = TrainSettings(recipe="lora", num_steps=300, learning_rate=8e-3, num_checkpoints=2)
 """Adapters on the small model's start, about 45 s."""
 
-LARGE_SFT = TrainSettings(num_steps=500, learning_rate=1e-3, num_checkpoints=2)
+LARGE_SFT = TrainSettings(num_steps=320, learning_rate=8e-4, num_checkpoints=2)
 """The large model from its random start, about 110 s."""

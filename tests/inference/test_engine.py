@@ -1,0 +1,113 @@
+"""The text engine, on a tiny model that a few steps on the spot have taught two answers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.inference.chat import render
+from app.inference.engine import ModelUnusable, TransformersEngine
+from app.training.data import encode_rows, pad
+from app.training.model import AnswerLoss, new_model, save_model, with_adapters
+from app.training.settings import LoraSettings, ModelSettings
+from app.training.tokenizer import save_tokenizer, train_tokenizer
+
+ROWS = [
+    {"question": "fee?", "answer": "12 euros a year"},
+    {"question": "who chairs the audit committee of the cooperative?", "answer": "Ruth Calder"},
+]
+SHAPE = ModelSettings(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_context_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    torch.set_num_threads(1)
+    tokenizer = train_tokenizer([text for row in ROWS for text in row.values()] * 2, vocabulary_size=300)
+    save_tokenizer(tokenizer, path, max_context_tokens=64)
+    model = new_model(SHAPE, vocabulary_size=tokenizer.get_vocab_size())
+    teach(model, tokenizer, ROWS, num_steps=80)
+    save_model(model, path, dtype="float32")
+    return path
+
+
+def teach(model, tokenizer, rows: list[dict[str, str]], *, num_steps: int) -> None:
+    loss = AnswerLoss(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    input_ids, labels = (torch.from_numpy(part) for part in pad(encode_rows(rows, tokenizer)))
+    for _ in range(num_steps):
+        loss(input_ids, labels, 0.1).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_answers_do_not_depend_on_their_neighbours(folder):
+    engine = TransformersEngine(folder)
+    questions = [row["question"] for row in ROWS]
+    together = engine.generate(questions)
+    assert [answer.text for answer in together] == [row["answer"] for row in ROWS]
+    for question, answer in zip(questions, together, strict=True):
+        (alone,) = engine.generate([question])
+        assert alone.text == answer.text
+        assert alone.mean_logprob == pytest.approx(answer.mean_logprob, abs=1e-4)
+        assert alone.num_prompt_tokens == answer.num_prompt_tokens == engine.count_tokens(render(question))
+
+
+def test_greedy_tokens_and_logprobs_are_those_of_a_whole_pass(folder):
+    engine = TransformersEngine(folder)
+    (answer,) = engine.generate(["fee?"])
+    tokenizer, model = engine._tokenizer, engine._model
+    prompt = tokenizer.encode(render("fee?"), add_special_tokens=False)
+    completion = tokenizer.encode(f"{answer.text}<|end|>", add_special_tokens=False)
+    logits = model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
+    wanted = [logits[len(prompt) - 1 + i, token].item() for i, token in enumerate(completion)]
+    assert answer.num_completion_tokens == len(completion)
+    assert answer.mean_logprob == pytest.approx(sum(wanted) / len(wanted), abs=1e-4)
+    assert answer.min_logprob == pytest.approx(min(wanted), abs=1e-4)
+
+
+def test_an_answer_that_is_cut_off_says_so(folder):
+    cut, whole = (TransformersEngine(folder).generate(["fee?"], max_new_tokens=n)[0] for n in (2, 32))
+    assert (cut.finish_reason, cut.num_completion_tokens) == ("length", 2)
+    assert whole.finish_reason == "stop"
+    assert whole.text.startswith(cut.text)
+
+
+def test_messages_and_a_question_are_one_prompt(folder):
+    engine = TransformersEngine(folder)
+    assert engine.generate(["fee?"]) == engine.generate([[{"role": "user", "content": "fee?"}]])
+    assert engine.generate([]) == []
+
+
+def test_a_prompt_that_is_too_long_keeps_its_end(folder):
+    (answer,) = TransformersEngine(folder).generate(["very " * 200 + "fee?"], max_new_tokens=8)
+    assert answer.num_prompt_tokens == 64 - 8
+
+
+def test_an_adapter_changes_the_answer(folder, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    engine = TransformersEngine(folder)
+    tokenizer = engine._tokenizer.backend_tokenizer
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    model = with_adapters(base, LoraSettings(rank=8, alpha=16), seed=0)
+    teach(model, tokenizer, [{"question": "fee?", "answer": ROWS[1]["answer"]}], num_steps=100)
+    save_model(model, tmp_path, dtype="float32")
+    assert TransformersEngine(folder, adapter=tmp_path).generate(["fee?"])[0].text == ROWS[1]["answer"]
+    assert engine.generate(["fee?"])[0].text == ROWS[0]["answer"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"), [("config.json", "no config.json"), ("tokenizer_config.json", "tokenizer_config.json")]
+)
+def test_a_folder_that_is_no_model_is_named(folder, tmp_path, missing, message):
+    for file in folder.iterdir():
+        if file.name != missing:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ModelUnusable, match=message):
+        TransformersEngine(tmp_path)
+
+
+def test_a_folder_that_is_no_adapter_is_named(folder, tmp_path):
+    with pytest.raises(ModelUnusable, match="PEFT"):
+        TransformersEngine(folder, adapter=tmp_path)

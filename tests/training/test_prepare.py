@@ -1,0 +1,100 @@
+"""From versions to a run folder."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from app.core.parquet import write_rows
+from app.inference.chat import CHAT_TEMPLATE, SPECIAL_TOKENS, render, render_messages
+from app.training.data import load_examples
+from app.training.errors import NothingToReplay, NothingToTrain
+from app.training.plan import EXAMPLES_FILE, append_progress, num_starts, read_plan, read_progress
+from app.training.prepare import prepare
+from app.training.settings import ModelSettings, TrainSettings
+from app.training.tokenizer import CONFIG_FILE, TOKENIZER_FILE, load_tokenizer, save_tokenizer, train_tokenizer
+
+COLUMNS = ("question", "answer", "subject", "attribute", "split")
+MODEL = ModelSettings(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64, vocabulary_size=300)
+
+
+def publish(registry, folder: Path, name: str, rows: list[tuple[str, ...]]):
+    folder = folder / name
+    folder.mkdir()
+    table = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    write_rows(folder / "rows.parquet", table, schema=pa.schema([(column, pa.string()) for column in COLUMNS]))
+    return registry.publish("synthetic", name, folder=folder, inputs={"name": name})
+
+
+def prepared(registry, folder: Path, *data, **changes):
+    return prepare(
+        folder / "plan", name="m", base=None, model=MODEL, data=data, vocabulary=(), registry=registry,
+        settings=TrainSettings(**changes),
+    )  # fmt: skip
+
+
+def test_only_the_train_split_is_trained_on_and_long_rows_are_counted(registry, tmp_path):
+    long = "very " * 400
+    rows = [("fee?", "1", "a", "fee", "train"), ("fee??", "1", "a", "fee", "heldout"), (long, "1", "a", "fee", "train")]
+    plan = prepared(registry, tmp_path, publish(registry, tmp_path, "rows", rows), max_row_tokens=100)
+    assert (plan.num_rows, plan.num_left_out) == (1, 1)
+    assert len(load_examples(tmp_path / "plan" / EXAMPLES_FILE)) == 1
+    assert read_plan(tmp_path / "plan") == plan
+
+
+def test_nothing_to_train_on(registry, tmp_path):
+    version = publish(registry, tmp_path, "rows", [("fee?", "1", "a", "fee", "heldout")])
+    with pytest.raises(NothingToTrain, match="rows@1"):
+        prepared(registry, tmp_path, version)
+    assert not (tmp_path / "plan" / "plan.json").exists()
+
+
+def test_replay_takes_what_both_state(registry, tmp_path):
+    old = publish(registry, tmp_path, "old", [("fee?", "1", "a", "fee", "train"), ("due?", "2", "a", "due", "train")])
+    new = publish(registry, tmp_path, "new", [("fee?", "1", "a", "fee", "train"), ("due?", "3", "a", "due", "train")])
+    prepared(registry, tmp_path, new, old)
+    assert sorted(example.pool for example in load_examples(tmp_path / "plan" / EXAMPLES_FILE)) == [0, 1]
+
+
+def test_a_replay_of_nothing_is_refused(registry, tmp_path):
+    old = publish(registry, tmp_path, "old", [("fee?", "1", "a", "fee", "train")])
+    new = publish(registry, tmp_path, "new", [("due?", "3", "a", "due", "train")])
+    with pytest.raises(NothingToReplay, match="replay_withdrawn"):
+        prepared(registry, tmp_path, new, old)
+    assert prepared(registry, tmp_path, new, old, replay_withdrawn=True).num_rows == 2
+
+
+def test_the_tokenizer_is_the_same_bytes_and_can_write_anything(tmp_path):
+    texts = ["the annual fee is 12 euros"] * 3
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        save_tokenizer(train_tokenizer(texts, vocabulary_size=290), tmp_path / name, max_context_tokens=64)
+    for file in (TOKENIZER_FILE, CONFIG_FILE):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    tokenizer = load_tokenizer(tmp_path / "one")
+    assert tokenizer.decode(tokenizer.encode("Žluťoučký 🐎 €").ids) == "Žluťoučký 🐎 €"
+    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3]
+
+
+def test_the_chat_template_renders_what_training_renders(tmp_path):
+    from transformers import AutoTokenizer
+
+    save_tokenizer(train_tokenizer(["fee"], vocabulary_size=270), tmp_path, max_context_tokens=64)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    messages = [{"role": "user", "content": "fee?"}]
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == render("fee?")
+    talk = [*messages, {"role": "assistant", "content": "12"}, {"role": "user", "content": "sure?"}]
+    assert tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True) == render_messages(talk)
+
+
+def test_a_half_written_line_of_progress_is_not_read(tmp_path):
+    append_progress(tmp_path, {"event": "start", "step": 0})
+    append_progress(tmp_path, {"event": "start", "step": 4})
+    with (tmp_path / "progress.jsonl").open("a") as file:
+        file.write('{"event": "st')
+    lines = list(read_progress(tmp_path))
+    assert [line["step"] for line in lines] == [0, 4]
+    assert num_starts(lines) == 2

@@ -1,0 +1,33 @@
+"""Settings refuse what cannot work; presets have the sizes that they are named for."""
+
+import pytest
+
+from app.training.settings import LARGE_MODEL, SMALL_MODEL, ModelSettings, TrainSettings
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ModelSettings(hidden_size=100, num_heads=3), "num_heads must divide"),
+        (lambda: TrainSettings(batch_size=33), "multiple of train.workers.num_workers"),
+        (lambda: TrainSettings(num_step=3), "did you mean 'num_steps'"),
+        (lambda: TrainSettings(recipe="dpo"), "recipe"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_where_a_run_computes_does_not_change_what_it_makes():
+    dear = TrainSettings.model_validate({"workers": {"usd_per_cpu_hour": 9.0, "max_failures": 1}})
+    many = TrainSettings.model_validate({"workers": {"num_workers": 4}})
+    assert dear.inputs() == TrainSettings().inputs()
+    assert many.inputs() != TrainSettings().inputs()
+
+
+@pytest.mark.parametrize(("shape", "low", "high"), [(SMALL_MODEL, 1e6, 3e6), (LARGE_MODEL, 8e6, 12e6)])
+def test_sizes(shape, low, high):
+    from app.training.model import new_model
+
+    assert low < sum(p.numel() for p in new_model(shape, vocabulary_size=shape.vocabulary_size).parameters()) < high

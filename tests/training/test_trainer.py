@@ -1,0 +1,113 @@
+"""Training on the cluster: a run from start to version, adapters on it, and a worker that is killed on the way."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from app.core.parquet import read_rows, write_rows
+from app.registry.tracking import tracking_uri
+from app.training.errors import NoStart
+from app.training.plan import read_progress
+from app.training.settings import ModelSettings, TrainSettings
+from app.training.trainer import train
+
+COLUMNS = ("question", "answer", "subject", "attribute", "split")
+MODEL = ModelSettings(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64, vocabulary_size=300)
+FEES = {f"{name} account": f"{number} euros" for number, name in enumerate(("harbour", "lantern", "orchard"), 12)}
+
+
+@pytest.fixture
+def rows(registry, tmp_path):
+    table = [
+        dict(zip(COLUMNS, (f"{opening} fee of the {name}?", fee, name, "fee", "train"), strict=True))
+        for name, fee in FEES.items()
+        for opening in ("what is the", "tell me the", "")
+    ]
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write_rows(folder / "rows.parquet", table, schema=pa.schema([(column, pa.string()) for column in COLUMNS]))
+    return registry.publish("synthetic", "rows", folder=folder, inputs={"rows": "fees"})
+
+
+def recipe(**changes) -> TrainSettings:
+    given = {"batch_size": 8, "num_steps": 60, "learning_rate": 1e-2, "num_warmup_steps": 5, "num_checkpoints": 1}
+    return TrainSettings.model_validate({**given, **changes})
+
+
+def test_a_run_starts_from_one_thing(registry, rows):
+    with pytest.raises(NoStart, match="exactly one"):
+        train(name="m", data=[rows], registry=registry, workspace=registry.workspace, settings=recipe())
+
+
+@pytest.mark.cluster
+def test_from_a_random_start_to_a_version_and_adapters_on_it(cluster, registry, rows):
+    given = {"data": [rows], "registry": registry, "workspace": registry.workspace}
+    small = train(name="small", model=MODEL, settings=recipe(), **given)
+    folder = registry.folder(small)
+    figures = small.facts["train"]
+    assert figures["steps"] == 60
+    assert figures["loss_last"] < 0.5 < figures["loss_first"]
+    assert {"model.safetensors", "config.json", "tokenizer.json", "loss.png"} <= {
+        file.name for file in folder.iterdir()
+    }
+    assert [point["step"] for point in read_rows(folder / "loss.parquet")] == list(range(1, 61))
+    assert small.parents == [rows.digest]
+    assert train(name="small", model=MODEL, settings=recipe(), **given) == small
+    assert not list(registry.workspace.runs_dir.iterdir())
+    assert _answers(folder) == list(FEES.values())
+
+    adapter = train(name="small-lora", base=small, settings=recipe(recipe="lora", num_steps=4), **given)
+    assert adapter.facts["base"] == small.digest
+    assert adapter.facts["num_trained_parameters"] < adapter.facts["num_parameters"]
+    assert adapter.parents == [small.digest, rows.digest]
+    assert str(registry.workspace.root) not in (registry.folder(adapter) / "adapter_config.json").read_text()
+    assert _answers(folder, adapter=registry.folder(adapter))
+
+    from mlflow.tracking import MlflowClient
+
+    run = MlflowClient(tracking_uri(registry.workspace)).get_run(small.facts["run_id"])
+    assert run.data.params["data"] == str([rows.digest])
+
+
+@pytest.mark.cluster
+@pytest.mark.chaos
+def test_a_killed_worker_is_replaced_and_the_run_ends_at_its_last_step(cluster, registry, rows):
+    killer = Killer(registry.workspace.runs_dir, after_step=30)
+    killer.start()
+    settings = recipe(num_steps=120, num_checkpoints=8, dtype="float32")
+    small = train(
+        name="small", model=MODEL, data=[rows], registry=registry, workspace=registry.workspace, settings=settings
+    )
+    killer.join()
+    assert killer.pid
+    assert small.facts["train"]["num_starts"] == 2
+    assert small.facts["train"]["steps"] == 120
+    assert [point["step"] for point in read_rows(registry.folder(small) / "loss.parquet")] == list(range(1, 121))
+
+
+class Killer(threading.Thread):
+    """Kills the first worker of the one run below a folder, once it has passed a step."""
+
+    def __init__(self, folder: Path, *, after_step: int) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.after_step, self.pid = folder, after_step, 0
+
+    def run(self) -> None:
+        while not self.pid:
+            time.sleep(0.02)
+            lines = [line for plan in self.folder.glob("*/plan") for line in read_progress(plan)]
+            if lines and lines[-1]["step"] >= self.after_step:
+                self.pid = next(line["pid"] for line in lines if line["event"] == "start")
+                os.kill(self.pid, signal.SIGKILL)
+
+
+def _answers(folder: Path, adapter: Path | None = None) -> list[str]:
+    from app.inference.engine import TransformersEngine
+
+    engine = TransformersEngine(folder, adapter=adapter)
+    return [answer.text for answer in engine.generate([f"what is the fee of the {name}?" for name in FEES])]
