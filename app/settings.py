@@ -130,7 +130,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadSettings(f"cannot read the settings {path} ({error.strerror}): name another with --config") from error
     except yaml.YAMLError as error:
-        raise BadSettings(f"{path} is not YAML: {error}") from error
+        raise BadSettings(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise BadSettings(f"{path} must hold settings by name, such as `monitoring:` with keys below it")
     return data

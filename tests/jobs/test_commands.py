@@ -1,0 +1,93 @@
+"""Every job explains itself, refuses bad input with one sentence, and does its work on the cluster, once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = ["ingest", "index", "synthesize", "train", "evaluate", "promote", "retrain", "ensure_monitor"]
+
+
+def run(job, *arguments, workspace=None, env=None):
+    variables = {**os.environ, **(env or {})} | ({"SIGNALBOX_WORKSPACE": str(workspace)} if workspace else {})
+    command = [sys.executable, "-m", f"jobs.{job}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=240)
+
+
+def test_this_list_is_whole():
+    files = {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"__init__", "common"}
+    assert files == set(JOBS)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_teaches(job):
+    done = run(job, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--workspace" in done.stdout
+    assert "--config" in done.stdout
+
+
+@pytest.mark.parametrize(("text", "said"), [("documnets: {}", "did you mean 'documents'"), ("a: [", "not YAML")])
+def test_a_bad_settings_file_is_refused(tmp_path, text, said):
+    (tmp_path / "settings.yaml").write_text(text)
+    done = run("ingest", "--source", tmp_path, "--config", tmp_path / "settings.yaml", workspace=tmp_path / "w")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_without_a_cluster_the_way_to_one_is_named(tmp_path):
+    done = run("ingest", "--source", tmp_path, workspace=tmp_path / "w")
+    assert done.returncode == 2
+    assert "signalbox up" in done.stderr
+
+
+@pytest.fixture
+def handbook(tmp_path):
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "fees.md").write_text(
+        "# Accounts\n\n## Harbour Account\n\nThe annual fee of the Harbour Account is 12 euros.\n"
+    )
+    (folder / "broken.docx").write_bytes(b"this is no document")
+    return folder
+
+
+@pytest.mark.cluster
+def test_a_folder_becomes_rows_once(cluster_workspace, handbook):
+    root = cluster_workspace.root
+    first = run("ingest", "--source", handbook, "--name", "jobs", "--json", workspace=root)
+    assert first.returncode == 0, first.stderr
+    dataset = json.loads(first.stdout.splitlines()[-1])
+    assert (dataset["facts"]["num_documents"], dataset["facts"]["num_rejected"]) == (1, 1)
+    again = run("ingest", "--source", handbook, "--name", "jobs", "--json", workspace=root)
+    assert json.loads(again.stdout.splitlines()[-1]) == dataset
+    for job, kind in (("index", "index"), ("synthesize", "synthetic")):
+        done = run(job, "--dataset", "jobs", "--json", workspace=root)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["kind"] == kind
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("job", "arguments", "status", "said"),
+    [
+        ("ingest", ["--source", "no/such/folder"], 2, "no/such/folder"),
+        ("index", ["--dataset", "nothing"], 2, "there is no dataset 'nothing'"),
+        ("evaluate", ["--suite", "nothing", "--model", "nothing"], 2, "there is no suite 'nothing'"),
+        ("train", ["--run", "small_sft"], 2, "--base"),
+        ("promote", ["--release", "nothing"], 2, "there is no release 'nothing'"),
+        ("retrain", [], 2, "retraining plan"),
+    ],
+)
+def test_bad_input_is_one_sentence(cluster_workspace, job, arguments, status, said):
+    done = run(job, *arguments, workspace=cluster_workspace.root)
+    assert done.returncode == status
+    said_lines = [line for line in done.stderr.splitlines() if line.startswith("signalbox: ")]
+    assert len(said_lines) == 1
+    assert said in said_lines[0]
+    assert "Traceback" not in done.stderr
