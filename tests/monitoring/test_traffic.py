@@ -64,29 +64,28 @@ def alarms(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> tuple[l
     return [judge(rows) for rows in windows[0]], [judge(rows) for rows in windows[1]]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_demos_shift_raises_the_alarm_and_its_usual_traffic_does_not(encoder: Encoder, seed: int) -> None:
-    before = [row["question"] for row in traffic("before", num=400, seed=seed)]
-    after = [row["question"] for row in traffic("after", num=100, seed=seed)]
+def test_the_demos_shift_raises_the_alarm_and_its_usual_traffic_does_not(encoder: Encoder) -> None:
+    before = [row["question"] for row in traffic("before", num=300)]
+    after = [row["question"] for row in traffic("after", num=50)]
     passages = encoder.encode([f"The {fact.attribute} of the {fact.entity} is {fact.value}." for fact in facts(1)])
     quiet, loud = alarms(
         rows_of(before, encoder.encode(before), passages), rows_of(after, encoder.encode(after), passages)
     )
-    assert quiet == [False] * 4
-    assert loud == [True] * 2
+    assert quiet == [False] * 2
+    assert loud == [True]
 
 
 def test_another_trades_questions_raise_the_alarm_and_the_same_trades_do_not(
     encoder: Encoder, shared_data: Path
 ) -> None:
-    banking = sample(shared_data / "banking77" / "test.jsonl.gz", num=500)
-    general = sample(shared_data / "clinc150" / "test.jsonl.gz", num=100)
-    usual, passages = banking[:400], encoder.encode(banking[400:])
+    banking = sample(shared_data / "banking77" / "test.jsonl.gz", num=400)
+    general = sample(shared_data / "clinc150" / "test.jsonl.gz", num=50)
+    usual, passages = banking[:300], encoder.encode(banking[300:])
     quiet, loud = alarms(
         rows_of(usual, encoder.encode(usual), passages), rows_of(general, encoder.encode(general), passages)
     )
-    assert quiet == [False] * 4
-    assert loud == [True] * 2
+    assert quiet == [False] * 2
+    assert loud == [True]
 
 
 def sample(path: Path, *, num: int) -> list[str]:
