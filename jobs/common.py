@@ -39,7 +39,7 @@ def job(workspace: Path | None, config: Path | None) -> Iterator[Job]:
     with exit_status():
         settings = load_settings(config)
         place = Workspace.find(workspace)
-        with connect(place):
+        with connect(place, log_to_driver=False):
             yield Job(place, settings, open_registry(place))
 
 

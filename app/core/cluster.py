@@ -8,6 +8,7 @@ none. On a network that you do not trust, close the ports from ``first_port`` to
 """
 
 import hashlib
+import logging
 import os
 import secrets
 import shlex
@@ -144,8 +145,9 @@ def connect(workspace: Workspace, *, log_to_driver: bool = True) -> Iterator[Non
     if ray.is_initialized():
         yield
         return
-    with _variables(_driver_variables(workspace)):
+    with _variables({**_driver_variables(workspace), "RAY_BACKEND_LOG_LEVEL": "fatal"}):
         _reread_authentication()
+        _quieten_data()
         ray.init(
             address=os.environ["RAY_ADDRESS"],
             namespace=NAMESPACE,
@@ -360,6 +362,13 @@ def _driver_variables(workspace: Workspace) -> dict[str, str | None]:
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     elsewhere = "RAY_ADDRESS" in os.environ and read_state(workspace) is None
     return {} if in_job or elsewhere else {**environment(workspace), "RAY_AUTH_TOKEN": None}
+
+
+def _quieten_data() -> None:
+    """Ray Data's own log keeps its lines in the session's folder; on the terminal stand our progress and its errors."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.ERROR)
 
 
 def _reread_authentication() -> None:

@@ -15,7 +15,7 @@ from app.demo import building
 from app.demo.building import RELEASE
 from app.demo.facts import Revision
 from app.demo.scene import Scene
-from app.demo.traffic import SteadyTraffic
+from app.demo.traffic import SteadyTraffic, Traffic
 from app.governance.gate import summary
 from app.loop import evaluate_on, verdict_of
 from app.monitoring.actor import REFUSED_STATUS, ROOT
@@ -30,6 +30,7 @@ CALM_WINDOWS = 3
 SHIFTED_WINDOWS = 2
 ROUTES = ("small", "large", "extractive")
 WAIT_S = 90.0
+LOG_S = 20.0
 JOB_TIMEOUT_S = 900.0
 POLL_S = 1.0
 ENDED = ("candidate", *WITHOUT_CANDIDATE)
@@ -209,9 +210,15 @@ def _ask(scene: Scene, phase: str, *, revision: Revision, num: int) -> None:
     start = timestamp()
     traffic = scene.users.ask_all(phase, questions)
     scene.traffic[phase], scene.phases[phase] = traffic, (_iso(start), _iso(timestamp()))
+    wait_until(lambda: _is_logged(scene, traffic), timeout_s=LOG_S)
     share = traffic.answered_share()
     told = f", {share.value:.0%} with the known answer" if share else ""
     scene.say(f"{traffic.sent} requests, {len(traffic.failed)} failed{told}")
+
+
+def _is_logged(scene: Scene, traffic: Traffic) -> bool:
+    ids = {reply.request_id for reply in traffic.replies if not reply.error}
+    return ids <= set(read_log(scene.workspace.requests_dir)["request_id"].to_pylist())
 
 
 def _follow(scene: Scene, job_id: str) -> None:

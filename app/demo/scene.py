@@ -56,4 +56,4 @@ class Scene:
 
     def say(self, text: str) -> None:
         """One line to the reader; text from documents is shown as it is."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ Not guaranteed: green lights on a folder of the user's own; the story then goes 
 """
 
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ from app.monitoring.actor import ensure_monitor
 from app.registry.versions import Version, open_registry
 from app.settings import load_settings
 
+PLAIN_WIDTH = 120
+
 
 class SourceMissing(UsageError):
     """The folder for the demo is not there: name one that is with --source."""
@@ -42,7 +45,7 @@ def play(workspace: Workspace, *, source: Path | None = None) -> None:
         SourceMissing: ``source`` is no folder.
         DemoFailed: a request failed, or the evidence is broken.
     """
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     material = _material(source)
     with _cluster(workspace, console) as state, cluster.connect(workspace, log_to_driver=False):
         scene = Scene(

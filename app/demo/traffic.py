@@ -16,7 +16,7 @@ from app.demo.questions import Question
 
 NUM_USERS = 4
 TIMEOUT_S = 90.0
-MAX_RETRIES = 5
+MAX_RETRIES = 8
 
 
 @dataclass(frozen=True)

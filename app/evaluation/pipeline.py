@@ -55,19 +55,12 @@ def evaluate(
     """
     if (model is None) == (answer is None):
         raise NobodyAnswers("an evaluation needs a model or an answerer: name exactly one of them")
-    who = model.name if model else type(answer).__name__.lower()
-    inputs = {
-        "model": model.digest if model else None,
-        "answer": f"{type(answer).__module__}.{type(answer).__qualname__}" if answer else None,
-        "suite": suite.digest,
-        "parents": list(parents),
-        "settings": settings.model_dump(mode="json", exclude=EXECUTION_SETTINGS),
-        "code": CODE_VERSION,
-    }
-    name = name or f"{who}-{suite.name}"
+    name = name or f"{model.name if model else type(answer).__name__.lower()}-{suite.name}"
+    inputs = _inputs(model, suite, answer, parents, settings)
     if found := registry.find(KIND, name, inputs):
         return found
-    source = answer or find_model(_given(model), base=base, registry=registry)
+    source = find_model(model, base=base, registry=registry) if model else answer
+    assert source is not None
     questions = read_rows(registry.folder(suite) / "rows.parquet")
     answers = ask(questions, source, settings=settings)
     rows = judge(questions, answers)
@@ -76,6 +69,19 @@ def evaluate(
     with TemporaryDirectory(prefix="evaluation-") as folder:
         write_rows(Path(folder) / "rows.parquet", rows, schema=ROWS)
         return registry.publish(KIND, name, folder=Path(folder), inputs=inputs, parents=lineage, facts=facts)
+
+
+def _inputs(
+    model: Version | None, suite: Version, answer: Answer | None, parents: Sequence[str], settings: EvaluationSettings
+) -> dict[str, Any]:
+    return {
+        "model": model.digest if model else None,
+        "answer": f"{type(answer).__module__}.{type(answer).__qualname__}" if answer else None,
+        "suite": suite.digest,
+        "parents": list(parents),
+        "settings": settings.model_dump(mode="json", exclude=EXECUTION_SETTINGS),
+        "code": CODE_VERSION,
+    }
 
 
 def find_model(model: Version, *, base: Version | None, registry: Registry) -> ModelSource:
@@ -118,8 +124,3 @@ class AnswerBatch:
         """A batch of questions to rows of `schema.ANSWERS`."""
         ids, questions = batch["question_id"].to_pylist(), batch["question"].to_pylist()
         return pa.Table.from_pylist(self._answerer.answer_rows(ids, questions), schema=ANSWERS)
-
-
-def _given(model: Version | None) -> Version:
-    assert model is not None
-    return model

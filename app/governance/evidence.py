@@ -40,6 +40,12 @@ class Evidence:
     production: Mapping[str, Version] = field(default_factory=dict)
     earlier: tuple[Version, ...] = ()
 
+    def __post_init__(self) -> None:
+        """One order, whoever collected it: a replay must see what the first judge saw."""
+        object.__setattr__(self, "candidate", dict(sorted(self.candidate.items())))
+        object.__setattr__(self, "production", dict(sorted(self.production.items())))
+        object.__setattr__(self, "earlier", tuple(sorted(self.earlier, key=lambda version: version.digest)))
+
     @classmethod
     def collect(
         cls,
@@ -57,9 +63,9 @@ class Evidence:
         """Kinds and digests, as a verdict records them."""
         return {
             "artifact": {"kind": self.artifact.kind, "digest": self.artifact.digest},
-            "candidate": {label: version.digest for label, version in sorted(self.candidate.items())},
-            "production": {label: version.digest for label, version in sorted(self.production.items())},
-            "earlier": sorted(version.digest for version in self.earlier),
+            "candidate": {label: version.digest for label, version in self.candidate.items()},
+            "production": {label: version.digest for label, version in self.production.items()},
+            "earlier": [version.digest for version in self.earlier],
         }
 
     @classmethod

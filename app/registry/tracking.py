@@ -4,7 +4,7 @@ MLflow's tables lie in the workspace's own database, so that `mlflow ui` works o
 ``mlflow`` folder. Guarantees: a model version carries the digest of the registry's version, by which it is found again;
 recording the same version twice changes nothing. Not guaranteed: that MLflow's records cannot be altered; the
 ledger, not MLflow, is the evidence. MLflow is imported on first use (about 3 s), and its first migration takes longer:
-:func:`warm_up` does both in the background.
+:meth:`Tracker.begin_run` does both in the background.
 """
 
 import logging
@@ -33,13 +33,6 @@ class Tracker:
         self._folder = workspace.root / "mlflow"
         self._uri = tracking_uri(workspace)
 
-    def warm_up(self) -> "Future[None]":
-        """Import MLflow and make its tables in the background; wait with ``result()``."""
-        pool = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
-        future: Future[None] = pool.submit(self._prepare)
-        pool.shutdown(wait=False)
-        return future
-
     def start_run(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """Open a run and return its id; nested parameters get dotted names."""
         client = self._client()
@@ -47,6 +40,13 @@ class Tracker:
         for key, value in flatten(params).items():
             client.log_param(run.info.run_id, key, value)
         return str(run.info.run_id)
+
+    def begin_run(self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> "Future[str]":
+        """As :meth:`start_run`, in the background; the id comes with ``result()``."""
+        pool = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        future = pool.submit(self.start_run, name, params=params, tags=tags)
+        pool.shutdown(wait=False)
+        return future
 
     def finish_run(self, run_id: str, *, curve: Curve, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Log the curve (each point has a `step`), the final figures and the files, and close the run."""
@@ -60,6 +60,10 @@ class Tracker:
     def fail_run(self, run_id: str) -> None:
         """Close a run that did not reach its end."""
         self._client().set_terminated(run_id, status="FAILED")
+
+    def run_params(self, run_id: str) -> dict[str, str]:
+        """The parameters of a run, as MLflow keeps them: text."""
+        return dict(self._client().get_run(run_id).data.params)
 
     def add_version(self, version: Version, *, run_id: str, source: Path) -> str:
         """Enter a model version under its name; MLflow's number for it comes back."""
@@ -99,9 +103,6 @@ class Tracker:
 
     def _client(self) -> Any:
         return _connect(self._uri, self._folder)
-
-    def _prepare(self) -> None:
-        _experiment(self._client(), self._folder)
 
 
 def set_production(workspace: Workspace, name: str, version: Version) -> None:

@@ -5,7 +5,8 @@ calibration rows reaches the target, both for the model alone and for all that t
 Probabilities on the calibration rows are cross-fitted, so no row is judged by a fit that saw it.
 
 Guarantees: a router read from its file decides without scikit-learn and gives the same numbers. A model for which no
-threshold keeps the promise accepts nothing. Not guaranteed: the precision on questions of another kind than those
+threshold keeps the promise accepts nothing, and an answer whose words stand in no passage found is never accepted,
+however sure its model is. Not guaranteed: the precision on questions of another kind than those
 of the calibration; the choice among several thresholds is not corrected for.
 """
 
@@ -112,7 +113,7 @@ class Router:
         if known is None:
             return Decision(None, None, accepted=False)
         confidence = known.probability(features)
-        return Decision(confidence, known.threshold, known.threshold is not None and confidence >= known.threshold)
+        return Decision(confidence, known.threshold, _accepts(known.threshold, confidence, features))
 
     def to_json(self) -> dict[str, Any]:
         """The router as a JSON value."""
@@ -160,7 +161,8 @@ def choose_threshold(
     best, right, total = None, 0, 0
     pooled = [outcome for outcome in answered if outcome is not None]
     pooled_right, pooled_total = sum(pooled), len(pooled)
-    order = sorted(range(len(rows)), key=lambda index: -probabilities[index])
+    supported = [index for index, row in enumerate(rows) if row.features.supported]
+    order = sorted(supported, key=lambda index: -probabilities[index])
     for position, index in enumerate(order):
         right, total = right + rows[index].correct, total + 1
         if answered[index] is None:
@@ -173,13 +175,20 @@ def choose_threshold(
     return best
 
 
+def _accepts(threshold: float | None, probability: float, features: Features) -> bool:
+    """Sure enough, and grounded: the answer's words occur in a passage that was found."""
+    return threshold is not None and probability >= threshold and bool(features.supported)
+
+
 def _fit_rung(
     rows: Sequence[Row], answered: Sequence[bool | None], settings: RoutingSettings
 ) -> tuple[Rung, list[bool]]:
     intercept, weights = _regress(rows)
     probabilities = _cross_fit(rows, settings)
     threshold = choose_threshold(probabilities, rows, answered, settings)
-    accepted = [threshold is not None and probability >= threshold for probability in probabilities]
+    accepted = [
+        _accepts(threshold, probability, row.features) for probability, row in zip(probabilities, rows, strict=True)
+    ]
     right = sum(row.correct for row, take in zip(rows, accepted, strict=True) if take)
     total = sum(accepted)
     rung = Rung(

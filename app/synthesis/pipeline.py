@@ -20,7 +20,7 @@ from app.core.parquet import read_rows, write_rows
 from app.registry.versions import Registry, Version
 from app.synthesis.extract import extract_facts
 from app.synthesis.resolve import Resolution, resolve
-from app.synthesis.rows import ExtractedFact, rows_from_facts
+from app.synthesis.rows import ExtractedFact, rows_from_facts, unanswerable_rows
 from app.synthesis.schema import FACTS, REJECTS, ROWS
 from app.synthesis.settings import SynthesisSettings
 
@@ -80,6 +80,7 @@ def _rows(facts: list[ExtractedFact], settings: SynthesisSettings) -> list[dict[
         return []
     table = pa.Table.from_pylist([asdict(fact) for fact in facts], schema=FACTS)
     rows = _mapped(table, partial(word_batch, settings=settings), schema=ROWS, settings=settings).to_pylist()
+    rows += unanswerable_rows(facts, settings)
     return sorted({row["row_id"]: row for row in rows}.values(), key=lambda row: row["row_id"])
 
 

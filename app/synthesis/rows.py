@@ -2,17 +2,19 @@
 
 Guarantees: deterministic by the fact and the seed alone, so that a fact keeps its rows and its split when other
 documents come or go; a withheld fact has no train row. Plain Python: the pipeline maps it over batches of facts.
+Not guaranteed: that an unanswerable question keeps its attribute, which is drawn from those of all facts.
 """
 
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.core.digests import digest_json, hex_of
 from app.synthesis.settings import SynthesisSettings
 from app.synthesis.wordings import FALLBACK_FRAMES, Split, Wording, fact_wordings, fallback_wordings
 
+UNANSWERABLE = "unanswerable"
 SPLITS: tuple[Split, ...] = ("train", "calibration", "heldout")
 
 
@@ -46,6 +48,26 @@ class ExtractedFact:
 def rows_from_facts(facts: Iterable[ExtractedFact], settings: SynthesisSettings) -> list[dict[str, Any]]:
     """Rows of `schema.ROWS` for facts; every question is distinct within a fact."""
     return [row for fact in facts for row in _rows_of(fact, settings)]
+
+
+def unanswerable_rows(facts: Sequence[ExtractedFact], settings: SynthesisSettings) -> list[dict[str, Any]]:
+    """Calibration rows that ask for an attribute which their subject does not have; no answer to them is right.
+
+    A router learns from them what a model's guess looks like. Source: Rajpurkar et al. (2018), SQuAD 2.0.
+    """
+    plain = [fact for fact in facts if not fact.is_fallback]
+    known = {fact.key for fact in plain}
+    attributes = sorted({fact.attribute for fact in plain})
+    made = []
+    for fact in plain:
+        rng = random.Random(f"{settings.seed}:unanswerable:{fact.key}")
+        asked = replace(fact, attribute=rng.choice(attributes), value="", method=UNANSWERABLE)
+        if rng.random() < settings.unanswerable_share and asked.key not in known:
+            wordings = _wordings(asked, "calibration", rng, settings)
+            made += [
+                {**_row(asked, wording, split="calibration", seed=settings.seed), "answers": []} for wording in wordings
+            ]
+    return made
 
 
 def is_withheld(fact: ExtractedFact, settings: SynthesisSettings) -> bool:

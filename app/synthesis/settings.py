@@ -30,6 +30,9 @@ class SynthesisSettings(Settings):
     withheld_fact_share: float = Field(default=0.03, ge=0, lt=0.5)
     """Share of facts with calibration rows only: questions that a model cannot know, for the router to learn from."""
 
+    unanswerable_share: float = Field(default=0.3, ge=0, le=1)
+    """Share of facts whose subject is also asked for an attribute that it does not have, in the calibration split."""
+
     max_attribute_words: PositiveInt = 5
     """A longer phrase is not read as an attribute."""
 

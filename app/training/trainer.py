@@ -74,10 +74,13 @@ def train(
         settings=settings,
     )  # fmt: skip
     tracker = Tracker(workspace)
-    warm = tracker.warm_up()
-    checkpoint = fit(folder, plan)
-    warm.result()
-    version = _publish(checkpoint, plan, folder, registry=registry, tracker=tracker, inputs=inputs)
+    run = tracker.begin_run(name, params=inputs, tags={"recipe": settings.recipe})
+    try:
+        checkpoint = fit(folder, plan)
+    except TrainingFailed:
+        tracker.fail_run(run.result())
+        raise
+    version = _publish(checkpoint, plan, folder, registry=registry, tracker=tracker, run_id=run.result(), inputs=inputs)
     shutil.rmtree(folder)
     return version
 
@@ -194,9 +197,10 @@ def _publish(
     *,
     registry: Registry,
     tracker: Tracker,
+    run_id: str,
     inputs: Mapping[str, Any],
 ) -> Version:
-    """Gather the model's files, record the run in MLflow, publish the version and enter it in MLflow's list."""
+    """Gather the model's files, close the run in MLflow, publish the version and enter it in MLflow's list."""
     starts = num_starts(list(read_progress(folder / "plan")))
     with tempfile.TemporaryDirectory(dir=folder) as name, checkpoint.as_directory() as trained:
         staged = Path(name) / "model"
@@ -206,7 +210,6 @@ def _publish(
         for file in TOKENIZER_FILES:
             shutil.copy(folder / "plan" / file, staged / file)
         figures = train_figures(summary, plan, num_starts=starts)
-        run_id = tracker.start_run(plan.name, params=inputs, tags={"recipe": plan.settings.recipe})
         files = [staged / PLOT_FILE, staged / CURVE_FILE]
         tracker.finish_run(run_id, curve=summary["curve"], metrics=figures, files=files)
         version = registry.publish(

@@ -90,3 +90,15 @@ def test_a_data_gate(world):
     verdict = judge(policy, world.evidence(world.dataset()), registry=world.registry)
     assert verdict.facts["light"] == "green"
     assert verdict.name == "data-handbook"
+
+
+def test_a_verdict_replays_in_whatever_order_its_evidence_was_handed_in(world, policy):
+    model = world.model()
+    suites = {"target": world.evaluation([1] * 50), "alpha": world.evaluation([1] * 50, prefix="a")}
+    before = {"target": world.evaluation([1] * 50), "alpha": world.evaluation([1] * 50, prefix="a")}
+    verdicts = [
+        judge(policy, world.evidence(model, candidate=given, production=before), registry=world.registry)
+        for given in (suites, dict(reversed(suites.items())))
+    ]
+    assert verdicts[0].digest == verdicts[1].digest
+    assert replay(verdicts[0], registry=world.registry).same

@@ -21,8 +21,8 @@ def test_a_run_keeps_its_parameters_curve_and_files(tracker, registry, tmp_path)
 
     plot = tmp_path / "loss.png"
     plot.write_bytes(b"png")
-    tracker.warm_up().result()
-    run_id = tracker.start_run("small", params={"base": None, "settings": {"num_steps": 2}}, tags={"recipe": "sft"})
+    params = {"base": None, "settings": {"num_steps": 2}}
+    run_id = tracker.begin_run("small", params=params, tags={"recipe": "sft"}).result()
     tracker.finish_run(run_id, curve=CURVE, metrics={"cost_usd": 0.5}, files=[plot])
 
     client = MlflowClient(tracking_uri(registry.workspace))
@@ -44,6 +44,14 @@ def test_a_run_keeps_its_parameters_curve_and_files(tracker, registry, tmp_path)
     set_production(registry.workspace, "small", publish(registry, "small", 3))
     assert tracker.production("small") == first.digest
     assert registry.get("model", "small@1").digest == first.digest
+
+
+def test_a_run_that_failed_says_so(tracker, registry):
+    from mlflow.tracking import MlflowClient
+
+    run_id = tracker.start_run("small", params={}, tags={})
+    tracker.fail_run(run_id)
+    assert MlflowClient(tracking_uri(registry.workspace)).get_run(run_id).info.status == "FAILED"
 
 
 def test_flatten():

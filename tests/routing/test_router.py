@@ -1,5 +1,6 @@
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -122,3 +123,11 @@ def test_other_features_are_refused(tmp_path):
 def test_rows_that_do_not_fit_are_refused(rows):
     with pytest.raises(ValueError, match="calibration rows"):
         Router.fit(rows, settings=SETTINGS)
+
+
+def test_an_answer_that_no_passage_supports_is_never_accepted():
+    router = Router.fit({"small": make_rows(300)}, settings=SETTINGS)
+    unsupported = Features(SURE.mean_logprob, SURE.min_logprob, SURE.retrieval_score, 0.0, SURE.num_question_words)
+    lenient = Router({"small": replace(router.rungs["small"], threshold=0.0)}, router.cascade)
+    assert lenient.decide("small", SURE).accepted
+    assert not lenient.decide("small", unsupported).accepted

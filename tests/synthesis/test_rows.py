@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from app.demo.facts import facts
-from app.synthesis.rows import ExtractedFact, is_withheld, rows_from_facts
+from app.synthesis.rows import ExtractedFact, is_withheld, rows_from_facts, unanswerable_rows
 from app.synthesis.settings import SynthesisSettings
 from app.synthesis.wordings import FRAMES, all_frames
 
@@ -87,3 +87,16 @@ def test_fallback_facts_are_asked_about_in_frames_of_their_own(method, subject, 
 def test_withholding_facts_without_asking_about_them_is_refused():
     with pytest.raises(ValueError, match="num_calibration_wordings"):
         SynthesisSettings(num_calibration_wordings=0)
+
+
+def test_unanswerable_questions_ask_for_what_no_fact_says():
+    settings = SynthesisSettings(unanswerable_share=0.5)
+    rows = unanswerable_rows(ALL, settings)
+    known = {fact.key for fact in ALL}
+    asked = {(row["subject"].casefold(), row["attribute"].casefold()) for row in rows}
+    assert 0.3 * len(ALL) < len(asked) < 0.6 * len(ALL)
+    assert not asked & known
+    assert {(row["split"], tuple(row["answers"]), row["method"]) for row in rows} == {
+        ("calibration", (), "unanswerable")
+    }
+    assert not unanswerable_rows(ALL, SynthesisSettings(unanswerable_share=0))
