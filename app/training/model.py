@@ -86,7 +86,9 @@ class AnswerLoss(nn.Module):
 def save_model(model: Any, folder: Path, *, dtype: str, base_digest: str | None = None) -> None:
     """Write the model, or its adapters alone, as safetensors; adapters name their base by digest, not by path."""
     folder.mkdir(parents=True, exist_ok=True)
-    for config in getattr(model, "peft_config", {}).values():
+    adapters = getattr(model, "peft_config", {})
+    for config in adapters.values():
         config.base_model_name_or_path = base_digest
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    options = {"save_embedding_layers": False} if adapters else {}
+    model.to(getattr(torch, dtype)).save_pretrained(folder, **options)
     (folder / MODEL_CARD).unlink(missing_ok=True)

@@ -1,0 +1,115 @@
+"""The workers' loop with one worker and no Ray: an exact resumption, and adapters that name their base."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch.distributed
+
+from app.training.data import encode_rows, save_examples
+from app.training.extensions import prepare_environment
+from app.training.plan import EXAMPLES_FILE, Plan, num_starts, read_progress, write_plan
+from app.training.settings import ModelSettings, TrainSettings
+from app.training.tokenizer import save_tokenizer, train_tokenizer
+
+ROWS = [{"question": f"what is the fee of account {n}?", "answer": f"{n} euros"} for n in range(12, 32)]
+MODEL = ModelSettings(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64)
+BASE = "sha256:" + "0" * 64
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_worker(tmp_path_factory):
+    """A group of one process, as Ray Train sets up for more."""
+    before = dict(os.environ)
+    prepare_environment()
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+    store = tmp_path_factory.mktemp("group") / "store"
+    torch.distributed.init_process_group("gloo", init_method=store.as_uri(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+    os.environ.clear()
+    os.environ |= before
+
+
+def write_run(folder: Path, *, base: Path | None = None, **changes) -> Path:
+    folder.mkdir()
+    tokenizer = train_tokenizer([text for row in ROWS for text in row.values()], vocabulary_size=300)
+    save_tokenizer(tokenizer, folder, max_context_tokens=MODEL.max_context_tokens)
+    examples = encode_rows(ROWS, tokenizer)
+    save_examples(examples, folder / EXAMPLES_FILE)
+    given = {"num_steps": 12, "num_warmup_steps": 2, "num_checkpoints": 3, "batch_size": 4, "prompt_noise": 0.1}
+    plan = Plan(
+        name="m",
+        settings=TrainSettings.model_validate({**given, "workers": {"num_workers": 1}, **changes}),
+        model=None if base else MODEL,
+        base_folder=base,
+        base_digest=BASE if base else None,
+        vocabulary_size=tokenizer.get_vocab_size(),
+        num_rows=len(examples),
+    )
+    write_plan(plan, folder)
+    return folder
+
+
+def run(folder: Path, *, restore_from: Path | None = None) -> dict[int, Path]:
+    """Copies of the checkpoints by step."""
+    from app.training.loop import run_worker
+
+    kept: dict[int, Path] = {}
+
+    def keep(metrics, checkpoint: Path) -> None:
+        kept[metrics["step"]] = shutil.copytree(checkpoint, folder / f"checkpoint-{len(kept)}-{metrics['step']}")
+
+    run_worker(folder, rank=0, num_workers=1, restore_from=restore_from, report=keep)
+    return kept
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path, dtype):
+    whole = run(write_run(tmp_path / "whole", dtype=dtype))
+    assert sorted(whole) == [4, 8, 12]
+    resumed = run(write_run(tmp_path / "resumed", dtype=dtype), restore_from=whole[4])
+    assert sorted(resumed) == [8, 12]
+
+    curves = [json.loads((each[12] / "summary.json").read_text())["curve"] for each in (whole, resumed)]
+    losses = [[(point["step"], point["loss"]) for point in curve] for curve in curves]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 12
+    exports = [(each[12] / "export" / "model.safetensors").read_bytes() for each in (whole, resumed)]
+    assert exports[0] == exports[1]
+
+
+def test_another_order_of_the_rows_gives_another_run(tmp_path):
+    runs = [run(write_run(tmp_path / str(seed), seed=seed)) for seed in (0, 1)]
+    exports = [(each[12] / "export" / "model.safetensors").read_bytes() for each in runs]
+    assert exports[0] != exports[1]
+
+
+def test_adapters_are_exported_alone_and_name_their_base_by_digest(tmp_path):
+    base = run(write_run(tmp_path / "base", num_steps=60, learning_rate=1e-2))[60] / "export"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tmp_path / "base" / name, base / name)
+    folder = write_run(tmp_path / "lora", base=base, recipe="lora", learning_rate=1e-2)
+    last = run(folder)[12]
+    names = {path.name for path in (last / "export").iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors"}
+    assert json.loads((last / "export" / "adapter_config.json").read_text())["base_model_name_or_path"] == BASE
+    summary = json.loads((last / "summary.json").read_text())
+    assert 0 < summary["num_trained_parameters"] < summary["num_parameters"]
+
+    from app.inference.engine import TransformersEngine
+
+    plain, adapted = (TransformersEngine(base, adapter=adapter) for adapter in (None, last / "export"))
+    question = [ROWS[0]["question"]]
+    assert plain.generate(question)[0].mean_logprob != adapted.generate(question)[0].mean_logprob
+
+
+def test_progress_is_written_while_it_runs(tmp_path):
+    folder = write_run(tmp_path / "run", num_steps=3)
+    run(folder)
+    lines = list(read_progress(folder))
+    assert num_starts(lines) == 1
+    assert lines[-1]["event"] == "step"
+    assert lines[-1]["step"] == 3
