@@ -66,7 +66,12 @@ class SignalboxSettings(BaseSettings):
     """Every setting of Signalbox."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="SIGNALBOX_", env_nested_delimiter="__", use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        env_prefix="SIGNALBOX_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+        use_attribute_docstrings=True,
     )
 
     documents: DocumentSettings = DocumentSettings()
