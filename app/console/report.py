@@ -59,7 +59,7 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
     rows += [
         ("ladder", report["recommendation"]),
         ("share answered by the small model", f"{routing['share_small']:.0%}"),
-        ("cost against large only", f"{routing['cost_ratio']:.0%}"),
+        ("cost against large only", "no model serves" if (ratio := routing["cost_ratio"]) is None else f"{ratio:.0%}"),
         ("drift alarms before and after the shift", f"{drift['alarms_before']}, {drift['alarms_after']}"),
         ("promotions", ", ".join(f"{each['release']} ({each['light']})" for each in report["promotions"]) or "none"),
         ("requests sent, failed", f"{report['requests']['sent']}, {report['requests']['failed']}"),

@@ -178,6 +178,7 @@ def routing_figures(scene: Scene) -> dict[str, Any]:
         "phases": phases,
         "share_small": phases["before the change"]["share"]["small"],
         "cost_ratio": cost["routed"] / cost["large_only"] if cost["large_only"] else None,
+        "answered": {phase: _answered_share(scene.traffic[phase]) for phase in scene.phases},
     }
 
 
@@ -260,6 +261,11 @@ def _has_alarm(scene: Scene) -> bool:
 
 def _num_requests(scene: Scene, release: Version) -> int:
     return sum(row == release.digest for row in read_log(scene.workspace.requests_dir)["release"].to_pylist())
+
+
+def _answered_share(traffic: Traffic) -> float | None:
+    share = traffic.answered_share()
+    return share.value if share else None
 
 
 def _iso(moment: str) -> str:

@@ -21,11 +21,16 @@ RUNGS = ("prompt", "retrieval", "lora", "full")
 
 @dataclass(frozen=True)
 class Measured:
-    """A rung's measurements on the suite; ``token_f1`` is shown beside the quality and decides nothing."""
+    """A rung's measurements on the suite.
+
+    ``token_f1`` and ``contains`` (share of answers that hold the accepted one, as a quotation does) are shown beside
+    the quality and decide nothing.
+    """
 
     rung: str
     quality: Interval
     token_f1: float
+    contains: float
     cost_build_usd: float
     cost_per_1000_usd: float
 
@@ -54,6 +59,7 @@ class Ladder:
                 "light": light,
                 "quality": rung.quality.to_dict(),
                 "token_f1": rung.token_f1,
+                "contains": rung.contains,
                 "cost_build_usd": rung.cost_build_usd,
                 "cost_per_1000_usd": rung.cost_per_1000_usd,
                 "recommended": rung.rung == self.recommended,
@@ -106,13 +112,14 @@ def machine_cost_usd(duration_s: float, *, settings: LadderSettings) -> float:
 def render(ladder: Ladder) -> Table:
     """The ladder as a table for the terminal; the recommended rung is marked."""
     table = Table(title="Escalation ladder", caption=ladder.recommendation)
-    for heading in ("rung", "light", "quality", "token F1", "to build", "1000 questions"):
+    for heading in ("rung", "light", "quality", "token F1", "holds it", "to build", "1000 questions"):
         table.add_column(heading, justify="left" if heading in ("rung", "light") else "right")
     for row in ladder.to_rows():
         name = f"> {row['rung']}" if row["recommended"] else f"  {row['rung']}"
         costs = (f"${row['cost_build_usd']:.4f}", f"${row['cost_per_1000_usd']:.4f}")
+        shares = (f"{row['token_f1']:.3f}", f"{row['contains']:.3f}")
         light = Text(row["light"], style={"amber": "yellow"}.get(row["light"], row["light"]))
-        table.add_row(name, light, _shown(Interval(**row["quality"])), f"{row['token_f1']:.3f}", *costs)
+        table.add_row(name, light, _shown(Interval(**row["quality"])), *shares, *costs)
     return table
 
 

@@ -48,6 +48,7 @@ def measured(rung: str, evaluation: Version, *, cost_build_usd: float, settings:
         rung=rung,
         quality=Interval(**facts[settings.metric]),
         token_f1=facts["token_f1"]["value"],
+        contains=facts["contains"]["value"],
         cost_build_usd=cost_build_usd,
         cost_per_1000_usd=running_cost_usd(facts["seconds_per_question"], settings=settings),
     )

@@ -35,6 +35,7 @@ def report():
                 "light": "green",
                 "quality": HALF,
                 "token_f1": 0.6,
+                "contains": 0.7,
                 "cost_build_usd": 0.01,
                 "cost_per_1000_usd": 0.002,
             }

@@ -15,7 +15,7 @@ SETTINGS = LadderSettings(target=0.8, near=0.05, machine_usd_per_hour=3.6)
 
 def measured(rung, value, low=None, high=None, build=0.0, run=0.1):
     low, high = value - 0.03 if low is None else low, value + 0.03 if high is None else high
-    return Measured(rung, Interval(value, low, high), value, build, run)
+    return Measured(rung, Interval(value, low, high), value, value + 0.05, build, run)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,7 @@ def test_rows_are_json_with_the_report_s_keys():
         "light": "green",
         "quality": {"value": 0.9, "low": 0.87, "high": 0.93},
         "token_f1": 0.9,
+        "contains": pytest.approx(0.95),
         "cost_build_usd": 0.5,
         "cost_per_1000_usd": 0.25,
         "recommended": True,
