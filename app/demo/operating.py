@@ -5,8 +5,10 @@ the demo are not counted. Not guaranteed: that a folder of the user's own makes 
 retraining is asked for by hand, and the report says so.
 """
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from app.core.clock import timestamp
@@ -31,6 +33,7 @@ SHIFTED_WINDOWS = 2
 ROUTES = ("small", "large", "extractive")
 WAIT_S = 90.0
 LOG_S = 20.0
+RAYS_OWN = re.compile(r"job_manager\.py|logging\.cc|^Running entrypoint")
 JOB_TIMEOUT_S = 900.0
 POLL_S = 1.0
 ENDED = ("candidate", *WITHOUT_CANDIDATE)
@@ -161,7 +164,7 @@ def promote_under_load(scene: Scene, release: Version) -> None:
             submission_id=f"promote-{release.short}-{_digits()}",
             env={"PYTHONPATH": str(ROOT)},
         )
-        wait_for_job(scene.workspace, job_id, timeout_s=300, on_log=lambda text: scene.say(text.rstrip()))
+        wait_for_job(scene.workspace, job_id, timeout_s=300, on_log=partial(_show_log, scene))
         time.sleep(POLL_S)
     scene.traffic["during the promotion"] = steady.traffic
     scene.say(f"{steady.traffic.sent} requests during the change, {len(steady.traffic.failed)} failed")
@@ -217,6 +220,13 @@ def _ask(scene: Scene, phase: str, *, revision: Revision, num: int) -> None:
     scene.say(f"{traffic.sent} requests, {len(traffic.failed)} failed{told}")
 
 
+def _show_log(scene: Scene, text: str) -> None:
+    """A job's output without the lines that Ray itself adds."""
+    for line in text.splitlines():
+        if line.strip() and not RAYS_OWN.search(line):
+            scene.say(line)
+
+
 def _is_logged(scene: Scene, traffic: Traffic) -> bool:
     ids = {reply.request_id for reply in traffic.replies if not reply.error}
     return ids <= set(read_log(scene.workspace.requests_dir)["request_id"].to_pylist())
@@ -225,7 +235,7 @@ def _is_logged(scene: Scene, traffic: Traffic) -> bool:
 def _follow(scene: Scene, job_id: str) -> None:
     """Show a job's output until it ends; a gate that is red ends it with a sentence, not with an error here."""
     try:
-        wait_for_job(scene.workspace, job_id, timeout_s=JOB_TIMEOUT_S, on_log=lambda text: scene.say(text.rstrip()))
+        wait_for_job(scene.workspace, job_id, timeout_s=JOB_TIMEOUT_S, on_log=partial(_show_log, scene))
     except JobFailed as error:
         if error.exit_code != REFUSED_STATUS:
             raise
