@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
 MAX_DOCUMENTS = 5
-DEPENDENT = ("approval", "promotion", "rollback")
 
 
 class NothingToTrace(UsageError):

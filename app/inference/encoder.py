@@ -42,9 +42,6 @@ class DigestMismatch(SignalboxError):
 class Encoder:
     """Texts to vectors of 384 numbers and unit length."""
 
-    digest = ENCODER_DIGEST
-    dimension = DIMENSION
-
     def __init__(self, *, num_threads: int = 1) -> None:
         """Load and check the weights (0.1 s to check, about 3 s with the imports).
 

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from statistics import NormalDist
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -138,9 +139,7 @@ def _no_chunk_warning() -> Iterator[None]:
 
 
 def _normal_quantile(tail: float) -> float:
-    from scipy.stats import norm
-
-    return float(norm.isf(tail))
+    return -NormalDist().inv_cdf(tail)
 
 
 def _component_names(columns: Columns) -> list[str]:

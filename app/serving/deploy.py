@@ -24,7 +24,6 @@ from app.serving.release import resolve_release
 
 LOCAL_CONFIG = Path(__file__).resolve().parents[2] / "serve_configs" / "local.yaml"
 APPLICATION = "signalbox"
-APPLICATIONS_PATH = "/api/serve/applications/"
 POLL_S = 0.25
 
 
