@@ -1,11 +1,13 @@
 """What the gateway does with a request: resolve the release once, answer, account for it, log it.
 
 Guarantees: a request sees one release from beginning to end; a new release is taken over only when its versions are
-loaded, and until then the old one serves. Every request is logged, failed ones with their error. Not guaranteed:
-token-wise streaming; a stream carries the finished answer word by word, since the router judges whole answers.
+loaded, and until then the old one serves. Every question that could be read is logged, failed ones with their error.
+Not guaranteed: a row for a question whose client hung up; token-wise streaming, since the router judges whole answers:
+a stream carries the finished answer word by word.
 """
 
 import asyncio
+import json
 import logging
 import re
 import time
@@ -119,7 +121,7 @@ class Gateway:
         """Answer a chat completion.
 
         Raises:
-            SignalboxError: the request cannot be met; it is logged all the same.
+            SignalboxError: the request cannot be met; it is logged all the same, as is one that breaks otherwise.
         """
         started_s = time.monotonic()
         record = {"request_id": request_id, "time": utc_now(), "request_json": request.model_dump(exclude_unset=True)}
@@ -127,11 +129,11 @@ class Gateway:
             release = await self.release()
             record["release"] = release.digest
             given = await self._answer(request, release)
-        except SignalboxError as error:
-            status = error.status if isinstance(error, ApiError) else 503
+        except Exception as error:  # whatever it is, it is logged and passed on
+            status = _status(error)
             self.counts[f"status_{status}"] += 1
             latency_s = time.monotonic() - started_s
-            self._log.submit({**record, "status": status, "error": str(error), "latency_s": latency_s})
+            self._log.submit({**record, "status": status, "error": _said(error), "latency_s": latency_s})
             raise
         response = _respond(given, release, request_id=request_id, latency_s=time.monotonic() - started_s)
         self.counts.update({"status_200": 1, f"route_{given.route}": 1})
@@ -159,6 +161,18 @@ class Gateway:
         return "\n".join(["# TYPE signalbox_gateway_total counter", *lines, ""])
 
 
+def _status(error: Exception) -> int:
+    """The HTTP status that an error ends with."""
+    if isinstance(error, ApiError):
+        return error.status
+    return 503 if isinstance(error, SignalboxError) else 500
+
+
+def _said(error: Exception) -> str:
+    """An error for the log; one that is not ours with its type."""
+    return str(error) if isinstance(error, SignalboxError) else f"{type(error).__name__}: {error}"
+
+
 async def stream_chunks(response: ChatResponse, *, include_usage: bool) -> AsyncIterator[str]:
     """The response as server-sent events: the role, the words, the end with citations and account, the usage."""
     for delta in [{"role": "assistant", "content": ""}, *({"content": word} for word in _words(response))]:
@@ -180,8 +194,6 @@ def _chunk(response: ChatResponse, *, delta: dict[str, str], finish: str | None 
 
 
 def _event(value: Mapping[str, Any]) -> str:
-    import json
-
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 

@@ -186,7 +186,10 @@ def read_log(folder: Path, *, since: datetime | None = None) -> pa.Table:
 
 
 def _plain(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+    """A value as its column holds it: objects as JSON, half of a surrogate pair, which no UTF-8 has, as a mark."""
+    if isinstance(value, dict):
+        value = json.dumps(value, ensure_ascii=False)
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _statement(path: Path) -> Statement:

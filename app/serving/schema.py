@@ -5,9 +5,9 @@ Fields that OpenAI's clients send and that do not change a greedy answer (``temp
 probabilities, a response format, stop strings) is refused by name.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from app.serving.errors import invalid
 
@@ -60,7 +60,7 @@ class ChatRequest(BaseModel):
         refused = next((name for name in UNSUPPORTED if (self.model_extra or {}).get(name)), None)
         if refused or self.n != 1:
             raise invalid(f"{refused or 'n above 1'} is not supported: leave it out", param=refused or "n")
-        texts = [message.text().strip() for message in self.messages if message.role == "user"]
+        texts = [_whole(message.text()).strip() for message in self.messages if message.role == "user"]
         if not texts or not texts[-1]:
             raise invalid("there is no question: the last user message must hold some text", param="messages")
         return texts[-1]
@@ -70,12 +70,17 @@ class ChatRequest(BaseModel):
         return min(self.max_completion_tokens or self.max_tokens or default, default)
 
 
+def _whole(text: str) -> str:
+    """The text without halves of surrogate pairs, which JSON can spell and no encoder can read."""
+    return text.encode("utf-8", "replace").decode()
+
+
 class SearchRequest(BaseModel):
     """A search over the index of the release that serves."""
 
     model_config = ConfigDict(extra="forbid")
 
-    query: str = Field(min_length=1)
+    query: Annotated[str, AfterValidator(_whole)] = Field(min_length=1)
     top_k: PositiveInt = Field(default=4, le=100)
 
 

@@ -113,3 +113,27 @@ def test_the_limit_of_tokens(gateway, releases, backends, limits, given):
     asyncio.run(gateway.take("r"))
     chat(gateway, **limits)
     assert backends.asked[-1][2] == given or backends.asked[-2][2] == given
+
+
+def test_a_question_that_breaks_a_backend_is_logged_too(gateway, releases, backends, request_log, workspace):
+    async def broken(index, question, top_k):
+        raise RuntimeError("the index is gone")
+
+    releases["r"] = OLD
+    asyncio.run(gateway.take("r"))
+    backends.retrieve = broken
+    with pytest.raises(RuntimeError):
+        chat(gateway, request_id="r1")
+    request_log.close()
+    row = read_log(workspace.requests_dir).to_pylist()[0]
+    assert (row["request_id"], row["status"], row["error"]) == ("r1", 500, "RuntimeError: the index is gone")
+
+
+def test_half_a_surrogate_pair_stops_neither_the_answer_nor_the_log(gateway, releases, request_log, workspace):
+    releases["r"] = OLD
+    asyncio.run(gateway.take("r"))
+    chat(gateway, "What is\ud800 the fee?", request_id="r1", user="\udfff")
+    chat(gateway, request_id="r2")
+    request_log.close()
+    rows = {row["request_id"]: row["question"] for row in read_log(workspace.requests_dir).to_pylist()}
+    assert rows == {"r1": "What is? the fee?", "r2": "What is the fee?"}
