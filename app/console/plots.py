@@ -5,7 +5,8 @@ across matplotlib versions.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 ROUTE_COLOURS = {"small": "#2a9d8f", "large": "#e9c46a", "extractive": "#8d99ae"}
 ALARM_COLOUR = "#d62828"
 CALM_COLOUR = "#457b9d"
+WRAP_COLUMNS = 12
 
 
 def loss_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
@@ -47,9 +49,9 @@ def routing_share(phases: Mapping[str, Mapping[str, float]]) -> str:
     bottoms = [0.0] * len(phases)
     for route, colour in ROUTE_COLOURS.items():
         shares = [phase.get(route, 0.0) for phase in phases.values()]
-        axes.bar(list(phases), shares, bottom=bottoms, color=colour, label=route)
+        axes.bar(_wrapped(phases), shares, bottom=bottoms, color=colour, label=route)
         bottoms = [low + share for low, share in zip(bottoms, shares, strict=True)]
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return _svg(figure)
 
 
@@ -60,9 +62,13 @@ def routing_cost(phases: Mapping[str, Mapping[str, float]]) -> str:
     for offset, key, label in ((-0.2, "routed", "routed"), (0.2, "large_only", "large model only")):
         heights = [phase[key] for phase in phases.values()]
         axes.bar([place + offset for place in places], heights, width=0.4, label=label)
-    axes.set_xticks(list(places), list(phases))
+    axes.set_xticks(list(places), _wrapped(phases))
     axes.legend(frameon=False)
     return _svg(figure)
+
+
+def _wrapped(names: Iterable[str]) -> list[str]:
+    return [textwrap.fill(name, WRAP_COLUMNS) for name in names]
 
 
 def _axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:

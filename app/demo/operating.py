@@ -31,6 +31,7 @@ from app.serving.log import read_log
 CALM_WINDOWS = 3
 SHIFTED_WINDOWS = 2
 ROUTES = ("small", "large", "extractive")
+LEFT_OVER = "users fill the last run's window"
 WAIT_S = 90.0
 LOG_S = 20.0
 RAYS_OWN = re.compile(r"job_manager\.py|logging\.cc|^Running entrypoint")
@@ -48,13 +49,14 @@ def serve(scene: Scene, release: Version) -> None:
 def ask_calmly(scene: Scene, release: Version) -> str:
     """Traffic of the kind that the model was trained for: a baseline, then whole windows; when it began comes back."""
     monitoring = scene.settings.monitoring
-    left_over = max(_num_requests(scene, release) - monitoring.reference_size, 0)
-    if fill := -left_over % monitoring.window_size:
-        _ask(scene, "users fill the last run's window", revision=1, num=fill)
+    earlier = _num_requests(scene, release)
+    fill = -max(earlier - monitoring.reference_size, 0) % monitoring.window_size
+    if fill:
+        _ask(scene, LEFT_OVER, revision=1, num=fill, seed=earlier)
+        del scene.phases[LEFT_OVER]
     start = timestamp()
-    num = CALM_WINDOWS * monitoring.window_size
-    num += max(monitoring.reference_size - _num_requests(scene, release), 0)
-    _ask(scene, "before the change", revision=1, num=num)
+    num = CALM_WINDOWS * monitoring.window_size + max(monitoring.reference_size - earlier, 0)
+    _ask(scene, "before the change", revision=1, num=num, seed=earlier + fill)
     return _iso(start)
 
 
@@ -209,8 +211,8 @@ def wait_until(ready: Callable[[], bool], *, timeout_s: float) -> bool:
     return done
 
 
-def _ask(scene: Scene, phase: str, *, revision: Revision, num: int) -> None:
-    questions = scene.material.traffic(revision, num=num, seed=revision)
+def _ask(scene: Scene, phase: str, *, revision: Revision, num: int, seed: int = 0) -> None:
+    questions = scene.material.traffic(revision, num=num, seed=seed)
     start = timestamp()
     traffic = scene.users.ask_all(phase, questions)
     scene.traffic[phase], scene.phases[phase] = traffic, (_iso(start), _iso(timestamp()))
@@ -286,7 +288,7 @@ def _iso(moment: str) -> str:
 def _citation(cited: Any) -> str:
     """A citation as `document > heading`."""
     fields = cited if isinstance(cited, Mapping) else cited.model_dump()
-    return " > ".join(str(fields[key]) for key in ("source", "heading") if fields.get(key))
+    return " > ".join([fields["source"], *fields["heading_path"]])
 
 
 def _digits() -> str:
