@@ -5,14 +5,13 @@ file, the file beats the defaults, which are the local profile.
 """
 
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.core.errors import UsageError
-from app.core.settings import Settings, refuse_unknown_keys
+from app.core.files import FileUnusable, read_yaml
+from app.core.settings import Settings, first_fault, refuse_unknown_keys
 from app.documents.settings import DocumentSettings
 from app.escalation.settings import LadderSettings
 from app.evaluation.settings import EvaluationSettings
@@ -118,24 +117,13 @@ def load_settings(path: Path | None = None) -> SignalboxSettings:
         BadSettings: the file cannot be read, or a key or value in it is wrong.
     """
     try:
-        given = _read(path) if path else {}
+        given = read_yaml(path) if path else {}
         refuse_unknown_keys(SignalboxSettings, given)
         return SignalboxSettings(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadSettings(f"settings {path or 'from the environment'}: {place}: {first['msg']}") from error
+        raise BadSettings(f"settings {path or 'from the environment'}: {first_fault(error)}") from error
+    except FileUnusable as error:
+        advice = "it must hold settings by name, such as `monitoring:`; mend it, or name another with --config"
+        raise BadSettings(f"{error}: {advice}") from error
     except ValueError as error:
         raise BadSettings(f"settings {path}: {error}") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise BadSettings(f"cannot read the settings {path} ({error.strerror}): name another with --config") from error
-    except yaml.YAMLError as error:
-        raise BadSettings(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise BadSettings(f"{path} must hold settings by name, such as `monitoring:` with keys below it")
-    return data

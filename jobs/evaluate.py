@@ -8,6 +8,7 @@ import typer
 
 from app.core.digests import digest_json
 from app.core.errors import UsageError
+from app.core.files import FileUnusable, read_text
 from app.evaluation.pipeline import evaluate
 from app.evaluation.suite import publish_suite
 from app.registry.versions import Registry, Version
@@ -42,9 +43,9 @@ def main(
 
 def _publish(name: str, path: Path, registry: Registry) -> Version:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise BadQuestions(f"cannot read {path} ({error.strerror}): name a file of JSON lines") from error
+        lines = read_text(path).splitlines()
+    except FileUnusable as error:
+        raise BadQuestions(f"{error}: name a file of JSON lines") from error
     rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     return publish_suite(name, rows, origin=path.name, registry=registry)
 
@@ -52,6 +53,8 @@ def _publish(name: str, path: Path, registry: Registry) -> Version:
 def _row(path: Path, number: int, line: str) -> dict[str, object]:
     try:
         given = json.loads(line)
+        if not isinstance(given["answers"], list):
+            raise TypeError
         row = {"question": str(given["question"]), "answers": [str(answer) for answer in given["answers"]]}
     except (ValueError, KeyError, TypeError) as error:
         raise BadQuestions(f"{path}:{number} needs `question` and a list `answers`: mend this line") from error

@@ -1,6 +1,5 @@
 """Ingest a folder of documents into a new dataset version."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,7 +24,7 @@ def main(
     The same documents and settings give the version that is already there, without work.
     """
     with job(workspace, config) as here:
-        version = ingest(Path(source), name, registry=here.registry, settings=here.settings.documents, limit=limit)
+        version = ingest(source, name, registry=here.registry, settings=here.settings.documents, limit=limit)
         report(version, as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""Approve a release, put it into production, and let the cluster serve it."""
+"""Put an approved release into production, and let the cluster serve it."""
 
 from pathlib import Path
 from typing import Annotated

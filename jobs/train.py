@@ -14,8 +14,8 @@ STARTS = {"small_cpt": "small", "large_sft": "large"}
 """Runs that begin from a random start, and the shape that they use."""
 
 
-class BaseNeeded(UsageError):
-    """This run goes on from a model: name one with --base."""
+class WrongStart(UsageError):
+    """This run goes on from a model, or begins from a random start: name one with --base, or leave --base out."""
 
 
 @app.command()
@@ -35,14 +35,15 @@ def main(
     The same data, base and settings give the model that is already there, without work.
     """
     with job(workspace, config) as here:
-        if base is None and run not in STARTS:
-            raise BaseNeeded(f"{run} goes on from a model: name it with --base")
+        if (base is None) != (run in STARTS):
+            says = "goes on from a model: name it with" if base is None else "begins from a random start: leave out"
+            raise WrongStart(f"{run} {says} --base")
         kind = "dataset" if run == "small_cpt" else "synthetic"
         default = ["handbook" if kind == "dataset" else "handbook-qa"]
         version = train(
             name=name,
             data=[here.registry.get(kind, ref) for ref in data or default],
-            base=here.registry.get("model", base) if base and run not in STARTS else None,
+            base=here.registry.get("model", base) if base else None,
             model=getattr(here.settings.training, STARTS[run]) if run in STARTS else None,
             registry=here.registry,
             workspace=here.workspace,

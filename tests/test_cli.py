@@ -64,6 +64,7 @@ def test_a_wrong_call_is_one_sentence_and_an_exit_status(tmp_path, arguments, ex
         ("num_cpus: 0", "num_cpus"),
         ("num_cpus: [", "not valid"),
         ("- 1", "not valid"),
+        ("first_port: x\nlast_port: y", "first_port: Input should be a valid integer"),
     ],
 )
 def test_a_wrong_settings_file_is_named_with_its_fault(tmp_path, text, sentence):
@@ -73,6 +74,7 @@ def test_a_wrong_settings_file_is_named_with_its_fault(tmp_path, text, sentence)
     assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
     assert sentence in ended.stderr
     assert str(path) in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
 
 
 def test_status_of_a_workspace_without_cluster(tmp_path):

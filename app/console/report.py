@@ -11,14 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from app.core.files import replace_text
+
 Report = Mapping[str, Any]
 
 
 def write_report(report: Report, folder: Path) -> None:
     """Write ``report.json`` and ``report.html`` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "report.json", json.dumps(report, indent=2))
-    _replace(folder / "report.html", render_page(report))
+    replace_text(folder / "report.json", json.dumps(report, indent=2))
+    replace_text(folder / "report.html", render_page(report))
 
 
 def render_page(report: Report) -> str:
@@ -75,9 +77,3 @@ def _before_after(pair: Mapping[str, Any]) -> str:
 
 def _interval(interval: Mapping[str, float]) -> str:
     return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
-
-
-def _replace(path: Path, text: str) -> None:
-    staged = path.with_suffix(path.suffix + ".tmp")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(path)

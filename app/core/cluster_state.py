@@ -7,12 +7,12 @@ tell whether a cluster is there. Not guaranteed: that a record is true; `app.cor
 from pathlib import Path
 from typing import Literal, Self
 
-import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from app.core.errors import UsageError
+from app.core.files import FileUnusable, read_yaml, replace_text
 from app.core.processes import ProcessRecord
-from app.core.settings import Settings
+from app.core.settings import Settings, first_fault
 from app.core.workspace import Workspace
 
 
@@ -71,11 +71,11 @@ class ClusterSettings(Settings):
         if path is None:
             return cls()
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-        except OSError as error:
-            raise UsageError(f"cannot read the cluster settings {path} ({error.strerror}): name a file") from error
-        except (ValidationError, yaml.YAMLError) as error:
-            raise UsageError(f"the cluster settings {path} are not valid: {error}") from error
+            return cls.model_validate(read_yaml(path))
+        except FileUnusable as error:
+            raise UsageError(f"the cluster settings are not valid, {error}: name another with --config") from error
+        except ValidationError as error:
+            raise UsageError(f"the cluster settings {path} are not valid: {first_fault(error)}") from error
 
 
 class ClusterState(Settings):
@@ -145,6 +145,4 @@ def read_state(workspace: Workspace) -> ClusterState | None:
 
 def write_state(workspace: Workspace, state: ClusterState) -> None:
     """Record a cluster, whole or not at all."""
-    staged = workspace.cluster_path.with_suffix(".staged")
-    staged.write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    staged.replace(workspace.cluster_path)
+    replace_text(workspace.cluster_path, state.model_dump_json(indent=2) + "\n")

@@ -6,7 +6,7 @@ Guarantees: settings are frozen, checked when built, and refuse unknown keys by 
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class Settings(BaseModel):
@@ -19,6 +19,14 @@ class Settings(BaseModel):
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         refuse_unknown_keys(cls, data)
         return data
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that a validation found, on one line: the place and what is wrong there."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 def refuse_unknown_keys(model: type[BaseModel], data: Any) -> None:

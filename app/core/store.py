@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pyarrow import fs
+from pyarrow import ArrowInvalid, fs
 
 from app.core.digests import canonical_json, digest_bytes, digest_file, hex_of
-from app.core.errors import SignalboxError
+from app.core.errors import SignalboxError, UsageError
 
 MANIFEST = "manifest.json"
 FILES = "files"
@@ -25,12 +25,20 @@ class ArtifactMissing(SignalboxError):
     """The store holds no such version: restore the store, or publish the version again."""
 
 
+class StoreUnusable(UsageError):
+    """The store's URI names no file system that can be reached: correct $SIGNALBOX_STORE_URI."""
+
+
 class Store:
     """Versions of artifacts under one URI (``file://``, ``s3://``, ``gs://``, ``abfs://``)."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._fs, self._root = fs.FileSystem.from_uri(uri)
+        try:
+            self._fs, self._root = fs.FileSystem.from_uri(uri)
+        except (ArrowInvalid, OSError) as error:
+            message = f"cannot use {uri} as the artifact store ({error}): correct $SIGNALBOX_STORE_URI"
+            raise StoreUnusable(message) from error
 
     def publish(self, kind: str, folder: Path | None, manifest: Mapping[str, Any]) -> str:
         """Publish a folder's files under ``manifest`` and return the digest; a version already there stays as it is."""

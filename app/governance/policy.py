@@ -15,7 +15,8 @@ import yaml
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 
 from app.core.errors import UsageError
-from app.core.settings import Settings
+from app.core.files import FileUnusable, read_yaml
+from app.core.settings import Settings, first_fault
 from app.governance.checks import Approvals, Check
 from app.registry.versions import Registry, Version
 
@@ -65,14 +66,13 @@ def load_policy(source: str | Path) -> Policy:
     Raises:
         BadPolicy: there is no such policy, it is no YAML mapping, or a check or field in it is unknown or out of range.
     """
-    text = _read(source)
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml"):
+        return parse_policy(_read_shipped(str(source)), source=str(source))
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadPolicy(f"policy {source} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise BadPolicy(f"policy {source} is not a mapping: begin it with name, gate and checks")
-    return parse_policy(values, source=str(source))
+        return parse_policy(read_yaml(path), source=str(source))
+    except FileUnusable as error:
+        raise BadPolicy(f"policy: {error}; it begins with name, gate and checks") from error
 
 
 def parse_policy(values: Mapping[str, Any], *, source: str = "policy") -> Policy:
@@ -80,10 +80,7 @@ def parse_policy(values: Mapping[str, Any], *, source: str = "policy") -> Policy
     try:
         return Policy.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise BadPolicy(f"policy {source}, {place or 'top'}: {message}") from error
+        raise BadPolicy(f"policy {source}, {first_fault(error)}") from error
 
 
 def shipped_policies() -> list[str]:
@@ -108,22 +105,14 @@ def policy_of(version: Version) -> Policy:
     return parse_policy(version.manifest["inputs"]["policy"], source=version.ref)
 
 
-def _read(source: str | Path) -> str:
-    path = Path(source)
-    if path.suffix not in (".yaml", ".yml"):
-        return _read_shipped(str(source))
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadPolicy(f"cannot read policy {path} ({error}): name a readable YAML file") from error
-
-
-def _read_shipped(name: str) -> str:
+def _read_shipped(name: str) -> dict[str, Any]:
     known = shipped_policies()
     if name not in known:
         near = get_close_matches(name, known, n=1) or known
         raise BadPolicy(f"there is no policy {name!r}: did you mean {near[0]!r}? Or name a .yaml file")
-    return (resources.files("app.governance") / "policies" / f"{name}.yaml").read_text("utf-8")
+    text = (resources.files("app.governance") / "policies" / f"{name}.yaml").read_text("utf-8")
+    values: dict[str, Any] = yaml.safe_load(text)
+    return values
 
 
 def _build(value: Any) -> Any:

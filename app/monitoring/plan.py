@@ -4,14 +4,14 @@ Guarantees: the plan on disk is whole or the one before. Not guaranteed: that it
 says so when one does not.
 """
 
-import os
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from app.core.errors import UsageError
-from app.core.settings import Settings
+from app.core.files import FileUnusable, read_text, replace_text
+from app.core.settings import Settings, first_fault
 from app.core.workspace import Workspace
 
 FILE = "retrain.json"
@@ -66,9 +66,7 @@ def plan_path(workspace: Workspace) -> Path:
 def save_plan(plan: RetrainPlan, workspace: Workspace) -> Path:
     """Record the plan in place of the one before."""
     path = plan_path(workspace)
-    staged = path.with_suffix(f".{os.getpid()}.tmp")
-    staged.write_text(plan.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    staged.replace(path)
+    replace_text(path, plan.model_dump_json(indent=2) + "\n")
     return path
 
 
@@ -79,10 +77,8 @@ def load_plan(path: Path) -> RetrainPlan:
         PlanMissing: it is not there, or not a plan.
     """
     try:
-        return RetrainPlan.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        message = f"there is no retraining plan at {path} ({error.strerror}): record one when you promote a release"
-        raise PlanMissing(message) from error
+        return RetrainPlan.model_validate_json(read_text(path))
+    except FileUnusable as error:
+        raise PlanMissing(f"there is no retraining plan, {error}: record one when you promote a release") from error
     except ValidationError as error:
-        reason = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise PlanMissing(f"{path} is not a retraining plan ({reason}): record it again") from error
+        raise PlanMissing(f"{path} is not a retraining plan ({first_fault(error)}): record it again") from error

@@ -125,12 +125,15 @@ class Router:
         """The router of a JSON value.
 
         Raises:
-            RouterUnreadable: it was made for other features.
+            RouterUnreadable: it was made for other features, or it is none.
         """
-        if list(value.get("features", ())) != list(FEATURE_NAMES):
+        if not isinstance(value, Mapping) or list(value.get("features", ())) != list(FEATURE_NAMES):
             raise RouterUnreadable("the router was made for other features than this version's: calibrate a new router")
-        rungs = {name: Rung(**{**rung, "weights": tuple(rung["weights"])}) for name, rung in value["rungs"].items()}
-        return cls(rungs, Cascade(**value["cascade"]))
+        try:
+            rungs = {name: Rung(**{**rung, "weights": tuple(rung["weights"])}) for name, rung in value["rungs"].items()}
+            return cls(rungs, Cascade(**value["cascade"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RouterUnreadable(f"the router is damaged ({error}): calibrate a new router") from error
 
     def save(self, folder: Path) -> Path:
         """Write ``router.json`` into a folder."""
@@ -140,8 +143,11 @@ class Router:
 
     @classmethod
     def load(cls, folder: Path) -> "Router":
-        """Read ``router.json`` from a folder."""
-        return cls.from_json(json.loads((folder / ROUTER_FILE).read_text()))
+        """Read ``router.json`` from a folder; RouterUnreadable as for :meth:`from_json`."""
+        try:
+            return cls.from_json(json.loads((folder / ROUTER_FILE).read_text()))
+        except (OSError, ValueError) as error:
+            raise RouterUnreadable(f"the router in {folder} cannot be read: calibrate a new router") from error
 
 
 def wilson_lower(num_right: int, num_total: int, *, confidence: float) -> float:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 
 from app.core.cluster import dashboard, environment
 from app.core.errors import UsageError
+from app.core.files import FileUnusable, read_yaml
 from app.core.jobs import ClusterUnreachable, Dashboard
 from app.core.workspace import Workspace
 from app.registry.versions import open_registry
@@ -62,10 +62,10 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigUnreadable: it is missing or no such file.
     """
     try:
-        config = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigUnreadable(f"cannot read the Serve config {path} ({error}): name another with --config") from error
-    if not isinstance(config, dict) or not config.get("applications"):
+        config = read_yaml(path)
+    except FileUnusable as error:
+        raise ConfigUnreadable(f"the Serve config is not one, {error}: name another with --serve-config") from error
+    if not config.get("applications"):
         raise ConfigUnreadable(f"{path} has no applications: name a file like serve_configs/local.yaml")
     return config
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from app.core.digests import digest_bytes
-from app.core.store import ArtifactMissing, Store
+from app.core.store import ArtifactMissing, Store, StoreUnusable
 
 
 @pytest.fixture
@@ -60,3 +60,9 @@ def test_facts_alone_can_be_published(store):
         "facts": {"light": "green"},
         "files": {},
     }
+
+
+@pytest.mark.parametrize("uri", ["nonsense", "gopher://x"])
+def test_a_store_that_is_none_is_named(uri):
+    with pytest.raises(StoreUnusable, match="SIGNALBOX_STORE_URI"):
+        Store(uri)

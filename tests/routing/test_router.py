@@ -119,6 +119,21 @@ def test_other_features_are_refused(tmp_path):
         Router.load(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"rungs": {}}', None])
+def test_a_damaged_file_is_named(tmp_path, text):
+    path = Router.fit({"small": make_rows(50)}, settings=SETTINGS).save(tmp_path)
+    path.write_text(text) if text is not None else path.unlink()
+    with pytest.raises(RouterUnreadable, match="calibrate"):
+        Router.load(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["rungs", "cascade"])
+def test_a_router_without_a_part_is_named(part):
+    value = Router.fit({"small": make_rows(50)}, settings=SETTINGS).to_json()
+    with pytest.raises(RouterUnreadable, match="damaged"):
+        Router.from_json({name: each for name, each in value.items() if name != part})
+
+
 @pytest.mark.parametrize("rows", [{}, {"small": []}, {"small": make_rows(5), "large": make_rows(4)}])
 def test_rows_that_do_not_fit_are_refused(rows):
     with pytest.raises(ValueError, match="calibration rows"):

@@ -37,7 +37,7 @@ def test_a_file_that_is_no_serve_config_is_refused(tmp_path, text):
     path = tmp_path / "config.yaml"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(ConfigUnreadable, match=r"local\.yaml|--config"):
+    with pytest.raises(ConfigUnreadable, match=r"local\.yaml|--serve-config"):
         read_config(path)
 
 
