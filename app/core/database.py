@@ -12,12 +12,19 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from app.core.errors import SignalboxError
 
 BUSY_TIMEOUT_S = 60
 VERSION_TABLE = "signalbox_version"
 HEAD = "0001"
 WRITER_LOCK = 0x5167_0B0C
+
+
+class DatabaseUnusable(SignalboxError):
+    """The metadata database cannot be opened: see that it runs and that $SIGNALBOX_DATABASE_URL names it."""
 
 
 class Database:
@@ -33,7 +40,7 @@ class Database:
     def engine(self) -> Engine:
         """The SQLAlchemy engine."""
         if not self.url.startswith("sqlite"):
-            return create_engine(self.url, pool_pre_ping=True)
+            return _server_engine(self.url)
         engine = create_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
         event.listen(engine, "connect", _prepare_sqlite)
         return engine
@@ -66,6 +73,28 @@ class Database:
             if not inspect(connection).has_table(VERSION_TABLE):
                 return None
             return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+
+
+def open_database(url: str) -> Database:
+    """The database of a URL with its tables up to date.
+
+    Raises:
+        DatabaseUnusable: it is not there, not ours to use, or damaged.
+    """
+    database = Database(url)
+    try:
+        return database.migrate()
+    except DatabaseError as error:
+        message = f"the database cannot be opened ({error.orig}): see that it runs, or restore it from a backup"
+        raise DatabaseUnusable(message) from error
+
+
+def _server_engine(url: str) -> Engine:
+    try:
+        return create_engine(url, pool_pre_ping=True)
+    except (ArgumentError, ImportError) as error:
+        message = f"the database's URL cannot be used ({error}): correct $SIGNALBOX_DATABASE_URL, or install its driver"
+        raise DatabaseUnusable(message) from error
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:

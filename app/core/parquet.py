@@ -25,6 +25,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, schema: pa.Sche
     return int(table.num_rows)
 
 
+def parts_of(folder: Path) -> list[Path]:
+    """The Parquet files of a folder that writers add to, by name; hidden ones are still being written."""
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Every row of a Parquet file, in order."""
     rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()

@@ -15,6 +15,7 @@ from app.governance.checks import Approvals
 from app.governance.evidence import find_ancestors
 from app.governance.findings import Finding
 from app.ledger.keys import Signer, Verifier, facts_signer, public_keys, sign_facts
+from app.ledger.log import KEY
 from app.registry.versions import Registry, Version
 
 
@@ -72,7 +73,7 @@ def approve(
 
 def valid_approvals(artifact: Version, verdict: Version, *, registry: Registry) -> list[Approval]:
     """Approvals of this artifact under this verdict whose signature holds and whose key may approve, oldest first."""
-    on_record = {leaf.statement.subject for leaf in registry.ledger.leaves("key")}
+    on_record = {leaf.statement.subject for leaf in registry.ledger.leaves(KEY)}
     valid = []
     for version in registry.versions("approval"):
         approval = read_approval(version)
@@ -119,7 +120,7 @@ def refusal(signer: Verifier, artifact: Version, registry: Registry) -> str | No
 
 def trainer_keys(registry: Registry) -> set[str]:
     """Digests of raw public keys that the ledger or the workspace's key folder knows as a trainer's."""
-    logged = [Verifier.parse(leaf.statement.name) for leaf in registry.ledger.leaves("key")]
+    logged = [Verifier.parse(leaf.statement.name) for leaf in registry.ledger.leaves(KEY)]
     known = [*logged, *public_keys(registry.workspace.keys_dir)]
     return {verifier.digest for verifier in known if verifier.role == "trainer"}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from app.core.errors import SignalboxError
 from app.core.parquet import read_rows
-from app.ledger.log import Leaf
+from app.ledger.log import KEY, MOVES, PROMOTION, Leaf
 from app.registry.versions import Registry, Version
 
 TARGET = "target"
@@ -141,15 +141,15 @@ def find_ancestors(registry: Registry, digests: list[str]) -> tuple[dict[str, Le
 def published_leaves(registry: Registry) -> Iterator[Leaf]:
     """Leaves that published a version or a part of the request log, rather than moving or naming one."""
     for leaf in registry.ledger.leaves():
-        if leaf.statement.kind not in ("promotion", "rollback", "key"):
+        if leaf.statement.kind not in (*MOVES, KEY):
             yield leaf
 
 
 def earlier_evaluations(registry: Registry, artifact: Version) -> Iterator[Version]:
     """The evaluations of every candidate that was promoted before ``artifact`` was, each once."""
     seen: set[str] = set()
-    for leaf in registry.ledger.leaves("promotion"):
-        record = registry.store.manifest("promotion", leaf.statement.payload)
+    for leaf in registry.ledger.leaves(PROMOTION):
+        record = registry.store.manifest(PROMOTION, leaf.statement.payload)
         recorded = registry.get("verdict", record["facts"]["verdict"]).manifest["inputs"]["evidence"]
         if recorded["artifact"]["digest"] == artifact.digest:
             return

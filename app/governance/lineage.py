@@ -12,9 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from app.core.errors import UsageError
+from app.core.parquet import parts_of
 from app.governance.approvals import read_approval
 from app.governance.evidence import published_leaves
-from app.ledger.log import Leaf
+from app.ledger.log import MOVES, REQUEST_BATCH, Leaf
 from app.registry.versions import Registry, Version, VersionNotFound
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Graph:
     def moves(self) -> dict[str, list[Leaf]]:
         """Promotions and rollbacks by the digest they moved production to."""
         found: dict[str, list[Leaf]] = defaultdict(list)
-        for kind in ("promotion", "rollback"):
+        for kind in MOVES:
             for leaf in self.registry.ledger.leaves(kind):
                 found[leaf.statement.subject].append(leaf)
         return found
@@ -143,7 +144,7 @@ def find_answer(registry: Registry, request_id: str) -> dict[str, Any]:
     """The request log's row of a request; NothingToTrace when the log has none."""
     import pyarrow.parquet as pq
 
-    for path in sorted(registry.workspace.requests_dir.glob("*.parquet"), reverse=True):
+    for path in reversed(parts_of(registry.workspace.requests_dir)):
         rows: list[dict[str, Any]] = pq.read_table(path, filters=[("request_id", "=", request_id)]).to_pylist()
         if rows:
             return {**rows[0], "part": path.name}
@@ -218,11 +219,11 @@ def _request(registry: Registry, row: Mapping[str, Any]) -> Node:
     """The request and the leaf that entered its part of the log."""
     node = Node("request", str(row["request_id"]), "", str(row.get("time") or ""))
     part = row.get("part")
-    batches = [leaf for leaf in registry.ledger.leaves("request-batch") if leaf.statement.name == part]
+    batches = [leaf for leaf in registry.ledger.leaves(REQUEST_BATCH) if leaf.statement.name == part]
     for leaf in batches:
-        node.children.append(Node("request-batch", str(part), leaf.statement.subject, f"leaf {leaf.index}"))
+        node.children.append(Node(REQUEST_BATCH, str(part), leaf.statement.subject, f"leaf {leaf.index}"))
     if not batches:
-        node.children.append(Node("request-batch", "not in the ledger yet"))
+        node.children.append(Node(REQUEST_BATCH, "not in the ledger yet"))
     return node
 
 

@@ -16,8 +16,8 @@ from app.core.schema import aliases, versions
 from app.governance.approvals import judge_approvals, valid_approvals
 from app.governance.gate import replay
 from app.governance.policy import Policy, publish_policy
-from app.ledger.log import Leaf, Statement
-from app.registry.versions import PRODUCTION, Registry, Version, VersionNotFound
+from app.ledger.log import MOVES, PRODUCTION, PROMOTION, ROLLBACK, Leaf, Statement
+from app.registry.versions import Registry, Version, VersionNotFound
 
 
 class PromotionRefused(SignalboxError):
@@ -55,7 +55,7 @@ def promote(
         return
     facts: dict[str, Any] = {"actor": actor, "reason": reason, "light": verdict.facts["light"]}
     facts |= {"verdict": verdict.digest, "policy": policy_version.digest, "approvals": list(finding.inputs)}
-    _move("promotion", release, parents, facts, registry=registry, actor=actor)
+    _move(PROMOTION, release, parents, facts, registry=registry, actor=actor)
 
 
 def rollback(to: Version, *, registry: Registry, actor: str, reason: str) -> None:
@@ -64,27 +64,22 @@ def rollback(to: Version, *, registry: Registry, actor: str, reason: str) -> Non
     Raises:
         NeverPromoted: it was never in production.
     """
-    promoted = [leaf for leaf in moves(registry, to) if leaf.statement.kind == "promotion"]
+    promoted = [leaf for leaf in moves(registry, to) if leaf.statement.kind == PROMOTION]
     behind = [leaf for leaf in promoted if leaf.statement.subject == to.digest]
     if not behind:
         raise NeverPromoted(f"{to.ref} was never in production: promote it, which asks for a verdict and approvals")
     if registry.alias(to.kind, to.name, PRODUCTION) == to.digest:
         return
     facts = {"actor": actor, "reason": reason}
-    _move("rollback", to, behind[-1].statement.parents, facts, registry=registry, actor=actor)
+    _move(ROLLBACK, to, behind[-1].statement.parents, facts, registry=registry, actor=actor)
 
 
 def moves(registry: Registry, version: Version) -> Iterator[Leaf]:
     """Promotion and rollback leaves of the name that ``version`` bears, oldest first."""
     target = target_of(version)
     for leaf in registry.ledger.leaves():
-        if leaf.statement.kind in ("promotion", "rollback") and leaf.statement.name == target:
+        if leaf.statement.kind in MOVES and leaf.statement.name == target:
             yield leaf
-
-
-def was_promoted(version: Version, *, registry: Registry) -> bool:
-    """Whether this very version was put into production at any time."""
-    return any(leaf.statement.subject == version.digest for leaf in moves(registry, version))
 
 
 def target_of(version: Version) -> str:

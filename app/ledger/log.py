@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, func, insert, or_, select
 
 from app.core.clock import timestamp
-from app.core.database import Database
+from app.core.database import Database, open_database
 from app.core.digests import canonical_json
 from app.core.errors import SignalboxError, UsageError
 from app.core.schema import checkpoints, leaves, nodes
@@ -26,6 +26,12 @@ from app.ledger.note import Checkpoint, sign_note
 
 SERVICE_KEY = "service"
 READ_ROWS = 10_000
+
+KEY, REQUEST_BATCH, PROMOTION, ROLLBACK = "key", "request-batch", "promotion", "rollback"
+"""Kinds of statements that publish no version; all others are kinds of versions."""
+MOVES = (PROMOTION, ROLLBACK)
+PRODUCTION = "production"
+"""The alias that only statements of the kinds ``MOVES`` may move."""
 
 
 class NodeMissing(SignalboxError):
@@ -166,10 +172,10 @@ class Ledger:
     def register_key(self, verifier: Verifier) -> None:
         """Append a ``key`` leaf for a public key unless there is one: from then on its name and role are on record."""
         with self.database.write() as connection:
-            known = select(leaves.c.leaf).where(leaves.c.kind == "key", leaves.c.subject == verifier.digest)
+            known = select(leaves.c.leaf).where(leaves.c.kind == KEY, leaves.c.subject == verifier.digest)
             stated = [Statement.from_bytes(data).name for data in connection.execute(known).scalars()]
             if verifier.vkey not in stated:
-                statement = Statement(kind="key", subject=verifier.digest, name=verifier.vkey, actor=self.signer.name)
+                statement = Statement(kind=KEY, subject=verifier.digest, name=verifier.vkey, actor=self.signer.name)
                 self.append([statement], connection=connection)
 
     def _sign(self, connection: Connection, size: int) -> None:
@@ -181,7 +187,7 @@ class Ledger:
 def open_ledger(workspace: Workspace) -> Ledger:
     """The workspace's ledger, under its service key; database and key are made when missing."""
     signer = load_or_create(workspace.keys_dir, SERVICE_KEY, "service")
-    return Ledger(Database(workspace.database_url).migrate(), signer)
+    return Ledger(open_database(workspace.database_url), signer)
 
 
 def origin_of(verifier: Verifier) -> str:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from app.core.digests import digest_bytes, digest_file
+from app.core.parquet import parts_of
 from app.core.store import ArtifactMissing, Store
 from app.ledger.faults import Report
-from app.ledger.log import Statement
+from app.ledger.log import KEY, REQUEST_BATCH, Statement
 from app.ledger.verify_tree import Row
-
-REQUEST_BATCH = "request-batch"
 
 
 def verify_artifacts(rows: Iterable[Row], store: Store, names: Mapping[str, str], report: Report) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def verify_requests(rows: Iterable[Row], requests_dir: Path, report: Report) -> 
     named = {row.statement.name: row.statement.subject for row in rows if row.statement and row.kind == REQUEST_BATCH}
     for name, digest in named.items():
         _check_file(requests_dir / name, digest, f"request log {name}", report)
-    parts = {path.name for path in requests_dir.glob("*.parquet") if not path.name.startswith(".")}
+    parts = {path.name for path in parts_of(requests_dir)}
     if waiting := sorted(parts - named.keys()):
         report.notes.append(f"{len(waiting)} parts of the request log are not in the ledger yet, first {waiting[0]}")
 
@@ -51,7 +50,7 @@ def _published(rows: Iterable[Row]) -> Iterator[tuple[str, str, Statement | None
     seen: set[tuple[str, str]] = set()
     for row in rows:
         digest = row.statement.payload if row.statement else row.subject
-        if digest and row.kind not in (REQUEST_BATCH, "key") and (row.kind, digest) not in seen:
+        if digest and row.kind not in (REQUEST_BATCH, KEY) and (row.kind, digest) not in seen:
             seen.add((row.kind, digest))
             yield row.kind, digest, row.statement
 

@@ -15,12 +15,8 @@ from app.core.digests import digest_json
 from app.core.schema import aliases, versions
 from app.ledger.faults import Report
 from app.ledger.keys import KeyUnreadable, Verifier, facts_signer
-from app.ledger.log import Leaf, Statement
-from app.ledger.verify_artifacts import REQUEST_BATCH
+from app.ledger.log import KEY, MOVES, PRODUCTION, PROMOTION, REQUEST_BATCH, ROLLBACK, Leaf, Statement
 from app.ledger.verify_tree import Row
-
-PRODUCTION = "production"
-MOVES = ("promotion", "rollback")
 
 Manifests = Mapping[str, Any]
 
@@ -80,7 +76,7 @@ def _check_keys(log: Sequence[Leaf], report: Report) -> dict[str, set[str]]:
     """Roles on record by the digest of the raw public key."""
     roles: dict[str, set[str]] = defaultdict(set)
     for leaf in log:
-        if leaf.statement.kind != "key":
+        if leaf.statement.kind != KEY:
             continue
         try:
             verifier = Verifier.parse(leaf.statement.name)
@@ -122,10 +118,10 @@ def _check_moves(log: Sequence[Leaf], approvals: Mapping[str, Mapping[str, Any]]
     for leaf in log:
         statement = leaf.statement
         target = (statement.name, statement.subject)
-        if statement.kind == "promotion":
+        if statement.kind == PROMOTION:
             _check_promotion(leaf, kinds, approvals, report)
             promoted.add(target)
-        elif statement.kind == "rollback" and target not in promoted:
+        elif statement.kind == ROLLBACK and target not in promoted:
             report.add("bad-rollback", f"leaf {leaf.index}", f"{statement.name} was never promoted to what it names")
         elif statement.payload == statement.subject:
             kinds[statement.subject] = statement.kind

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from app.core.parquet import parts_of
 from app.monitoring.signals import NEEDED
 
 COLUMNS = [*NEEDED, "request_json"]
@@ -21,7 +22,7 @@ def read_requests(
     folder: Path, *, release: str, since: datetime | None, until: datetime, limit: int
 ) -> list[dict[str, Any]]:
     """The first ``limit`` requests that a release answered between two moments, both included."""
-    parts = sorted(str(path) for path in folder.glob("*.parquet") if not path.name.startswith("."))
+    parts = [str(path) for path in parts_of(folder)]
     if not parts:
         return []
     wanted = (pc.field("release") == release) & (pc.field("time") <= until)

@@ -20,11 +20,10 @@ from app.core.errors import UsageError
 from app.core.schema import aliases, versions
 from app.core.store import Store
 from app.core.workspace import Workspace
-from app.ledger.keys import load_or_create
-from app.ledger.log import Ledger, Statement
+from app.ledger.log import PRODUCTION as PRODUCTION
+from app.ledger.log import Ledger, Statement, open_ledger
 
 LATEST = "latest"
-PRODUCTION = "production"
 
 
 class VersionNotFound(UsageError):
@@ -149,9 +148,8 @@ class Registry:
 
 def open_registry(workspace: Workspace) -> Registry:
     """The registry of a workspace; its database is migrated and its service key made when they are not there yet."""
-    database = Database(workspace.database_url).migrate()
-    ledger = Ledger(database, load_or_create(workspace.keys_dir, name="service", role="service"))
-    return Registry(database=database, store=Store(workspace.store_uri), ledger=ledger, workspace=workspace)
+    ledger = open_ledger(workspace)
+    return Registry(database=ledger.database, store=Store(workspace.store_uri), ledger=ledger, workspace=workspace)
 
 
 def _statement(kind: str, name: str, digest: str, parents: Sequence[str], actor: str) -> Statement:

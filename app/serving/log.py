@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from app.core.clock import utc_now
 from app.core.digests import digest_file
-from app.ledger.log import Ledger, Statement
+from app.core.parquet import parts_of
+from app.ledger.log import REQUEST_BATCH, Ledger, Statement
 
 logger = logging.getLogger(__name__)
 
-KIND = "request-batch"
 NAME_TIME = "%Y%m%dT%H%M%S%f"
 ORPHAN_AGE_S = 60.0
 STOP = object()
@@ -154,7 +155,7 @@ class RequestLog:
             return []
         self._adopted_s = time.monotonic()
         old = [path for path in parts_of(self._folder) if time.time() - path.stat().st_mtime > ORPHAN_AGE_S]
-        known = {leaf.statement.name for leaf in self._ledger.leaves(KIND)} if old else set()
+        known = {leaf.statement.name for leaf in self._ledger.leaves(REQUEST_BATCH)} if old else set()
         return [path for path in old if path.name not in known and path not in self._pending]
 
 
@@ -164,11 +165,6 @@ def write_part(path: Path, rows: Iterable[Record]) -> None:
     staged = path.with_name(f".{path.name}.tmp")
     pq.write_table(pa.Table.from_pylist(columns, schema=SCHEMA), staged, compression="zstd")
     staged.replace(path)
-
-
-def parts_of(folder: Path) -> list[Path]:
-    """The log's parts, oldest first."""
-    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
 
 
 def read_log(folder: Path, *, since: datetime | None = None) -> pa.Table:
@@ -181,7 +177,7 @@ def read_log(folder: Path, *, since: datetime | None = None) -> pa.Table:
     tables = [pq.read_table(path, schema=SCHEMA) for path in parts_of(folder) if path.name >= mark]
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
     if since:
-        table = table.filter(pa.compute.field("time") >= since)
+        table = table.filter(pc.field("time") >= since)
     return table.sort_by([("time", "ascending"), ("request_id", "ascending")])
 
 
@@ -196,4 +192,4 @@ def _statement(path: Path) -> Statement:
     """A part in the ledger: its name, the digest of its bytes, and the releases that answered."""
     releases = set(pq.read_table(path, columns=["release"])["release"].drop_null().to_pylist())
     parents = tuple(sorted(releases))
-    return Statement(kind=KIND, subject=digest_file(path), name=path.name, parents=parents, actor="gateway")
+    return Statement(kind=REQUEST_BATCH, subject=digest_file(path), name=path.name, parents=parents, actor="gateway")

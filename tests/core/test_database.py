@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.exc import IntegrityError
 
-from app.core.database import VERSION_TABLE, Database
+from app.core.database import VERSION_TABLE, Database, DatabaseUnusable, open_database
 from app.core.schema import metadata, nodes
 
 
@@ -43,3 +43,16 @@ def test_a_raising_block_writes_nothing(tmp_path):
         connection.execute(insert(nodes), [row, row])
     with database.read() as connection:
         assert connection.execute(select(func.count()).select_from(nodes)).scalar() == 0
+
+
+@pytest.mark.parametrize("url", ["nonsense", "gopher://x", "sqlite:////no/such/folder/x.db"])
+def test_a_database_that_cannot_be_opened_is_named(url):
+    with pytest.raises(DatabaseUnusable, match=r"SIGNALBOX_DATABASE_URL|see that it runs") as raised:
+        open_database(url)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_damaged_file_is_no_database(tmp_path):
+    (tmp_path / "x.db").write_bytes(b"SQLite format 2" * 100)
+    with pytest.raises(DatabaseUnusable, match="restore it from a backup"):
+        open_database(f"sqlite:///{tmp_path}/x.db")

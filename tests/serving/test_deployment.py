@@ -12,13 +12,13 @@ import openai
 import pytest
 
 from app.core.cluster import dashboard, environment
-from app.ledger.log import Ledger
+from app.ledger.log import REQUEST_BATCH, Ledger
 from app.registry.versions import open_registry
 from app.routing.router import Router, Row
 from app.routing.settings import RoutingSettings
 from app.serving.deploy import APPLICATION, LOCAL_CONFIG, deploy, find_serve_url
 from app.serving.errors import NotDeployed
-from app.serving.log import KIND, read_log
+from app.serving.log import read_log
 from tests.routing.test_router import SURE, UNSURE
 from tests.serving.tiny import publish_index, publish_model
 
@@ -192,7 +192,7 @@ def test_every_request_is_in_the_log_and_every_part_in_the_ledger(serving, clien
     answered: set[str] = set()
     while row["release"] not in answered and time.monotonic() < end_s:
         time.sleep(0.2)
-        answered = {parent for leaf in ledger.leaves(KIND) for parent in leaf.statement.parents}
+        answered = {parent for leaf in ledger.leaves(REQUEST_BATCH) for parent in leaf.statement.parents}
     assert row["release"] in answered
     assert answered <= {version.digest for version in registry.versions("release")}
 

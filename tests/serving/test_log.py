@@ -6,7 +6,9 @@ import pytest
 
 from app.core.clock import utc_now
 from app.core.digests import digest_file
-from app.serving.log import KIND, RequestLog, parts_of, read_log, write_part
+from app.core.parquet import parts_of
+from app.ledger.log import REQUEST_BATCH
+from app.serving.log import RequestLog, read_log, write_part
 
 RELEASE = "sha256:" + "a" * 64
 
@@ -57,7 +59,7 @@ def test_every_part_stands_in_the_ledger(make_log, registry):
         wait_for(lambda number=number: log.num_logged == number + 1)
     log.close()
     parts = parts_of(registry.workspace.requests_dir)
-    leaves = [leaf.statement for leaf in registry.ledger.leaves(KIND)]
+    leaves = [leaf.statement for leaf in registry.ledger.leaves(REQUEST_BATCH)]
     assert {leaf.name: leaf.subject for leaf in leaves} == {path.name: digest_file(path) for path in parts}
     assert {leaf.parents for leaf in leaves} == {(RELEASE,)}
 
@@ -67,9 +69,9 @@ def test_parts_are_entered_in_batches(make_log, registry):
     for number in range(3):
         log.submit(record(number))
         wait_for(lambda number=number: log.num_logged == number + 1)
-    assert len(list(registry.ledger.leaves(KIND))) <= 1
+    assert len(list(registry.ledger.leaves(REQUEST_BATCH))) <= 1
     log.close()
-    assert len(list(registry.ledger.leaves(KIND))) == 3
+    assert len(list(registry.ledger.leaves(REQUEST_BATCH))) == 3
 
 
 def test_a_full_queue_drops_and_counts(make_log, tmp_path):
@@ -108,9 +110,9 @@ def test_parts_that_a_crash_kept_from_the_ledger_are_entered(make_log, registry)
     (folder / ".half.parquet.tmp").write_bytes(b"PAR1")
     os.utime(folder / "old.parquet", (0, 0))
     make_log().close()
-    assert [leaf.statement.name for leaf in registry.ledger.leaves(KIND)] == ["old.parquet"]
+    assert [leaf.statement.name for leaf in registry.ledger.leaves(REQUEST_BATCH)] == ["old.parquet"]
     make_log().close()
-    assert len(list(registry.ledger.leaves(KIND))) == 1
+    assert len(list(registry.ledger.leaves(REQUEST_BATCH))) == 1
 
 
 def test_since_leaves_out_what_is_older(make_log, registry):
