@@ -123,15 +123,9 @@ def verify(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
 
     report = recompute(Workspace.find(workspace))
     counts = {"leaves": report.num_leaves, "artifacts": report.num_artifacts, "files": report.num_files}
-    faults = [str(fault) for fault in report.faults]
-    if as_json:
-        typer.echo(json.dumps({"ok": report.ok, **counts, "faults": faults}, indent=2))
-    else:
-        for fault in faults:
-            typer.echo(f"fault: {fault}")
-        verdict = "verified" if report.ok else f"NOT verified, {len(faults)} faults"
-        typer.echo(f"{verdict}: " + ", ".join(f"{number} {name}" for name, number in counts.items()))
-    raise typer.Exit(0 if report.ok else 1)
+    found = {"faults": [str(fault) for fault in report.faults], "notes": report.notes}
+    typer.echo(json.dumps({"ok": report.ok, **counts, **found}, indent=2) if as_json else "\n".join(report.lines()))
+    raise typer.Exit(report.exit_status)
 
 
 def _print_addresses(workspace: Workspace, state: "ClusterState") -> None:

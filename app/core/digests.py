@@ -6,6 +6,7 @@ programs that hold the same value get the same bytes.
 
 import hashlib
 from pathlib import Path
+from typing import BinaryIO
 
 import rfc8785
 
@@ -34,10 +35,15 @@ def digest_json(value: object) -> str:
 
 def digest_file(path: Path) -> str:
     """Digest of a file's bytes, read in blocks of 1 MiB."""
-    hasher = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(READ_BYTES):
-            hasher.update(block)
+        return digest_stream(file)
+
+
+def digest_stream(stream: BinaryIO) -> str:
+    """Digest of what is left to read of a stream."""
+    hasher = hashlib.sha256()
+    while block := stream.read(READ_BYTES):
+        hasher.update(block)
     return PREFIX + hasher.hexdigest()
 
 

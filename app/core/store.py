@@ -7,6 +7,7 @@ names the sha256 and size of every file. Not guaranteed: that bytes stay what th
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from pyarrow import ArrowInvalid, fs
 
-from app.core.digests import canonical_json, digest_bytes, digest_file, hex_of
+from app.core.digests import canonical_json, digest_bytes, digest_file, digest_stream, hex_of
 from app.core.errors import SignalboxError, UsageError
 
 MANIFEST = "manifest.json"
@@ -77,12 +78,25 @@ class Store:
         remote = f"{self._path(kind, digest)}/{FILES}"
         if isinstance(self._fs, fs.LocalFileSystem):
             return Path(remote)
-        cache = Path(tempfile.gettempdir()) / "signalbox-cache" / kind / hex_of(digest)
+        cache = _cache_dir() / kind / hex_of(digest)
         if not cache.exists():
             staged = Path(tempfile.mkdtemp(dir=_made(cache.parent)))
             fs.copy_files(remote, str(staged), source_filesystem=self._fs)
-            staged.replace(cache)
+            try:
+                staged.replace(cache)
+            except OSError:
+                if not cache.exists():  # else another process was faster
+                    raise
         return cache
+
+    def file_digest(self, kind: str, digest: str, name: str) -> str:
+        """Digest of a version's file as it lies in the store now, whatever was copied to a cache before.
+
+        Raises:
+            OSError: the file is not there or cannot be read.
+        """
+        with self._fs.open_input_stream(f"{self._path(kind, digest)}/{FILES}/{name}") as stream:
+            return digest_stream(stream)
 
     def list_files(self, kind: str, digest: str) -> set[str]:
         """Relative paths of the files that really lie in a version."""
@@ -117,6 +131,15 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
         path.relative_to(folder).as_posix(): {"sha256": digest_file(path), "bytes": path.stat().st_size}
         for path in walk_files(folder)
     }
+
+
+def _cache_dir() -> Path:
+    """Where remote versions are kept, this user's alone: what others could write there would be loaded."""
+    folder = Path(tempfile.gettempdir()) / f"signalbox-cache-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise StoreUnusable(f"{folder} belongs to another user: remove it, or set TMPDIR to a folder of your own")
+    return folder
 
 
 def _made(folder: Path) -> Path:

@@ -1,7 +1,6 @@
 """What verification finds: faults, each with a kind, a place and a sentence."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,6 @@ class Report:
 
     def add(self, kind: str, where: str, message: str) -> None:
         self.faults.append(Fault(kind, where, message))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ok": self.ok}
 
     def lines(self) -> list[str]:
         """The report for a terminal: a line for each fault and note, the sum last."""

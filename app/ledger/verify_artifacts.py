@@ -5,7 +5,8 @@ Not guaranteed: anything about artifacts that no leaf names (a publication that 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def verify_requests(rows: Iterable[Row], requests_dir: Path, report: Report) -> 
     """Check every part of the request log that a ``request-batch`` leaf names."""
     named = {row.statement.name: row.statement.subject for row in rows if row.statement and row.kind == REQUEST_BATCH}
     for name, digest in named.items():
-        _check_file(requests_dir / name, digest, f"request log {name}", report)
+        _check_file(partial(digest_file, requests_dir / name), digest, f"request log {name}", report)
     parts = {path.name for path in parts_of(requests_dir)}
     if waiting := sorted(parts - named.keys()):
         report.notes.append(f"{len(waiting)} parts of the request log are not in the ledger yet, first {waiting[0]}")
@@ -69,17 +70,17 @@ def _check_manifest(store: Store, kind: str, digest: str, where: str, report: Re
 
 
 def _check_files(store: Store, kind: str, digest: str, manifest: Mapping[str, Any], where: str, report: Report) -> None:
-    folder = store.folder(kind, digest)
     for name, entry in manifest["files"].items():
-        _check_file(folder / name, entry["sha256"], f"{where}: {name}", report)
+        _check_file(partial(store.file_digest, kind, digest, name), entry["sha256"], f"{where}: {name}", report)
     for name in sorted(store.list_files(kind, digest) - manifest["files"].keys()):
         report.add("extra-file", f"{where}: {name}", "no manifest names this file: it was put there afterwards")
 
 
-def _check_file(path: Path, digest: str, where: str, report: Report) -> None:
+def _check_file(read: Callable[[], str], digest: str, where: str, report: Report) -> None:
+    """Compare a file's digest as it is read now with the one published."""
     report.num_files += 1
     try:
-        found = digest_file(path)
+        found = read()
     except FileNotFoundError:
         report.add("missing-file", where, "the file is gone: restore it, or publish a new version")
     except OSError as error:

@@ -66,3 +66,31 @@ def test_facts_alone_can_be_published(store):
 def test_a_store_that_is_none_is_named(uri):
     with pytest.raises(StoreUnusable, match="SIGNALBOX_STORE_URI"):
         Store(uri)
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch):
+    """A store that is not a local folder, and a cache of this test's own."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return Store("mock:///bucket")
+
+
+def test_a_remote_version_is_read_through_a_private_cache(remote, folder, tmp_path):
+    digest = remote.publish("dataset", folder, {"name": "x"})
+    found = remote.folder("dataset", digest)
+    assert found.is_relative_to(tmp_path)
+    assert (found / "deep" / "b.txt").read_bytes() == b"two"
+    assert remote.folder("dataset", digest) == found
+    (cache,) = tmp_path.glob("signalbox-cache-*")
+    assert cache.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_digest_of_a_remote_file_is_that_of_the_store_and_not_of_the_cache(remote, folder):
+    digest = remote.publish("dataset", folder, {"name": "x"})
+    (remote.folder("dataset", digest) / "a.txt").write_bytes(b"changed in the cache")
+    assert remote.file_digest("dataset", digest, "a.txt") == digest_bytes(b"one")
+    with remote._fs.open_output_stream(f"{remote._path('dataset', digest)}/files/a.txt") as stream:
+        stream.write(b"changed in the store")
+    assert remote.file_digest("dataset", digest, "a.txt") == digest_bytes(b"changed in the store")
+    with pytest.raises(OSError, match="a-file-that-is-not-there"):
+        remote.file_digest("dataset", digest, "a-file-that-is-not-there")

@@ -1,7 +1,6 @@
 """An attacker's small list: what is changed behind the log's back is named, wherever it was changed."""
 
 import contextlib
-import json
 import sqlite3
 
 import pytest
@@ -361,10 +360,3 @@ def test_verification_changes_nothing(published):
     assert {path: digest_file(path) for path in files} == before
     with published.database.read() as connection:
         assert connection.execute(text("SELECT count(*) FROM leaves")).scalar() == 6
-
-
-def test_a_report_is_json(published):
-    published.workspace.keys_dir.joinpath("service.pub").write_text("garbage")
-    report = json.loads(json.dumps(verify(published.workspace).to_dict()))
-    assert report["ok"] is False
-    assert report["faults"][0]["kind"] == "missing-key"
