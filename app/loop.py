@@ -50,10 +50,10 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A judged model with all that would serve; ``release`` is None when the verdict is red."""
+    """A judged model with all that would serve; router and release are None when the verdict is red."""
 
     model: Version
-    router: Version
+    router: Version | None
     evaluations: Mapping[str, Version]
     before: Mapping[str, Version]
     verdict: Version
@@ -114,27 +114,27 @@ def build_candidate(
     prices: Mapping[str, float] | None = None,
     actor: str = "service",
 ) -> Candidate:
-    """Calibrate, evaluate, judge and, unless the verdict is red, publish a release.
+    """Evaluate and judge; unless the verdict is red, calibrate a router and publish a release.
 
     Args:
         suites: by label; ``target`` is the one to do well on, all others are regression suites.
         production: the release to compare with.
         prices: US dollars, such as ``small_usd_per_1k_tokens``.
     """
-    router = calibrate_router(
-        small=small,
-        large=large,
-        index=knowledge.index,
-        synthetic=knowledge.rows,
-        registry=registry,
-        settings=settings.routing,
-    )
     evaluations = evaluate_on(small, suites, registry=registry, settings=settings)
     before = _evaluate_production(production, suites, registry=registry, settings=settings)
     evidence = Evidence.collect(small, registry=registry, candidate=evaluations, production=before)
     verdict = judge(policy, evidence, registry=registry)
-    release = None
+    router = release = None
     if verdict.facts["light"] != "red":
+        router = calibrate_router(
+            small=small,
+            large=large,
+            index=knowledge.index,
+            synthetic=knowledge.rows,
+            registry=registry,
+            settings=settings.routing,
+        )
         release = build_release(
             name,
             small=small,

@@ -60,7 +60,7 @@ def _known(trigger: str | None, registry: Registry) -> str:
 def _as_json(candidate: Candidate) -> dict[str, str | None]:
     release = candidate.release
     versions = {"model": candidate.model, "router": candidate.router, "verdict": candidate.verdict}
-    digests = {kind: version.digest for kind, version in versions.items()}
+    digests = {kind: version.digest if version else None for kind, version in versions.items()}
     return {"light": candidate.verdict.facts["light"], "release": release.digest if release else None, **digests}
 
 
