@@ -39,6 +39,10 @@ class NothingToLearnOn(UsageError):
     """Production has no small model to learn on from: train one and promote it first."""
 
 
+class NotPrepared(UsageError):
+    """A dataset has no index or no synthetic rows yet: run the job that the message names."""
+
+
 @dataclass(frozen=True)
 class Knowledge:
     """The documents as they are now, searchable, and as questions and answers."""
@@ -149,6 +153,51 @@ def build_candidate(
             actor=actor,
         )
     return Candidate(small, router, evaluations, before, verdict, release)
+
+
+def propose_first(
+    name: str,
+    *,
+    small: Version,
+    large: Version | None,
+    knowledge: Knowledge,
+    suite: Version,
+    policy: Policy,
+    registry: Registry,
+    settings: SignalboxSettings,
+) -> Candidate:
+    """The candidate for a first release, with prices from the speeds that its models show on the suite."""
+    models = {"small": small} | ({"large": large} if large else {})
+    speeds = {
+        rung: evaluate(model, suite, registry=registry, settings=settings.evaluation) for rung, model in models.items()
+    }
+    return build_candidate(
+        name,
+        small=small,
+        large=large,
+        knowledge=knowledge,
+        suites={TARGET: suite},
+        policy=policy,
+        prices=measured_prices(speeds, settings=settings),
+        registry=registry,
+        settings=settings,
+    )
+
+
+def find_knowledge(dataset: Version, *, registry: Registry) -> Knowledge:
+    """The newest index and synthetic rows that were made from a dataset version.
+
+    Raises:
+        NotPrepared: one of them is missing; the message names the job that makes it.
+    """
+    made = [version for version in registry.versions() if dataset.digest in version.parents]
+    found = {version.kind: version for version in made}
+    for kind, job in (("index", "jobs.index"), (SYNTHETIC, "jobs.synthesize")):
+        if kind not in found:
+            raise NotPrepared(
+                f"nothing of kind {kind} was made from dataset {dataset.ref}: run {job} --dataset {dataset.ref}"
+            )
+    return Knowledge(dataset, found["index"], found[SYNTHETIC])
 
 
 def build_retrieval_release(

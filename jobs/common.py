@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,12 +43,12 @@ def job(workspace: Path | None, config: Path | None) -> Iterator[Job]:
             yield Job(place, settings, open_registry(place))
 
 
-def report(version: Version, *, as_json: bool = False) -> None:
-    """Print what a job published: its reference, digest and figures."""
+def report(version: Version, *, as_json: bool = False, **more: Any) -> None:
+    """Print what a job published: its reference, digest and figures, and ``more`` figures beside these."""
     if as_json:
         fields = {"kind": version.kind, "ref": version.ref, "digest": version.digest, "facts": version.facts}
-        print(json.dumps(fields))
+        print(json.dumps({**fields, **more}))
         return
     print(f"{version.kind} {version.ref} ({version.short})")
-    for name, figure in version.facts.items():
+    for name, figure in {**version.facts, **more}.items():
         print(f"  {name}: {json.dumps(figure)}")

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from app.core.digests import digest_json
 from app.core.errors import UsageError
 from app.core.files import FileUnusable, read_text
+from app.evaluation.compare import compare
 from app.evaluation.pipeline import evaluate
 from app.evaluation.suite import publish_suite
 from app.registry.versions import Registry, Version
@@ -28,17 +29,25 @@ def main(
     questions: Annotated[
         Path | None, typer.Option(help="JSON lines with `question` and `answers`, published as the suite first.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Model to compare with, question by question: name, name@number or digest.")
+    ] = None,
     config: Config = None,
     workspace: WorkspaceOption = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a model every question of a suite; publish exact match and token F1 with bootstrap intervals."""
+    """Ask a model every question of a suite; publish exact match and token F1 with bootstrap intervals.
+
+    With --against, the change of exact match from that model is printed with its paired bootstrap interval.
+    """
     with job(workspace, config) as here:
         asked = _publish(suite, questions, here.registry) if questions else here.registry.get("suite", suite)
-        version = evaluate(
-            here.registry.get("model", model), asked, registry=here.registry, settings=here.settings.evaluation
-        )
-        report(version, as_json=as_json)
+        refs = [model, against] if against else [model]
+        models = [here.registry.get("model", ref) for ref in refs]
+        options: dict[str, Any] = {"registry": here.registry, "settings": here.settings.evaluation}
+        version, *others = (evaluate(each, asked, **options) for each in models)
+        changes = [{"from": other.ref, **compare(other, version, **options).to_dict()} for other in others]
+        report(version, as_json=as_json, **({"exact_match_change": changes[0]} if changes else {}))
 
 
 def _publish(name: str, path: Path, registry: Registry) -> Version:

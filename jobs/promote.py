@@ -1,35 +1,75 @@
-"""Put an approved release into production, and let the cluster serve it."""
+"""Judge a first release where none is named, approve it, put it into production, and let the cluster serve it.
+
+Exit status: 0, it serves; 3, the gate is red; 2, it was asked wrongly; 1, refused, for want of approvals above all.
+"""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from app.loop import put_into_production
+from app.core.errors import UsageError
+from app.governance.approvals import approve
+from app.governance.gate import summary
+from app.governance.policy import load_policy
+from app.ledger.keys import load_or_create
+from app.loop import find_knowledge, propose_first, put_into_production, verdict_of
+from app.registry.versions import Version
 from app.serving.deploy import LOCAL_CONFIG, deploy
-from jobs.common import Config, WorkspaceOption, job
+from jobs.common import Config, Job, WorkspaceOption, job
 
 app = typer.Typer(add_completion=False)
+MEANING = "approved for production"
+RED_STATUS = 3
 
 
 @app.command()
 def main(
-    release: Annotated[str, typer.Option(help="Release: name, name@number or digest.")] = "assistant",
+    release: Annotated[
+        str, typer.Option(help="Release to promote; with --suite, the name to propose under.")
+    ] = "assistant",
+    suite: Annotated[str | None, typer.Option(help="Propose a release first: judge --small on this suite.")] = None,
+    small: Annotated[str, typer.Option(help="Small model of a proposed release.")] = "small",
+    large: Annotated[str | None, typer.Option(help="Large model of a proposed release, if it has one.")] = None,
+    dataset: Annotated[str, typer.Option(help="Documents of a proposed release.")] = "handbook",
+    policy: Annotated[str, typer.Option(help="Policy that judges it: a file, or a shipped one's name.")] = "candidate",
+    approver: Annotated[
+        str | None, typer.Option(help="Sign an approval with this approver's key of the workspace.")
+    ] = None,
+    printed_name: Annotated[str | None, typer.Option(help="The approver's name, as it stands in the approval.")] = None,
     reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "promoted by hand",
     actor: Annotated[str, typer.Option(help="Who, for the ledger.")] = "operator",
     serve_config: Annotated[Path, typer.Option(help="Serve config to deploy.")] = LOCAL_CONFIG,
-    serve: Annotated[bool, typer.Option(help="Deploy it, without a failed request.")] = True,
     config: Config = None,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Move the alias `production`. Refused without a verdict that is not red and the approvals its policy asks for."""
     with job(workspace, config) as here:
-        version = here.registry.get("release", release)
-        put_into_production(version, registry=here.registry, actor=actor, reason=reason)
-        print(f"{version.ref} ({version.short}) is in production")
-        if serve:
-            deploy(workspace=here.workspace, release_ref=version.digest, config_path=serve_config)
-            print(f"{version.ref} serves")
+        if approver and not printed_name:
+            raise UsageError("an approval carries a person's name: give --printed-name with --approver")
+        parts = {"small": small, "large": large, "dataset": dataset, "policy": policy}
+        chosen = _propose(here, release, suite, **parts) if suite else here.registry.get("release", release)
+        if approver:
+            signer = load_or_create(here.workspace.keys_dir, name=approver, role="approver")
+            verdict = verdict_of(chosen, registry=here.registry)
+            person = {"printed_name": str(printed_name), "meaning": MEANING}
+            approve(verdict, chosen, signer=signer, registry=here.registry, **person)
+        put_into_production(chosen, registry=here.registry, actor=actor, reason=reason)
+        deploy(workspace=here.workspace, release_ref=chosen.digest, config_path=serve_config)
+        print(f"{chosen.ref} ({chosen.short}) is in production and serves")
+
+
+def _propose(here: Job, name: str, suite: str, *, small: str, large: str | None, dataset: str, policy: str) -> Version:
+    get = here.registry.get
+    candidate = propose_first(
+        name, small=get("model", small), large=get("model", large) if large else None, suite=get("suite", suite),
+        knowledge=find_knowledge(get("dataset", dataset), registry=here.registry), policy=load_policy(policy),
+        registry=here.registry, settings=here.settings,
+    )  # fmt: skip
+    print("\n".join(summary(candidate.verdict)))
+    if candidate.release is None:
+        raise typer.Exit(RED_STATUS)
+    return candidate.release
 
 
 if __name__ == "__main__":

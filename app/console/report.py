@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.core.files import replace_text
+from app.core.statistics import Interval
 
 Report = Mapping[str, Any]
 
@@ -72,8 +73,4 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
 
 
 def _before_after(pair: Mapping[str, Any]) -> str:
-    return f"{_interval(pair['before'])} -> {_interval(pair['after'])}"
-
-
-def _interval(interval: Mapping[str, float]) -> str:
-    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+    return f"{Interval(**pair['before']).shown()} -> {Interval(**pair['after']).shown()}"

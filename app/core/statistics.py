@@ -26,6 +26,11 @@ class Interval:
         """``{"value", "low", "high"}``, as facts and reports hold it."""
         return asdict(self)
 
+    def shown(self, *, sign: bool = False) -> str:
+        """The interval for people: ``0.812 [0.761, 0.858]``, with a plus before gains when ``sign`` is set."""
+        form = "+.3f" if sign else ".3f"
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
 
 def bootstrap_mean(a: ArrayLike, *, confidence: float = 0.95, num_resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean of ``a`` with its two-sided percentile interval.

@@ -13,7 +13,6 @@ from app.escalation.rungs import Quotations, measured
 from app.evaluation.pipeline import evaluate
 from app.evaluation.suite import publish_suite
 from app.governance.approvals import approve, valid_approvals
-from app.governance.evidence import TARGET
 from app.governance.gate import summary
 from app.governance.policy import load_policy
 from app.governance.promotion import ApprovalsMissing
@@ -21,10 +20,9 @@ from app.ledger.keys import load_or_create
 from app.loop import (
     Candidate,
     Knowledge,
-    build_candidate,
     build_knowledge,
     build_retrieval_release,
-    measured_prices,
+    propose_first,
     put_into_production,
     verdict_of,
 )
@@ -116,21 +114,15 @@ def climb_ladder(scene: Scene, knowledge: Knowledge, models: Models, suite: Vers
     return ladder
 
 
-def propose_first(scene: Scene, knowledge: Knowledge, models: Models, suite: Version) -> Candidate:
+def judge_first(scene: Scene, knowledge: Knowledge, models: Models, suite: Version) -> Candidate:
     """Evaluate, judge and calibrate; say what the gate found."""
-    evaluation = scene.settings.evaluation
-    speeds = {
-        rung: evaluate(model, suite, registry=scene.registry, settings=evaluation)
-        for rung, model in (("small", models.small), ("large", models.large))
-    }
-    candidate = build_candidate(
+    candidate = propose_first(
         RELEASE,
         small=models.small,
         large=models.large,
         knowledge=knowledge,
-        suites={TARGET: suite},
+        suite=suite,
         policy=load_policy("candidate"),
-        prices=measured_prices(speeds, settings=scene.settings),
         registry=scene.registry,
         settings=scene.settings,
     )

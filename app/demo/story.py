@@ -79,7 +79,7 @@ def _first_release(scene: Scene) -> Version:
     with scene.step("Climb the ladder: prompt, retrieval, adapters, full fine-tuning"):
         ladder = building.climb_ladder(scene, knowledge, models, suite)
     with scene.step("Judge the candidate, and ask a person"):
-        candidate = building.propose_first(scene, knowledge, models, suite)
+        candidate = building.judge_first(scene, knowledge, models, suite)
         release = building.serveable(scene, knowledge, candidate.release)
         building.approve_release(scene, release)
         building.promote_release(scene, release)

@@ -15,19 +15,20 @@ from typing import Any
 from app.core.digests import digest_json
 from app.core.parquet import write_rows
 from app.core.progress import progress
-from app.documents import schema
 from app.documents.errors import DocumentsLost, EmptyCorpus
 from app.documents.read import ROWS_FORMAT, Scan, scan
 from app.documents.sandbox import Sandbox
+from app.documents.schema import DOCUMENTS, REJECTS
 from app.documents.settings import DocumentSettings
 from app.documents.work import FileWorker, Outcome, Part, merge_outcomes, split_work
 from app.inference.encoder import PINNED, TokenCounter
+from app.registry.tables import CHUNKS, CHUNKS_FILE, DOCUMENTS_FILE, REJECTS_FILE
 from app.registry.versions import Registry, Version
 
 CODE_VERSION = "documents-1"
 KIND = "dataset"
-FILES = (schema.DOCUMENTS_FILE, schema.CHUNKS_FILE, schema.REJECTS_FILE)
-TABLES = (schema.DOCUMENTS, schema.CHUNKS, schema.REJECTS)
+FILES = (DOCUMENTS_FILE, CHUNKS_FILE, REJECTS_FILE)
+TABLES = (DOCUMENTS, CHUNKS, REJECTS)
 
 
 def ingest(

@@ -1,14 +1,10 @@
-"""The tables of a dataset version: documents, chunks and rejects."""
+"""The tables of a dataset version: documents, rejects, and rows of the chunks that `app.registry.tables` describes."""
 
 from typing import Any, TypedDict
 
 import pyarrow as pa
 
 from app.core.digests import digest_json
-
-DOCUMENTS_FILE = "documents.parquet"
-CHUNKS_FILE = "chunks.parquet"
-REJECTS_FILE = "rejects.parquet"
 
 DOCUMENTS = pa.schema(
     [
@@ -18,17 +14,6 @@ DOCUMENTS = pa.schema(
         pa.field("format", pa.string(), nullable=False),
         pa.field("num_chunks", pa.int64(), nullable=False),
         pa.field("num_chars", pa.int64(), nullable=False),
-    ]
-)
-CHUNKS = pa.schema(
-    [
-        pa.field("chunk_id", pa.string(), nullable=False),
-        pa.field("document_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("title", pa.string(), nullable=False),
-        pa.field("heading_path", pa.list_(pa.string()), nullable=False),
-        pa.field("ordinal", pa.int64(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
     ]
 )
 REJECTS = pa.schema(

@@ -119,7 +119,7 @@ def render(ladder: Ladder) -> Table:
         costs = (f"${row['cost_build_usd']:.4f}", f"${row['cost_per_1000_usd']:.4f}")
         shares = (f"{row['token_f1']:.3f}", f"{row['contains']:.3f}")
         light = Text(row["light"], style={"amber": "yellow"}.get(row["light"], row["light"]))
-        table.add_row(name, light, _shown(Interval(**row["quality"])), *shares, *costs)
+        table.add_row(name, light, Interval(**row["quality"]).shown(), *shares, *costs)
     return table
 
 
@@ -132,11 +132,7 @@ def _choose(rungs: Sequence[Measured], lights: Sequence[Light]) -> tuple[Measure
 
 
 def _sentence(chosen: Measured, *, met: bool, settings: LadderSettings) -> str:
-    shown = f"{_shown(chosen.quality)} {settings.metric}"
+    shown = f"{chosen.quality.shown()} {settings.metric}"
     if met:
         return f"{chosen.rung}: first rung to meet the target of {settings.target:.2f} ({shown}); stop here"
     return f"{chosen.rung}: best of the rungs ({shown}), but none surely meets the target of {settings.target:.2f}"
-
-
-def _shown(interval: Interval) -> str:
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

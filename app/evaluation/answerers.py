@@ -6,20 +6,12 @@ Guarantees: one answer per question, in order, with the time that it took.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+from app.inference.models import ModelSource
 
 Answer = Callable[[Sequence[str]], Sequence[str]]
 """Questions to texts; must be picklable, and may open what it needs on its first call."""
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a model lies: its folder, and that of an adapter on it."""
-
-    folder: Path
-    adapter: Path | None = None
 
 
 class Answerer:
@@ -35,9 +27,7 @@ class Answerer:
         self._call = source if callable(source) else None
         self._max_new_tokens = max_new_tokens
         if isinstance(source, ModelSource):
-            from app.inference.engine import TransformersEngine
-
-            self._engine = TransformersEngine(source.folder, adapter=source.adapter, num_threads=num_threads)
+            self._engine = source.load(num_threads=num_threads)
         self._answer(["Ready?"])  # what is opened or compiled on first use does not count as an answer's time
 
     def answer_rows(self, question_ids: Sequence[str], questions: Sequence[str]) -> list[dict[str, Any]]:

@@ -4,9 +4,9 @@ Guarantees: rows are paired by question id, and the interval is that of the pair
 """
 
 from app.core.errors import UsageError
-from app.core.parquet import read_rows
 from app.core.statistics import Interval, paired_bootstrap, paired_values
 from app.evaluation.settings import EvaluationSettings
+from app.governance.evidence import read_outcomes
 from app.registry.versions import Registry, Version
 
 
@@ -24,15 +24,10 @@ def compare(
     """
     if before.manifest["inputs"]["suite"] != after.manifest["inputs"]["suite"]:
         raise SuitesDiffer(f"{before.ref} and {after.ref} are of different suites: evaluate both on the same one")
-    first, second = (_outcomes(version, metric, registry) for version in (before, after))
+    first, second = (read_outcomes(version, metric, registry=registry) for version in (before, after))
     return paired_bootstrap(
         *paired_values(first, second),
         confidence=settings.confidence,
         num_resamples=settings.num_resamples,
         seed=settings.seed,
     )
-
-
-def _outcomes(version: Version, metric: str, registry: Registry) -> list[tuple[str, float]]:
-    rows = read_rows(registry.folder(version) / "rows.parquet")
-    return [(row["question_id"], row[metric]) for row in rows]

@@ -15,15 +15,16 @@ from ray.data import ActorPoolStrategy
 
 from app.core.errors import UsageError
 from app.core.parquet import read_rows, write_rows
-from app.evaluation.answerers import Answer, Answerer, ModelSource
+from app.evaluation.answerers import Answer, Answerer
 from app.evaluation.judge import figures, judge
 from app.evaluation.schema import ANSWERS, ROWS
 from app.evaluation.settings import EvaluationSettings
+from app.inference.models import ModelSource, find_model
+from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version
 
 CODE_VERSION = "evaluation-1"
 KIND = "evaluation"
-ADAPTER_FILE = "adapter_config.json"
 EXECUTION_SETTINGS = {"num_workers", "num_threads", "worker_memory_bytes"}
 
 
@@ -37,7 +38,6 @@ def evaluate(
     *,
     registry: Registry,
     settings: EvaluationSettings,
-    base: Version | None = None,
     answer: Answer | None = None,
     parents: Sequence[str] = (),
     name: str | None = None,
@@ -45,7 +45,6 @@ def evaluate(
     """Run a suite and publish outcomes and figures.
 
     Args:
-        base: the model that an adapter belongs to; by default the one that it was trained on.
         answer: answers in a model's place; a picklable callable from questions to texts.
         parents: digests of what ``answer`` reads, such as an index.
         name: of the evaluation; by default the model's and the suite's.
@@ -59,15 +58,15 @@ def evaluate(
     inputs = _inputs(model, suite, answer, parents, settings)
     if found := registry.find(KIND, name, inputs):
         return found
-    source = find_model(model, base=base, registry=registry) if model else answer
+    source = find_model(model, registry=registry) if model else answer
     assert source is not None
-    questions = read_rows(registry.folder(suite) / "rows.parquet")
+    questions = read_rows(registry.folder(suite) / ROWS_FILE)
     answers = ask(questions, source, settings=settings)
     rows = judge(questions, answers)
     facts = {"model": inputs["model"], "suite": suite.digest, **figures(rows, answers, settings=settings)}
     lineage = [*([model.digest] if model else []), suite.digest, *parents]
     with TemporaryDirectory(prefix="evaluation-") as folder:
-        write_rows(Path(folder) / "rows.parquet", rows, schema=ROWS)
+        write_rows(Path(folder) / ROWS_FILE, rows, schema=ROWS)
         return registry.publish(KIND, name, folder=Path(folder), inputs=inputs, parents=lineage, facts=facts)
 
 
@@ -82,14 +81,6 @@ def _inputs(
         "settings": settings.model_dump(mode="json", exclude=EXECUTION_SETTINGS),
         "code": CODE_VERSION,
     }
-
-
-def find_model(model: Version, *, base: Version | None, registry: Registry) -> ModelSource:
-    """The folders to load a model from; an adapter stands on its base."""
-    folder = registry.folder(model)
-    if not (folder / ADAPTER_FILE).exists():
-        return ModelSource(folder)
-    return ModelSource(registry.folder(base or registry.get("model", model.facts["base"])), adapter=folder)
 
 
 def ask(

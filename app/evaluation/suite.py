@@ -14,6 +14,7 @@ import pyarrow as pa
 from app.core.digests import digest_json
 from app.core.errors import UsageError
 from app.core.parquet import write_rows
+from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version
 
 CODE_VERSION = "suite-1"
@@ -46,6 +47,6 @@ def publish_suite(name: str, rows: Iterable[Mapping[str, Any]], *, origin: str, 
     if found := registry.find("suite", name, inputs):
         return found
     with tempfile.TemporaryDirectory() as folder:
-        write_rows(Path(folder) / "rows.parquet", ordered, schema=SUITE)
+        write_rows(Path(folder) / ROWS_FILE, ordered, schema=SUITE)
         facts = {"num_rows": len(ordered), "origin": origin}
         return registry.publish("suite", name, folder=Path(folder), inputs=inputs, facts=facts)

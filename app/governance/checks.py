@@ -154,7 +154,7 @@ class MinMetric(_Compared):
         evaluation = evidence.evaluation(self.suite)
         interval = self.mean(evidence.outcomes(evaluation, self.metric))
         low = interval.low if self.bound == "low" else interval.value
-        reason = f"{self.metric} on {self.suite}: {_shown(interval)}, asked for is {self.threshold:.3f}"
+        reason = f"{self.metric} on {self.suite}: {interval.shown()}, asked for is {self.threshold:.3f}"
         light = against(low, interval.value, self.threshold)
         return Finding(light, reason, low, self.threshold, (evaluation.digest,))
 
@@ -183,7 +183,7 @@ class NonInferior(_Compared):
             return Finding("green", "nothing is in production yet", None, -self.margin, (candidate.digest,))
         before, after = (evidence.outcomes(version, self.metric) for version in (production, candidate))
         change = self.change(before, after)
-        reason = f"change in {self.metric} on {self.suite} against production: {_shown(change, sign=True)}"
+        reason = f"change in {self.metric} on {self.suite} against production: {change.shown(sign=True)}"
         inputs = (production.digest, candidate.digest)
         return Finding(against(change.low, change.value, -self.margin), reason, change.low, -self.margin, inputs)
 
@@ -217,7 +217,7 @@ class ForgettingBudget(_Compared):
             reason = f"only {coverage:.1%} of the questions of {name} were asked, not {self.min_coverage:.1%} or more"
             return Finding("red", reason, coverage, self.min_coverage, inputs)
         change = self.change(before, after)
-        reason = f"worst change in {self.metric}, {name}: {_shown(change, sign=True)} ({coverage:.1%} still asked)"
+        reason = f"worst change in {self.metric}, {name}: {change.shown(sign=True)} ({coverage:.1%} still asked)"
         return Finding(against(change.low, change.value, -self.budget), reason, change.low, -self.budget, inputs)
 
     def _pairs(self, evidence: Evidence) -> list[tuple[str, Outcomes, Outcomes, tuple[str, ...]]]:
@@ -282,11 +282,6 @@ class Approvals(Check):
     def judge(self, evidence: Evidence) -> Finding:
         reason = f"{self.required} approval(s) by {' or '.join(self.roles)}, never the trainer: judged at promotion"
         return Finding("pending", reason, None, self.required)
-
-
-def _shown(interval: Interval, *, sign: bool = False) -> str:
-    form = "+.3f" if sign else ".3f"
-    return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
 def _rank(finding: Finding) -> tuple[int, float]:

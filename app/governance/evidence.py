@@ -12,6 +12,7 @@ from typing import Any
 from app.core.errors import SignalboxError
 from app.core.parquet import read_rows
 from app.ledger.log import KEY, MOVES, PROMOTION, Leaf
+from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version
 
 TARGET = "target"
@@ -107,17 +108,26 @@ class Evidence:
 
     def outcomes(self, evaluation: Version, metric: str) -> Outcomes:
         """``(question id, outcome)`` of every row of an evaluation."""
-        rows = read_rows(self.registry.folder(evaluation) / "rows.parquet")
-        if rows and metric not in rows[0]:
-            raise EvidenceMissing(f"evaluation {evaluation.ref} has no column {metric!r}: evaluate with that metric")
-        if not rows:
-            raise EvidenceMissing(f"evaluation {evaluation.ref} has no rows: evaluate on a suite that has some")
-        return [(str(row["question_id"]), float(row[metric])) for row in rows]
+        return read_outcomes(evaluation, metric, registry=self.registry)
 
     @cached_property
     def ancestors(self) -> tuple[dict[str, Leaf], list[str]]:
         """Leaves of everything the artifact was made from, by digest, and parent digests that no leaf publishes."""
         return find_ancestors(self.registry, [self.artifact.digest])
+
+
+def read_outcomes(evaluation: Version, metric: str, *, registry: Registry) -> Outcomes:
+    """``(question id, outcome)`` of every row of an evaluation.
+
+    Raises:
+        EvidenceMissing: it has no rows, or no such metric.
+    """
+    rows = read_rows(registry.folder(evaluation) / ROWS_FILE)
+    if not rows:
+        raise EvidenceMissing(f"evaluation {evaluation.ref} has no rows: evaluate on a suite that has some")
+    if metric not in rows[0]:
+        raise EvidenceMissing(f"evaluation {evaluation.ref} has no column {metric!r}: evaluate with that metric")
+    return [(str(row["question_id"]), float(row[metric])) for row in rows]
 
 
 def find_ancestors(registry: Registry, digests: list[str]) -> tuple[dict[str, Leaf], list[str]]:

@@ -16,6 +16,7 @@ from app.core.parquet import parts_of
 from app.governance.approvals import read_approval
 from app.governance.evidence import published_leaves
 from app.ledger.log import MOVES, REQUEST_BATCH, Leaf
+from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version, VersionNotFound
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _detail(version: Version) -> str:
 
 
 def _documents(registry: Registry, dataset: Version) -> list[Node]:
-    rows = sorted(_table(registry, dataset, "documents.parquet"), key=lambda row: str(row["source"]))
+    rows = sorted(_table(registry, dataset, DOCUMENTS_FILE), key=lambda row: str(row["source"]))
     shown = [Node("document", row["source"], row["document_id"]) for row in rows[:MAX_DOCUMENTS]]
     more = len(rows) - len(shown)
     return shown + ([Node("documents", f"and {more} more")] if more > 0 else [])
@@ -250,7 +251,7 @@ def _chunk(registry: Registry, chunk_id: str, datasets: list[Version]) -> Node:
     """A chunk with its document and the dataset version that holds both."""
     node = Node("chunk", "", chunk_id)
     for dataset in reversed(datasets):
-        for row in _table(registry, dataset, "chunks.parquet", chunk_id=chunk_id):
+        for row in _table(registry, dataset, CHUNKS_FILE, chunk_id=chunk_id):
             node.label, node.detail = " > ".join(row["heading_path"]) or row["title"], _cut(row["text"])
             document = Node("document", row["source"], row["document_id"])
             document.children = [Node("dataset", dataset.ref, dataset.digest)]
@@ -280,7 +281,7 @@ def _rows_of(registry: Registry, synthetic: Version, row: Mapping[str, Any]) -> 
     """Training rows with this answer, those about a cited chunk first, then those in the most similar words."""
     answer, words = _plain(str(row["answer"])), set(_plain(str(row["question"])).split())
     cited = {str(each["chunk_id"]) for each in row.get("citations") or ()}
-    taught = _table(registry, synthetic, "rows.parquet", split="train")
+    taught = _table(registry, synthetic, ROWS_FILE, split="train")
     same = [each for each in taught if _plain(str(each["answer"])) == answer]
 
     def near(each: Mapping[str, Any]) -> tuple[bool, int, str]:

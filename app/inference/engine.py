@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Prompt = str | Sequence[Message]
 FinishReason = Literal["stop", "length"]
 BATCH_SIZE = 64
+ADAPTER_FILE = "adapter_config.json"
 
 
 class ModelUnusable(UsageError):
@@ -152,8 +153,8 @@ def _load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
         raise ModelUnusable(f"{folder} holds no config.json: name the folder of a whole Hugging Face model")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     if adapter is not None:
-        if not (adapter / "adapter_config.json").is_file():
-            raise ModelUnusable(f"{adapter} holds no adapter_config.json: name the folder of a PEFT adapter")
+        if not (adapter / ADAPTER_FILE).is_file():
+            raise ModelUnusable(f"{adapter} holds no {ADAPTER_FILE}: name the folder of a PEFT adapter")
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, insert, select, update
 
-from app.core.clock import utc_now
+from app.core.clock import rfc3339, utc_now
 from app.core.database import Database
 from app.core.errors import SignalboxError
 from app.core.schema import lease as table
@@ -84,5 +84,4 @@ def _set(connection: Connection, lease: Lease, *, expected_epoch: int, expires_a
 
 
 def _expiry(now: datetime, duration_s: float) -> str:
-    moment = now + timedelta(seconds=duration_s)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return rfc3339(now + timedelta(seconds=duration_s))

@@ -10,11 +10,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from app.core.clock import rfc3339
 
 Floats = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
@@ -49,7 +50,7 @@ class Projection:
 
 def row_key(row: Row) -> str:
     """Position of a request in the log; sorts by time, then by id."""
-    return f"{_iso(row['time'])}/{row['request_id']}"
+    return f"{rfc3339(row['time'])}/{row['request_id']}"
 
 
 def usable_rows(rows: Iterable[Row]) -> tuple[list[Row], dict[str, int]]:
@@ -91,12 +92,6 @@ def _unusable(row: Row) -> str | None:
         return f"no {missing}"
     asked = json.loads(row.get("request_json") or "{}").get("model", ROUTED_MODEL)
     return None if asked == ROUTED_MODEL else "asked for a model by name"
-
-
-def _iso(time: datetime | str) -> str:
-    if isinstance(time, str):
-        return time
-    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _embeddings(rows: Sequence[Row]) -> Floats:

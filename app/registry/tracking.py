@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app.core.batches import batched
 from app.core.workspace import Workspace
 from app.registry.versions import PRODUCTION, Version
 
@@ -51,7 +52,7 @@ class Tracker:
     def finish_run(self, run_id: str, *, curve: Curve, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
         """Log the curve (each point has a `step`), the final figures and the files, and close the run."""
         client = self._client()
-        for batch in _batches(_as_metrics(curve, metrics)):
+        for batch in batched(_as_metrics(curve, metrics), METRICS_PER_BATCH):
             client.log_batch(run_id, metrics=batch)
         for path in files:
             client.log_artifact(run_id, str(path))
@@ -103,11 +104,6 @@ class Tracker:
 
     def _client(self) -> Any:
         return _connect(self._uri, self._folder)
-
-
-def set_production(workspace: Workspace, name: str, version: Version) -> None:
-    """Point MLflow's `production` alias at a model version (after the registry's own alias has moved)."""
-    Tracker(workspace).set_production(name, version)
 
 
 def tracking_uri(workspace: Workspace) -> str:
@@ -164,11 +160,6 @@ def _as_metrics(curve: Curve, metrics: Mapping[str, float]) -> list[Any]:
         if key != "step"
     ]
     return [*points, *(Metric(key, float(value), now_ms, 0) for key, value in metrics.items())]
-
-
-def _batches(metrics: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(metrics), METRICS_PER_BATCH):
-        yield metrics[start : start + METRICS_PER_BATCH]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from app.core.errors import SignalboxError
 from app.core.parquet import read_rows, write_rows
+from app.registry.tables import CHUNKS, CHUNKS_FILE
 
 if TYPE_CHECKING:
     import faiss
@@ -19,19 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INDEX_FILE = "index.faiss"
-CHUNKS_FILE = "chunks.parquet"
 INDEX_KIND = "flat-inner-product"
-CHUNKS = pa.schema(
-    [
-        pa.field("chunk_id", pa.string(), nullable=False),
-        pa.field("document_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("title", pa.string(), nullable=False),
-        pa.field("heading_path", pa.list_(pa.string()), nullable=False),
-        pa.field("ordinal", pa.int64(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-    ]
-)
 
 
 class IndexBroken(SignalboxError):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from app.core.parquet import read_rows
 from app.core.progress import progress
 from app.inference.encoder import DIMENSION, ENCODER_DIGEST
+from app.registry.tables import CHUNKS_FILE
 from app.registry.versions import Registry, Version
-from app.retrieval.index import CHUNKS_FILE, INDEX_KIND, IndexBroken, write_index
+from app.retrieval.index import INDEX_KIND, IndexBroken, write_index
 from app.retrieval.settings import RetrievalSettings
 
 if TYPE_CHECKING:

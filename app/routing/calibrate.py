@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from app.core.batches import batched
 from app.core.errors import SignalboxError
 from app.core.parquet import read_rows
+from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.routing.features import Answer, Passage, extract_features, same_answer
 from app.routing.router import Router, Row
@@ -58,7 +60,7 @@ def calibrate(
     inputs = _inputs(models, index=index, synthetic=synthetic, settings=settings)
     if found := registry.find("router", settings.name, inputs):
         return found
-    rows = calibration_rows(registry.folder(synthetic) / "rows.parquet", limit=settings.max_calibration_rows)
+    rows = calibration_rows(registry.folder(synthetic) / ROWS_FILE, limit=settings.max_calibration_rows)
     if not models or not rows:
         raise NothingToCalibrate("a router needs a model and rows of split calibration: train and synthesise first")
     passages = search([row["question"] for row in rows])
@@ -88,16 +90,12 @@ def judge_answers(
     """Features and correctness of an engine's answers to the rows' questions."""
     questions = [str(row["question"]) for row in rows]
     answers: list[Answer] = []
-    for batch in _batched(questions, settings.batch_size):
+    for batch in batched(questions, settings.batch_size):
         answers += engine.generate(batch, max_new_tokens=settings.max_new_tokens)
     return [
         Row(extract_features(question, given, found), same_answer(given.text, row["answers"]))
         for question, given, found, row in zip(questions, answers, passages, rows, strict=True)
     ]
-
-
-def _batched(items: Sequence[str], size: int) -> list[list[str]]:
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
 def _inputs(

@@ -3,24 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+from app.inference.models import find_model
 from app.registry.versions import Registry, Version
 from app.routing.calibrate import calibrate
 from app.routing.settings import RoutingSettings
 from app.serving.schema import Passage
 
-ADAPTER_FILE = "adapter_config.json"
-
 
 def load_engine(registry: Registry, digest: str, *, num_threads: int) -> Any:
     """The text engine of a model version; an adapter is put on its base model."""
-    from app.inference.engine import TransformersEngine
-
-    version = registry.get("model", digest)
-    folder = registry.folder(version)
-    if not (folder / ADAPTER_FILE).exists():
-        return TransformersEngine(folder, num_threads=num_threads)
-    base = registry.get("model", version.facts["base"])
-    return TransformersEngine(registry.folder(base), adapter=folder, num_threads=num_threads)
+    return find_model(registry.get("model", digest), registry=registry).load(num_threads=num_threads)
 
 
 def load_index(registry: Registry, digest: str) -> Any:

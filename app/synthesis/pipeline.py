@@ -17,6 +17,7 @@ import ray.data
 
 from app.core.errors import UsageError
 from app.core.parquet import read_rows, write_rows
+from app.registry.tables import CHUNKS_FILE, REJECTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.synthesis.extract import extract_facts
 from app.synthesis.resolve import Resolution, resolve
@@ -41,7 +42,7 @@ def synthesize(dataset: Version, *, name: str, registry: Registry, settings: Syn
     inputs = {"dataset": dataset.digest, "settings": settings.model_dump(mode="json"), "code": CODE_VERSION}
     if found := registry.find(KIND, name, inputs):
         return found
-    chunks = read_rows(registry.folder(dataset) / "chunks.parquet")
+    chunks = read_rows(registry.folder(dataset) / CHUNKS_FILE)
     resolution = resolve(
         _candidates(chunks, settings), chunk_ids=[chunk["chunk_id"] for chunk in chunks], settings=settings
     )
@@ -108,8 +109,8 @@ def _facts(table: pa.Table) -> list[ExtractedFact]:
 
 
 def _write(folder: Path, rows: Iterable[dict[str, Any]], resolution: Resolution) -> None:
-    write_rows(folder / "rows.parquet", rows, schema=ROWS)
-    write_rows(folder / "rejects.parquet", map(asdict, resolution.rejects), schema=REJECTS)
+    write_rows(folder / ROWS_FILE, rows, schema=ROWS)
+    write_rows(folder / REJECTS_FILE, map(asdict, resolution.rejects), schema=REJECTS)
 
 
 def _figures(rows: list[dict[str, Any]], resolution: Resolution) -> dict[str, Any]:
