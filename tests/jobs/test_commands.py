@@ -83,6 +83,7 @@ def test_a_folder_becomes_rows_once(cluster_workspace, handbook):
         ("train", ["--run", "small_sft"], 2, "name it with --base"),
         ("train", ["--run", "large_sft", "--base", "small"], 2, "leave out --base"),
         ("promote", ["--release", "nothing"], 2, "there is no release 'nothing'"),
+        ("promote", ["--approver", "jane"], 2, "--printed-name"),
         ("retrain", [], 2, "retraining plan"),
     ],
 )
