@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.registry.tracking import Tracker, flatten, set_production, tracking_uri
+from app.registry.tracking import Tracker, flatten, tracking_uri
 
 CURVE = [{"step": 1, "loss": 3.0, "learning_rate": 1e-3}, {"step": 2, "loss": 2.0, "learning_rate": 5e-4}]
 
@@ -38,10 +38,10 @@ def test_a_run_keeps_its_parameters_curve_and_files(tracker, registry, tmp_path)
     assert numbers == ["1", "2", "1"]
     assert tracker.production("small") is None
     for version in (second, first):
-        set_production(registry.workspace, "small", version)
+        tracker.set_production("small", version)
         assert tracker.production("small") == version.digest
 
-    set_production(registry.workspace, "small", publish(registry, "small", 3))
+    tracker.set_production("small", publish(registry, "small", 3))
     assert tracker.production("small") == first.digest
     assert registry.get("model", "small@1").digest == first.digest
 

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from app.core.errors import SignalboxError
-from app.registry.versions import VersionNotFound
 from app.serving import replicas
-from app.serving.engines import load_engine
 from app.serving.schema import Passage
 from app.serving.settings import ServingSettings
 
@@ -74,22 +72,3 @@ def test_the_reader_quotes_through_an_encoder_elsewhere():
     assert extract.quotes[0].text == "The yearly fee is 2,000 euros."
     assert asked[0][0] == "What is the yearly fee?"
     assert replicas.Reader(encode).read("What is the yearly fee?", []).quotes == []
-
-
-def test_an_adapter_is_put_on_its_base(registry, tmp_path, monkeypatch):
-    built = []
-    monkeypatch.setattr("app.inference.engine.TransformersEngine", lambda folder, **more: built.append((folder, more)))
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    base = registry.publish("model", "base", inputs={"base": 1})
-    adapter = registry.publish(
-        "model", "lora", folder=tmp_path / "adapter", inputs={"lora": 1}, facts={"base": base.digest}
-    )
-    load_engine(registry, base.digest, num_threads=1)
-    load_engine(registry, adapter.digest, num_threads=1)
-    assert built == [
-        (registry.folder(base), {"num_threads": 1}),
-        (registry.folder(base), {"adapter": registry.folder(adapter), "num_threads": 1}),
-    ]
-    with pytest.raises(VersionNotFound):
-        load_engine(registry, "sha256:" + "0" * 64, num_threads=1)

@@ -1,0 +1,26 @@
+"""Names and columns of the tables that one stage publishes and another reads: the contract between them.
+
+What only one stage knows of stands in that stage's own ``schema.py``.
+"""
+
+import pyarrow as pa
+
+DOCUMENTS_FILE = "documents.parquet"
+CHUNKS_FILE = "chunks.parquet"
+ROWS_FILE = "rows.parquet"
+"""Synthetic rows, questions of a suite, or an evaluation's outcomes: a row for each question."""
+REJECTS_FILE = "rejects.parquet"
+"""What did not make it into the version, each with its reason."""
+
+CHUNKS = pa.schema(
+    [
+        pa.field("chunk_id", pa.string(), nullable=False),
+        pa.field("document_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("heading_path", pa.list_(pa.string()), nullable=False),
+        pa.field("ordinal", pa.int64(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+    ]
+)
+"""Rows of ``CHUNKS_FILE``, in a dataset and beside an index alike."""
