@@ -14,13 +14,13 @@ from app.core.errors import UsageError, exit_status
 from app.core.workspace import Workspace
 from app.governance.gate import summary
 from app.loop import Candidate, retrain
+from app.monitoring.actor import REFUSED_STATUS
 from app.monitoring.plan import RetrainPlan, load_plan, plan_path
 from app.monitoring.store import MonitorStore
 from app.registry.versions import Registry
 from jobs.common import Config, Json, WorkspaceOption, job
 
 app = typer.Typer(add_completion=False)
-REFUSED_STATUS = 3
 
 
 class TriggerUnknown(UsageError):

@@ -1,7 +1,7 @@
 """The workspace: the one folder that holds everything a Signalbox installation keeps on this machine.
 
-Guarantees: the folder exists and is readable by its owner alone (mode 0700). Not guaranteed: anything about its
-content; the owners of the single paths see to that.
+Guarantees: the folder exists; one that is made here is its owner's alone (mode 0700). Not guaranteed: the mode of a
+folder that was there before, or anything about its content; the owners of the single paths see to that.
 """
 
 import os
@@ -15,7 +15,7 @@ DEFAULT_FOLDER = ".signalbox"
 
 
 class WorkspaceUnusable(UsageError):
-    """The workspace folder cannot be made or written: name another one."""
+    """The workspace folder cannot be made: name another one."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """`signalbox verify`: recompute everything that the ledger commits to, and name every fault.
 
 Purpose: one function for the CLI, the demo and tests. It needs the database, the store, the request log and the log's
-public key; it opens no key that signs, and changes nothing.
+public key; it opens no key that signs, and changes nothing but that it makes the tables where there are none.
 Guarantees: it never stops at the first fault. What is looked at, and what is not, stands in the three modules
 ``verify_tree``, ``verify_artifacts`` and ``verify_registry``.
 """

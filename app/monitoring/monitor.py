@@ -8,8 +8,8 @@ Guarantees: a window is judged once; an alarm starts at most one retraining at a
 without a verdict is submitted again, up to ``max_job_attempts``. Not guaranteed: exactly one look a period.
 """
 
-import json
 import logging
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
@@ -109,8 +109,8 @@ class Monitor:
             return False
         start = self.store.last_end(baseline.release) or ""
         start = max(start, baseline.end)
-        rows = [row for row in self._requests(baseline.release, since=start) if row_key(row) > start]
         size = self.settings.window_size
+        rows = self._requests(baseline.release, since=start, enough=size)
         for first in range(0, len(rows) - size + 1, size):
             renew(self.registry.database, lease, duration_s=self.settings.lease_s, now=self.clock())
             self._judge(baseline, rows[first : first + size], lease)
@@ -188,7 +188,7 @@ class Monitor:
     def _baseline_of(self, release: Version) -> Baseline | None:
         found = find_baseline(release, registry=self.registry, settings=self.settings)
         if found is None:
-            rows = self._requests(release.digest, since="")
+            rows = self._requests(release.digest, since="", enough=self.settings.reference_size)
             if len(rows) < self.settings.reference_size:
                 return None
             found = publish_baseline(rows, release=release, registry=self.registry, settings=self.settings)
@@ -196,17 +196,26 @@ class Monitor:
             self._baseline = load_baseline(found, registry=self.registry)
         return self._baseline
 
-    def _requests(self, release: str, *, since: str) -> list[Row]:
-        rows, self.left_out = usable_rows(
-            read_requests(
-                self.registry.workspace.requests_dir,
-                release=release,
-                since=datetime.fromisoformat(since.partition("/")[0]) if since else None,
-                until=self.clock() - timedelta(seconds=self.settings.settle_s),
-                limit=READ_LIMIT,
-            )
-        )
-        return rows
+    def _requests(self, release: str, *, since: str, enough: int) -> list[Row]:
+        """Usable requests after a position: page by page until there are enough, or the log ends."""
+        rows: list[Row] = []
+        left_out: Counter[str] = Counter()
+        until = self.clock() - timedelta(seconds=self.settings.settle_s)
+        while True:
+            page = self._page(release, since=since, until=until)
+            fresh = [row for row in page if row_key(row) > since]
+            usable, reasons = usable_rows(fresh)
+            rows += usable
+            left_out.update(reasons)
+            if len(rows) >= enough or len(page) < READ_LIMIT or not fresh:
+                self.left_out = dict(left_out)
+                return rows
+            since = row_key(fresh[-1])
+
+    def _page(self, release: str, *, since: str, until: datetime) -> list[dict[str, Any]]:
+        moment = datetime.fromisoformat(since.partition("/")[0]) if since else None
+        folder = self.registry.workspace.requests_dir
+        return read_requests(folder, release=release, since=moment, until=until, limit=READ_LIMIT)
 
 
 def monitor_status(registry: Registry, *, release: str | None = None) -> dict[str, Any]:
@@ -226,7 +235,7 @@ def monitor_status(registry: Registry, *, release: str | None = None) -> dict[st
 
 def _trigger_json(trigger: Trigger) -> dict[str, Any]:
     fields = ("id", "created_at", "kind", "window_end", "status", "job_id")
-    return {name: getattr(trigger, name) for name in fields} | {"reason": json.loads(json.dumps(trigger.reason))}
+    return {name: getattr(trigger, name) for name in fields} | {"reason": dict(trigger.reason)}
 
 
 def _attempt(submission_id: str) -> int:

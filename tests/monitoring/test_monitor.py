@@ -249,3 +249,18 @@ def test_requests_for_a_model_by_name_are_left_out_and_counted(
     monitor.tick()
     assert registry.versions("baseline") == []
     assert monitor.left_out == {"asked for a model by name": 10}
+
+
+def test_more_requests_by_name_than_a_page_holds_do_not_blind_it(
+    registry: Registry, monitor: Monitor, log: Log, release: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor_module, "READ_LIMIT", 30)
+    log(make_rows(120, seed=1, release=release.digest))
+    named = make_rows(100, seed=3, first=120, release=release.digest)
+    log([{**row, "request_json": {"model": "small"}} for row in named])
+    log(make_rows(40, seed=1, first=220, release=release.digest))
+    monitor.tick()
+    (window,) = monitor_status(registry)["windows"]
+    assert window["num_requests"] == 40
+    assert window["start"].endswith("r000220")
+    assert monitor.left_out == {"asked for a model by name": 100}
