@@ -11,16 +11,15 @@ import typer
 from app.core.errors import UsageError
 from app.governance.approvals import approve
 from app.governance.gate import summary
-from app.governance.policy import load_policy
+from app.governance.policy import load_policy, policy_of
 from app.ledger.keys import load_or_create
 from app.loop import find_knowledge, propose_first, put_into_production, verdict_of
+from app.monitoring.actor import REFUSED_STATUS
 from app.registry.versions import Version
 from app.serving.deploy import LOCAL_CONFIG, deploy
 from jobs.common import Config, Job, WorkspaceOption, job
 
 app = typer.Typer(add_completion=False)
-MEANING = "approved for production"
-RED_STATUS = 3
 
 
 @app.command()
@@ -40,6 +39,7 @@ def main(
     reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "promoted by hand",
     actor: Annotated[str, typer.Option(help="Who, for the ledger.")] = "operator",
     serve_config: Annotated[Path, typer.Option(help="Serve config to deploy.")] = LOCAL_CONFIG,
+    serve: Annotated[bool, typer.Option(help="Deploy it here; not where another cluster serves.")] = True,
     config: Config = None,
     workspace: WorkspaceOption = None,
 ) -> None:
@@ -52,11 +52,13 @@ def main(
         if approver:
             signer = load_or_create(here.workspace.keys_dir, name=approver, role="approver")
             verdict = verdict_of(chosen, registry=here.registry)
-            person = {"printed_name": str(printed_name), "meaning": MEANING}
+            meaning = policy_of(here.registry.get("policy", verdict.manifest["inputs"]["policy"])).approvals.meaning
+            person = {"printed_name": str(printed_name), "meaning": meaning}
             approve(verdict, chosen, signer=signer, registry=here.registry, **person)
         put_into_production(chosen, registry=here.registry, actor=actor, reason=reason)
-        deploy(workspace=here.workspace, release_ref=chosen.digest, config_path=serve_config)
-        print(f"{chosen.ref} ({chosen.short}) is in production and serves")
+        if serve:
+            deploy(workspace=here.workspace, release_ref=chosen.digest, config_path=serve_config)
+        print(f"{chosen.ref} ({chosen.short}) is in production{' and serves' if serve else ''}")
 
 
 def _propose(here: Job, name: str, suite: str, *, small: str, large: str | None, dataset: str, policy: str) -> Version:
@@ -68,7 +70,7 @@ def _propose(here: Job, name: str, suite: str, *, small: str, large: str | None,
     )  # fmt: skip
     print("\n".join(summary(candidate.verdict)))
     if candidate.release is None:
-        raise typer.Exit(RED_STATUS)
+        raise typer.Exit(REFUSED_STATUS)
     return candidate.release
 
 
