@@ -80,10 +80,10 @@ def table(figures: Mapping[str, Any]) -> str:
             for rung in results["ladder"]
         ),
         ("fine-tuning speed, 2 workers", f"{results['tokens_per_s']:,.0f} tokens/s"),
-        ("requests with the known answer, before the change", f"{results['answered']['before the change']:.0%}"),
+        ("requests with the known answer, before the change", _share(results["answered"]["before the change"])),
         ("the same after the change, and after the promotion", _after(results["answered"])),
         ("share answered by the small model before the change", f"{results['share_small']:.0%}"),
-        ("cost against the large model alone", f"{figures['ratios']['cost_vs_large_only']:.0%}"),
+        ("cost against the large model alone", _share(figures["ratios"]["cost_vs_large_only"])),
         ("drift alarms before and after the shift", f"{alarms['alarms_before']}, {alarms['alarms_after']}"),
         ("requests sent, failed", f"{requests['sent']}, {requests['failed']}"),
         ("verified", ", ".join(f"{count} {name}" for name, count in results["verified"].items())),
@@ -100,8 +100,12 @@ def _played(source: Path | None) -> dict[str, Any]:
         return report
 
 
-def _after(answered: Mapping[str, float]) -> str:
-    return f"{answered['after the change']:.0%}, {answered['after the promotion']:.0%}"
+def _after(answered: Mapping[str, float | None]) -> str:
+    return f"{_share(answered['after the change'])}, {_share(answered['after the promotion'])}"
+
+
+def _share(share: float | None) -> str:
+    return "not known" if share is None else f"{share:.0%}"
 
 
 def _interval(interval: Mapping[str, float]) -> str:

@@ -4,11 +4,13 @@ import gzip
 import json
 import shutil
 import threading
+from contextlib import suppress
 
 import psutil
 import pytest
 
 from app.core.cluster import down, status
+from app.core.processes import members
 from app.core.workspace import Workspace
 from app.demo.story import play
 from app.ledger.verify import verify
@@ -67,15 +69,13 @@ class Killer:
             for process in self._processes():
                 name = next((victim for victim in VICTIMS if victim in _title(process)), None)
                 if name and name not in self.killed:
-                    process.kill()
-                    self.killed.append(name)
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+                        self.killed.append(name)
 
     def _processes(self):
         cluster = status(self._workspace).cluster
-        heads = (
-            [psutil.Process(each.pid) for each in cluster.processes if psutil.pid_exists(each.pid)] if cluster else []
-        )
-        return {child for head in heads for child in head.children(recursive=True)}
+        return members(cluster.cluster_id, cluster.processes) if cluster else []
 
 
 def _title(process):

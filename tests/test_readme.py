@@ -1,0 +1,46 @@
+"""README says what is there: its table is a benchmark file's, its commands and jobs exist."""
+
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from app.cli import app as cli
+from benchmarks.demo import RESULTS, table
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = "\n".join(re.findall(r"```\n(.*?)```", README, flags=re.DOTALL))
+
+pytestmark = pytest.mark.docs
+
+
+def test_the_table_is_the_benchmark_files():
+    assert table(json.loads(RESULTS.read_text())) in README
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"^make (\w+)", BLOCKS, flags=re.MULTILINE))))
+def test_a_make_target_exists(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"\bsignalbox (\w+)", BLOCKS))))
+def test_a_command_exists(command):
+    assert command in typer.main.get_command(cli).commands
+
+
+@pytest.mark.parametrize("line", [line for line in BLOCKS.splitlines() if "-m jobs." in line])
+def test_a_job_takes_the_options_that_the_readme_gives_it(line):
+    words = shlex.split(line.partition(" -m ")[2])
+    module = importlib.import_module(words[0])
+    known = {name for each in typer.main.get_command(module.app).params for name in each.opts}
+    assert {word for word in words[1:] if word.startswith("--")} <= known
+
+
+def test_the_numbers_of_the_table_stand_nowhere_by_hand():
+    outside = README.replace(table(json.loads(RESULTS.read_text())), "")
+    assert not re.findall(r"\b0\.\d{3}\b", outside)
