@@ -4,7 +4,7 @@ Exit status: 0, it serves; 3, the gate is red; 2, it was asked wrongly; 1, refus
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,7 +47,7 @@ def main(
     with job(workspace, config) as here:
         if approver and not printed_name:
             raise UsageError("an approval carries a person's name: give --printed-name with --approver")
-        parts = {"small": small, "large": large, "dataset": dataset, "policy": policy}
+        parts: dict[str, Any] = {"small": small, "large": large, "dataset": dataset, "policy": policy}
         chosen = _propose(here, release, suite, **parts) if suite else here.registry.get("release", release)
         if approver:
             signer = load_or_create(here.workspace.keys_dir, name=approver, role="approver")
