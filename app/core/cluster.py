@@ -64,6 +64,10 @@ class ClusterNotUp(UsageError):
     """No cluster is up for this workspace: start one with `signalbox up`."""
 
 
+class ConnectedElsewhere(UsageError):
+    """This process is connected to another workspace's cluster: leave that connection first, or use a new process."""
+
+
 class ClusterStartFailed(SignalboxError):
     """The head did not start; the message carries its last line and names its log."""
 
@@ -139,10 +143,14 @@ def connect(workspace: Workspace, *, log_to_driver: bool = True) -> Iterator[Non
     """Connect this process to its cluster for the block: inside a job to the job's, else to the workspace's.
 
     A process that is connected already stays so, and is not disconnected by the inner block.
+
+    Raises:
+        ConnectedElsewhere: it is connected to another cluster than the one that is up for the workspace.
     """
     import ray
 
     if ray.is_initialized():
+        _check_connected(workspace, ray.get_runtime_context().gcs_address)
         yield
         return
     with _variables({**_driver_variables(workspace), "RAY_BACKEND_LOG_LEVEL": "fatal"}):
@@ -158,6 +166,13 @@ def connect(workspace: Workspace, *, log_to_driver: bool = True) -> Iterator[Non
             yield
         finally:
             ray.shutdown()
+
+
+def _check_connected(workspace: Workspace, address: str) -> None:
+    state = read_state(workspace)
+    if state and state.address != address:
+        message = f"this process is connected to {address}, the workspace's cluster is at {state.address}"
+        raise ConnectedElsewhere(f"{message}: leave that connection first, or use a new process")
 
 
 def dashboard(workspace: Workspace) -> Dashboard:

@@ -187,11 +187,13 @@ def test_a_job_connects_to_its_own_cluster(cluster_workspace):
 
 @pytest.mark.cluster
 @pytest.mark.chaos
-def test_two_clusters_at_once_and_up_after_the_head_was_killed(cluster_workspace, tmp_path):
+def test_two_clusters_at_once_and_up_after_the_head_was_killed(cluster, cluster_workspace, tmp_path):
     other = Workspace.find(tmp_path / "other")
     mine = clusters.status(cluster_workspace).cluster
     try:
         first = clusters.up(other)
+        with pytest.raises(clusters.ConnectedElsewhere, match="new process"), clusters.connect(other):
+            pytest.fail("connected to another workspace's cluster")
         assert not set(first.ports.values()) & set(mine.ports.values())
         next(record for record in first.processes if record.name == "control service").find().kill()
         next(record for record in first.processes if record.name == "head").find().kill()

@@ -3,6 +3,8 @@
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 
@@ -12,7 +14,6 @@ import pytest
 from app.core.cluster import down, status
 from app.core.processes import members
 from app.core.workspace import Workspace
-from app.demo.story import play
 from app.ledger.verify import verify
 
 STEPS = {"SMALL_CPT": 20, "SMALL_SFT": 40, "SMALL_LORA": 10, "SMALL_CONTINUAL": 20, "LARGE_SFT": 6}
@@ -85,6 +86,13 @@ def _title(process):
         return ""
 
 
+def _play(workspace, source):
+    """As a user does, in a process of its own: this one may be connected to the test session's cluster."""
+    command = [sys.executable, "-m", "app.cli", "demo", "--workspace", str(workspace.root), "--source", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.cluster
 @pytest.mark.chaos
 @pytest.mark.data
@@ -93,7 +101,7 @@ def test_any_folder_plays_to_its_end_while_processes_die(tmp_path, documents, sh
     workspace = Workspace.find(tmp_path / "workspace")
     try:
         with Killer(workspace) as killer:
-            play(workspace, source=documents)
+            _play(workspace, documents)
     finally:
         down(workspace)
     report = json.loads((workspace.demo_dir / "report.json").read_text())
