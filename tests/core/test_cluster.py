@@ -11,7 +11,7 @@ import httpx
 import pytest
 import yaml
 
-from app.cli import LOCAL_SETTINGS
+from app.commands.cluster import LOCAL_SETTINGS
 from app.core import cluster as clusters
 from app.core.cluster import ClusterNotUp, ClusterSettings, JobFailed, PortInUse
 from app.core.cluster_state import read_state

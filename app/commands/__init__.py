@@ -1,0 +1,1 @@
+"""The commands of `signalbox`, one module for each subject; ``app.cli`` puts them together."""
