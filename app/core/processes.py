@@ -28,19 +28,19 @@ class ProcessRecord(Settings):
     """What it does, in a word."""
     pid: int
     """Process id; the kernel reuses it."""
-    started_at_s: float
-    """Start time in seconds since the epoch, which makes the id unambiguous."""
+    started_after_boot_s: float
+    """Start time in seconds since the machine's boot, which makes the id unambiguous; no clock that is set moves it."""
 
     @classmethod
     def of(cls, name: str, process: psutil.Process) -> "ProcessRecord":
         """The record of a live process."""
-        return cls(name=name, pid=process.pid, started_at_s=process.create_time())
+        return cls(name=name, pid=process.pid, started_after_boot_s=_start(process))
 
     def find(self) -> psutil.Process | None:
         """The process, when it still runs and is the one recorded."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started_at_s) < 0.05
+            same = abs(_start(process) - self.started_after_boot_s) < 0.05
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.Error:
             return None
@@ -76,6 +76,11 @@ def end(mark: str, records: Iterable[ProcessRecord] = (), *, grace_s: float) -> 
         psutil.wait_procs(stubborn, timeout=_KILL_WAIT_S)
         grace_s = 0.5
     return len(ended)
+
+
+def _start(process: psutil.Process) -> float:
+    """``create_time`` is the boot time, as the clock tells it now, and this."""
+    return process.create_time() - psutil.boot_time()
 
 
 def _where(wanted: Callable[[psutil.Process], bool]) -> list[psutil.Process]:

@@ -72,9 +72,18 @@ def test_a_reused_process_id_is_no_match(spawn):
     process = psutil.Process(spawn(SLEEP, marked=False).pid)
     record = ProcessRecord.of("head", process)
     assert record.find() == process
-    reused = record.model_copy(update={"started_at_s": record.started_at_s - 100})
+    reused = record.model_copy(update={"started_after_boot_s": record.started_after_boot_s - 100})
     assert reused.find() is None
     assert members("nobody", [reused]) == []
+
+
+def test_a_clock_that_is_set_loses_no_process(spawn, monkeypatch):
+    process = psutil.Process(spawn(SLEEP, marked=False).pid)
+    record = ProcessRecord.of("head", process)
+    later = psutil.boot_time() + 3600
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: later)
+    assert psutil.Process(process.pid).create_time() > process.create_time() + 3000
+    assert record.find() == process
 
 
 def test_a_record_of_a_process_that_ended_finds_nothing(spawn):
