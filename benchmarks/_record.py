@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 
 from app.core.clock import timestamp
+from app.core.files import replace_text
 
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "faiss-cpu", "nannyml", "mlflow", "docling-slim", "pyarrow")
 
@@ -39,6 +40,4 @@ def record(
 def write(figures: Mapping[str, Any], path: Path) -> None:
     """Write the file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_suffix(".tmp")
-    staged.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    staged.replace(path)
+    replace_text(path, json.dumps(figures, indent=2) + "\n")

@@ -22,11 +22,9 @@ import torch
 from app.training.data import Batches, load_examples
 from app.training.extensions import quieten
 from app.training.model import AnswerLoss, load_model, new_model, save_model, with_adapters
-from app.training.plan import EXAMPLES_FILE, Plan, append_progress, read_plan
+from app.training.plan import EXAMPLES_FILE, EXPORT, SUMMARY_FILE, Plan, append_progress, read_plan
 from app.training.settings import TrainSettings
 
-EXPORT = "export"
-SUMMARY_FILE = "summary.json"
 TAG = "state"
 CURVE_POINTS = 100
 PROGRESS_EVERY_S = 2.0

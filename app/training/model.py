@@ -12,10 +12,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from app.inference.chat import END, PAD, SPECIAL_TOKENS
+from app.training.data import IGNORED
 from app.training.settings import LoraSettings, ModelSettings
 
 ATTENTION = "eager"
-IGNORED = -100
 MODEL_CARD = "README.md"
 """PEFT writes a card of blanks; a version's manifest says more."""
 

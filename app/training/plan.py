@@ -10,12 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.core.files import replace_text
 from app.core.settings import Settings
 from app.training.settings import ModelSettings, TrainSettings
 
 PLAN_FILE = "plan.json"
 EXAMPLES_FILE = "examples.npz"
 PROGRESS_FILE = "progress.jsonl"
+EXPORT = "export"
+"""Folder of the finished model in a run's last checkpoint."""
+SUMMARY_FILE = "summary.json"
 
 
 class Plan(Settings):
@@ -48,9 +52,7 @@ class Plan(Settings):
 
 def write_plan(plan: Plan, folder: Path) -> None:
     """Write the plan, last of all files."""
-    staged = folder / f"{PLAN_FILE}.tmp"
-    staged.write_text(plan.model_dump_json(indent=2))
-    staged.replace(folder / PLAN_FILE)
+    replace_text(folder / PLAN_FILE, plan.model_dump_json(indent=2))
 
 
 def read_plan(folder: Path) -> Plan:

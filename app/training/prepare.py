@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from app.core.parquet import read_rows
+from app.registry.tables import CHUNKS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.training.data import Example, divide_for_replay, encode_rows, encode_texts, save_examples
 from app.training.errors import NothingToReplay, NothingToTrain
@@ -18,7 +19,6 @@ from app.training.plan import EXAMPLES_FILE, PLAN_FILE, Plan, read_plan, write_p
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
-ROWS_FILE, CHUNKS_FILE = "rows.parquet", "chunks.parquet"
 TRAIN_SPLIT = "train"
 Rows = list[dict[str, Any]]
 

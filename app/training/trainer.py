@@ -16,7 +16,6 @@ from typing import Any
 
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from app.core.digests import digest_json, hex_of
@@ -26,7 +25,7 @@ from app.registry.tracking import Tracker
 from app.registry.versions import Registry, Version
 from app.training.errors import NoStart, TrainingFailed
 from app.training.loss import CURVE_FILE, PLOT_FILE, write_curve
-from app.training.plan import Plan, num_starts, read_progress
+from app.training.plan import EXPORT, SUMMARY_FILE, Plan, num_starts, read_progress
 from app.training.prepare import prepare
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.tokenizer import TOKENIZER_FILES
@@ -35,8 +34,6 @@ KIND = "model"
 CODE_VERSION = "1"
 POLL_S = 1.0
 SECONDS_PER_HOUR = 3600
-EXPORT = "export"
-SUMMARY_FILE = "summary.json"
 
 
 def train(
@@ -87,6 +84,8 @@ def train(
 
 def fit(folder: Path, plan: Plan) -> ray.train.Checkpoint:
     """Run the workers to the last step; the last checkpoint comes back."""
+    from ray.train.torch import TorchConfig, TorchTrainer  # brings torch: a job's --help does without
+
     workers = plan.settings.workers
     trainer = TorchTrainer(
         _worker,
