@@ -145,13 +145,18 @@ class TransformersEngine:
 
 
 def _load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     if not (folder / "config.json").is_file():
         raise ModelUnusable(f"{folder} holds no config.json: name the folder of a whole Hugging Face model")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, SafetensorError) as error:
+        hint = "run `signalbox verify`, then restore it or train it again"
+        raise ModelUnusable(f"the model in {folder} cannot be loaded ({_line(error)}): {hint}") from error
     if adapter is not None:
         if not (adapter / ADAPTER_FILE).is_file():
             raise ModelUnusable(f"{adapter} holds no {ADAPTER_FILE}: name the folder of a PEFT adapter")
@@ -171,3 +176,7 @@ def _load_tokenizer(folder: Path) -> Any:
         raise ModelUnusable(f"the tokenizer in {folder} has no end token: set eos_token in its tokenizer_config.json")
     tokenizer.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return tokenizer
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

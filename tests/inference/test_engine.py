@@ -108,6 +108,17 @@ def test_a_folder_that_is_no_model_is_named(folder, tmp_path, missing, message):
         TransformersEngine(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:100], lambda data: b"\xff" * 8 + data[8:]], ids=["cut", "header"]
+)
+def test_damaged_weights_are_named(folder, tmp_path, damage):
+    for file in folder.iterdir():
+        data = file.read_bytes()
+        (tmp_path / file.name).write_bytes(damage(data) if file.suffix == ".safetensors" else data)
+    with pytest.raises(ModelUnusable, match="signalbox verify"):
+        TransformersEngine(tmp_path)
+
+
 def test_a_folder_that_is_no_adapter_is_named(folder, tmp_path):
     with pytest.raises(ModelUnusable, match="PEFT"):
         TransformersEngine(folder, adapter=tmp_path)
