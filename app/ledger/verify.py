@@ -2,8 +2,8 @@
 
 Purpose: one function for the CLI, the demo and tests. It needs the database, the store, the request log and the log's
 public key; it opens no key that signs, and changes nothing but that it makes the tables where there are none.
-Guarantees: it never stops at the first fault. What is looked at, and what is not, stands in the three modules
-``verify_tree``, ``verify_artifacts`` and ``verify_registry``.
+Guarantees: it never stops at the first fault. What is looked at, and what is not, stands in the modules
+``verify_tree``, ``verify_artifacts``, ``verify_requests`` and ``verify_registry``.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,9 @@ from app.core.workspace import Workspace
 from app.ledger.faults import Fault, Report
 from app.ledger.keys import KeyUnreadable, Verifier, load_public
 from app.ledger.log import SERVICE_KEY
-from app.ledger.verify_artifacts import verify_artifacts, verify_requests
+from app.ledger.verify_artifacts import verify_artifacts
 from app.ledger.verify_registry import read_refs, verify_registry
+from app.ledger.verify_requests import verify_requests
 from app.ledger.verify_tree import verify_tree
 
 __all__ = ["Fault", "Report", "verify"]

@@ -1,4 +1,4 @@
-"""Recompute what leaves name: manifests, artifact files, parts of the request log.
+"""Recompute what leaves name: manifests and artifact files.
 
 Guarantees: every manifest and file that a leaf commits to is read whole; changed, missing and extra files are named.
 Not guaranteed: anything about artifacts that no leaf names (a publication that a crash cut short leaves such).
@@ -7,11 +7,9 @@ Not guaranteed: anything about artifacts that no leaf names (a publication that 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from app.core.digests import digest_bytes, digest_file
-from app.core.parquet import parts_of
+from app.core.digests import digest_bytes
 from app.core.store import ArtifactMissing, Store
 from app.ledger.faults import Report
 from app.ledger.log import KEY, REQUEST_BATCH, Statement
@@ -34,16 +32,6 @@ def verify_artifacts(rows: Iterable[Row], store: Store, names: Mapping[str, str]
             _check_files(store, kind, digest, manifest, where, report)
             _check_statement(statement, manifest, where, report)
     return manifests
-
-
-def verify_requests(rows: Iterable[Row], requests_dir: Path, report: Report) -> None:
-    """Check every part of the request log that a ``request-batch`` leaf names."""
-    named = {row.statement.name: row.statement.subject for row in rows if row.statement and row.kind == REQUEST_BATCH}
-    for name, digest in named.items():
-        _check_file(partial(digest_file, requests_dir / name), digest, f"request log {name}", report)
-    parts = {path.name for path in parts_of(requests_dir)}
-    if waiting := sorted(parts - named.keys()):
-        report.notes.append(f"{len(waiting)} parts of the request log are not in the ledger yet, first {waiting[0]}")
 
 
 def _published(rows: Iterable[Row]) -> Iterator[tuple[str, str, Statement | None]]:

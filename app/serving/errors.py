@@ -1,5 +1,6 @@
 """Errors of the HTTP interface, in OpenAI's form, and the faults that keep the application from answering."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from app.core.errors import SignalboxError
@@ -18,13 +19,14 @@ class NoRelease(SignalboxError):
 
 
 class ApiError(SignalboxError):
-    """An answer with an HTTP status and OpenAI's error fields."""
+    """An answer with an HTTP status and OpenAI's error fields; ``headers`` go with it."""
 
     def __init__(
         self, message: str, *, status: int, kind: str, code: str | None = None, param: str | None = None
     ) -> None:
         super().__init__(message)
         self.status, self.kind, self.code, self.param = status, kind, code, param
+        self.headers: Mapping[str, str] = {}
 
     def body(self) -> dict[str, Any]:
         """The error as the official clients expect it."""
@@ -45,3 +47,19 @@ def unknown_model(name: str, known: list[str]) -> ApiError:
 def unavailable(message: str, *, code: str) -> ApiError:
     """The application cannot answer just now."""
     return ApiError(message, status=503, kind="service_unavailable", code=code)
+
+
+def no_receipt(request_id: str, *, wait_s: float) -> ApiError:
+    """The ledger has no receipt of that request, or not yet."""
+    message = f"the ledger holds no receipt of request {request_id!r} yet: a request is entered within {wait_s:.0f} s"
+    return ApiError(f"{message}, ask again then", status=404, kind="invalid_request_error", code="receipt_not_found")
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Any exception as the error that the client sees: ours with its sentence, others without their insides."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, SignalboxError):
+        return unavailable(str(error), code="fault")
+    message = f"the gateway failed ({type(error).__name__}): read the log of its replica"
+    return ApiError(message, status=500, kind="server_error")

@@ -12,14 +12,16 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.core.clock import utc_now
 from app.core.errors import SignalboxError
+from app.ledger.batches import Sealed
+from app.ledger.receipts import HEADER, ReceiptUnreadable
 from app.serving.cascade import Answer, Backends, answer, cost_large_only_usd, cost_usd
-from app.serving.errors import ApiError, unavailable, unknown_model
+from app.serving.errors import ApiError, as_api_error, no_receipt, unavailable, unknown_model
 from app.serving.log import RequestLog
 from app.serving.release import Release
 from app.serving.schema import (
@@ -39,9 +41,10 @@ WORDS = re.compile(r"\S+\s*|\s+")
 
 @dataclass(frozen=True)
 class Completed:
-    """A response and the HTTP headers that tell how it came about."""
+    """A response, the same as JSON, and the HTTP headers that tell how it came about."""
 
     response: ChatResponse
+    body: Mapping[str, Any]
     headers: Mapping[str, str]
 
 
@@ -117,28 +120,52 @@ class Gateway:
         passages = [passage.model_dump(mode="json") for passage in found.passages]
         return {"object": "list", "release": release.digest, "data": passages}
 
-    async def chat(self, request: ChatRequest, *, request_id: str) -> Completed:
-        """Answer a chat completion.
+    async def chat(self, request: ChatRequest, *, request_id: str, body: Mapping[str, Any] | None = None) -> Completed:
+        """Answer a chat completion; the receipt stands in the headers, of an error too.
+
+        Args:
+            body: the request as it was sent, which the receipt commits to; by default what ``request`` holds of it.
 
         Raises:
-            SignalboxError: the request cannot be met; it is logged all the same, as is one that breaks otherwise.
+            ApiError: the request cannot be met, whatever the reason; it is logged all the same.
         """
         started_s = time.monotonic()
-        record = {"request_id": request_id, "time": utc_now(), "request_json": request.model_dump(exclude_unset=True)}
+        asked = body if body is not None else request.model_dump(mode="json", exclude_unset=True)
+        record = {"request_id": request_id, "time": utc_now(), "request_json": asked}
         try:
             release = await self.release()
             record["release"] = release.digest
             given = await self._answer(request, release)
         except Exception as error:  # whatever it is, it is logged and passed on
-            status = _status(error)
-            self.counts[f"status_{status}"] += 1
-            latency_s = time.monotonic() - started_s
-            self._log.submit({**record, "status": status, "error": _said(error), "latency_s": latency_s})
-            raise
+            raise self._refuse(error, record, latency_s=time.monotonic() - started_s) from error
         response = _respond(given, release, request_id=request_id, latency_s=time.monotonic() - started_s)
+        said = response.model_dump(mode="json")
         self.counts.update({"status_200": 1, f"route_{given.route}": 1})
-        self._log.submit(record | _columns(request.question(), given, response))
-        return Completed(response, _headers(response.signalbox))
+        sealed = self._log.submit(record | _columns(request.question(), given, response) | {"response_json": said})
+        return Completed(response, said, _headers(response.signalbox) | _receipt(sealed))
+
+    def _refuse(self, error: Exception, record: Mapping[str, Any], *, latency_s: float) -> ApiError:
+        """Log a request that was not answered; the error that the client sees comes back with its receipt."""
+        refused = as_api_error(error)
+        if not isinstance(error, SignalboxError):
+            logger.exception("request %s failed", record["request_id"], exc_info=error)
+        self.counts[f"status_{refused.status}"] += 1
+        ended = {"status": refused.status, "error": _said(error), "latency_s": latency_s}
+        sealed = self._log.submit({**record, **ended, "response_json": refused.body()})
+        refused.headers = _receipt(sealed)
+        return refused
+
+    async def receipt(self, request_id: str) -> dict[str, Any]:
+        """``/v1/receipts/{id}``: the proof that a request's receipt stands in the ledger.
+
+        Raises:
+            ApiError: 404, it does not, or not yet.
+        """
+        proof = await asyncio.to_thread(self._log.proof, request_id)
+        if proof is None:
+            wait_s = self._settings.log_flush_s + self._settings.ledger_period_s
+            raise no_receipt(request_id, wait_s=wait_s)
+        return proof
 
     async def _answer(self, request: ChatRequest, release: Release) -> Answer:
         rungs = release.rungs_for(request.model)
@@ -161,13 +188,6 @@ class Gateway:
         return "\n".join(["# TYPE signalbox_gateway_total counter", *lines, ""])
 
 
-def _status(error: Exception) -> int:
-    """The HTTP status that an error ends with."""
-    if isinstance(error, ApiError):
-        return error.status
-    return 503 if isinstance(error, SignalboxError) else 500
-
-
 def _said(error: Exception) -> str:
     """An error for the log; one that is not ours with its type."""
     return str(error) if isinstance(error, SignalboxError) else f"{type(error).__name__}: {error}"
@@ -182,6 +202,31 @@ async def stream_chunks(response: ChatResponse, *, include_usage: bool) -> Async
     if include_usage:
         yield _event({**_chunk(response, delta={}), "choices": [], "usage": response.usage.model_dump()})
     yield "data: [DONE]\n\n"
+
+
+def response_of_stream(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The response that a stream's chunks spell, as its receipt commits to it.
+
+    Raises:
+        ReceiptUnreadable: the stream is not whole.
+    """
+    try:
+        end = next(chunk for chunk in chunks if "signalbox" in chunk)
+        deltas = [choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]]
+        attempts = end["signalbox"]["attempts"]
+        prompt, completion = (sum(each[f"num_{kind}_tokens"] for each in attempts) for kind in ("prompt", "completion"))
+        response = ChatResponse(
+            **{name: end[name] for name in ("id", "created", "model", "citations", "signalbox")},
+            choices=[
+                Choice(
+                    message=AssistantMessage(content="".join(deltas)), finish_reason=end["choices"][0]["finish_reason"]
+                )
+            ],
+            usage=Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion),
+        )
+    except (StopIteration, KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise ReceiptUnreadable("the stream is not whole: save it from the first event to [DONE]") from error
+    return response.model_dump(mode="json")
 
 
 def _words(response: ChatResponse) -> list[str]:
@@ -230,6 +275,11 @@ def _headers(account: Account) -> dict[str, str]:
     }
 
 
+def _receipt(sealed: Sealed | None) -> dict[str, str]:
+    """The receipt's header; none when the log was too full to keep the request."""
+    return {HEADER: sealed.header} if sealed else {}
+
+
 def _columns(question: str, given: Answer, response: ChatResponse) -> dict[str, Any]:
     """The log's columns of an answered request."""
     account = response.signalbox
@@ -251,5 +301,4 @@ def _columns(question: str, given: Answer, response: ChatResponse) -> dict[str, 
         "num_prompt_tokens": response.usage.prompt_tokens,
         "num_completion_tokens": response.usage.completion_tokens,
         "status": 200,
-        "response_json": response.model_dump(mode="json"),
     }

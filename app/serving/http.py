@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.core.errors import SignalboxError
-from app.serving.errors import ApiError, invalid, unavailable
+from app.serving.errors import ApiError, as_api_error, invalid
 from app.serving.gateway import Gateway, stream_chunks
 from app.serving.schema import ChatRequest, SearchRequest
 
@@ -32,9 +32,9 @@ def _add_chat(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
-        done = await gateway.chat(body, request_id=request_id)
+        done = await gateway.chat(body, request_id=request_id, body=await request.json())
         if not body.stream:
-            return JSONResponse(done.response.model_dump(mode="json"), headers=dict(done.headers))
+            return JSONResponse(done.body, headers=dict(done.headers))
         usage = bool(body.stream_options and body.stream_options.include_usage)
         chunks = stream_chunks(done.response, include_usage=usage)
         return StreamingResponse(chunks, media_type="text/event-stream", headers=dict(done.headers))
@@ -48,6 +48,10 @@ def _add_the_rest(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/search")
     async def search(body: SearchRequest) -> dict[str, Any]:
         return await gateway.search(body)
+
+    @app.get("/v1/receipts/{request_id}")
+    async def receipt(request_id: str) -> dict[str, Any]:
+        return await gateway.receipt(request_id)
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
@@ -66,7 +70,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(SignalboxError)
     async def fault(_: Request, error: SignalboxError) -> JSONResponse:
-        return _error(unavailable(str(error), code="fault"))
+        return _error(as_api_error(error))
 
     @app.exception_handler(RequestValidationError)
     async def bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -80,10 +84,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(500)
     async def server_error(_: Request, error: Exception) -> JSONResponse:
-        message = f"the gateway failed ({type(error).__name__}): read the log of its replica"
-        return _error(ApiError(message, status=500, kind="server_error"))
+        return _error(as_api_error(error))
 
 
 def _error(error: ApiError) -> JSONResponse:
-    headers = {"retry-after": "1"} if error.status == 503 else {}
-    return JSONResponse(error.body(), status_code=error.status, headers=headers)
+    retry = {"retry-after": "1"} if error.status == 503 or error.code == "receipt_not_found" else {}
+    return JSONResponse(error.body(), status_code=error.status, headers={**error.headers, **retry})

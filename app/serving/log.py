@@ -1,19 +1,19 @@
-"""The request log: every request with its response, as Parquet parts, each named in the ledger.
+"""The request log: every request with its response and its receipt, in parts whose receipts the ledger commits to.
 
-A response hands its record to a bounded queue; one thread writes the parts and appends their digests to the ledger.
+``submit`` seals a record (see ``app.ledger.receipts``) and hands it to a bounded queue. One thread writes the parts, a
+second one appends their Merkle roots to the ledger, so that a database that is busy holds up neither answers nor parts.
 
-Guarantees: ``submit`` never waits; a part is whole or not there (written aside, then renamed); a record that finds the
-queue full is counted. A part that a crash kept from the ledger is entered by the next writer. Not guaranteed:
-the records of the last ``log_flush_s`` when the process is killed.
+Guarantees: ``submit`` hashes, and waits for nothing; a part is whole or not there (written aside, then renamed); a
+record that finds the queue full gets no receipt and is counted. A part that a crash kept from the ledger is entered by
+the next writer. Not guaranteed: the records of the last ``log_flush_s`` when the process is killed; their
+receipts are in the clients' hands alone then.
 """
 
-import json
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from app.core.clock import utc_now
-from app.core.digests import digest_file
 from app.core.parquet import parts_of
-from app.ledger.log import REQUEST_BATCH, Ledger, Statement
+from app.ledger.batches import (
+    SCHEMA,
+    Record,
+    Sealed,
+    batch_statement,
+    find_receipt,
+    receipts_path,
+    root_of,
+    seal,
+    write_part,
+)
+from app.ledger.log import REQUEST_BATCH, Ledger
+from app.ledger.receipts import proof_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,73 +44,47 @@ NAME_TIME = "%Y%m%dT%H%M%S%f"
 ORPHAN_AGE_S = 60.0
 STOP = object()
 
-_CITATION = pa.struct(
-    [(name, pa.string()) for name in ("document_id", "chunk_id", "source", "title", "heading", "quote")]
-)
-SCHEMA = pa.schema(
-    [
-        ("request_id", pa.string()),
-        ("time", pa.timestamp("us", tz="UTC")),
-        ("release", pa.string()),
-        ("route", pa.string()),
-        ("model", pa.string()),
-        ("question", pa.string()),
-        ("answer", pa.string()),
-        ("citations", pa.list_(_CITATION)),
-        ("confidence", pa.float64()),
-        ("small_confidence", pa.float64()),
-        ("large_confidence", pa.float64()),
-        ("retrieval_score", pa.float64()),
-        ("num_question_words", pa.int32()),
-        ("embedding", pa.list_(pa.float32())),
-        ("num_prompt_tokens", pa.int32()),
-        ("num_completion_tokens", pa.int32()),
-        ("cost_usd", pa.float64()),
-        ("cost_large_only_usd", pa.float64()),
-        ("latency_s", pa.float64()),
-        ("status", pa.int16()),
-        ("error", pa.string()),
-        ("request_json", pa.string()),
-        ("response_json", pa.string()),
-    ]
-)
-
-Record = Mapping[str, Any]
-
 
 class RequestLog:
     """The writer of one process; ``close`` writes what is left."""
 
     def __init__(self, folder: Path, *, ledger: Ledger, flush_s: float, max_queue: int, ledger_period_s: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._ledger, self._flush_s, self._ledger_period_s = folder, ledger, flush_s, ledger_period_s
+        self._folder, self._flush_s = folder, flush_s
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=max_queue)
-        self._rows: list[Record] = []
-        self._pending: list[Path] = []
-        self._num_parts, self._entered_s, self._adopted_s = 0, 0.0, -ORPHAN_AGE_S
+        self._rows: list[Sealed] = []
+        self._num_parts = 0
         self.num_logged, self.num_dropped = 0, 0
+        self._entries = LedgerEntries(folder, ledger=ledger, period_s=ledger_period_s)
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
 
-    def submit(self, record: Record) -> None:
-        """Take a record; one that finds the queue full is dropped and counted."""
+    def submit(self, record: Record) -> Sealed | None:
+        """Take a record and give its receipt; one that finds the queue full is dropped, counted and has none."""
+        sealed = seal(record)
         try:
-            self._queue.put_nowait(record)
+            self._queue.put_nowait(sealed)
         except queue.Full:
             self.num_dropped += 1
+            return None
+        return sealed
+
+    def proof(self, request_id: str) -> dict[str, Any] | None:
+        """The proof that a request's receipt stands in the ledger; None while there is none. Reads the database."""
+        return receipt_proof(self._folder, self._entries.ledger, request_id)
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Write what is left, enter it into the ledger and end the thread."""
+        """Write what is left, enter it into the ledger and end the threads."""
         if self._thread.is_alive():
             self._queue.put(STOP, timeout=timeout_s)
             self._thread.join(timeout_s)
+        self._entries.close(timeout_s)
 
     def _run(self) -> None:
         running = True
         while running:
             running = self._collect()
             self._flush()
-            self._enter(now=not running)
 
     def _collect(self) -> bool:
         """Take records for up to the flush time, from the first one on; False when the log is to end."""
@@ -127,44 +112,91 @@ class RequestLog:
             return
         self.num_logged += len(self._rows)
         self._rows = []
-        self._pending.append(path)
+        self._entries.add(path)
 
     def _forget_surplus(self) -> None:
         surplus = max(0, len(self._rows) - self._queue.maxsize)
         self.num_dropped += surplus
         self._rows = self._rows[surplus:]
 
-    def _enter(self, *, now: bool) -> None:
-        """Append the parts written since the last time to the ledger, at most once a period."""
+
+class LedgerEntries:
+    """Appends the parts of one writer to the ledger, at most once a period, in a thread of its own."""
+
+    def __init__(self, folder: Path, *, ledger: Ledger, period_s: float) -> None:
+        self.ledger = ledger
+        self._folder, self._period_s = folder, period_s
+        self._pending: list[Path] = []
+        self._adopted_s = -ORPHAN_AGE_S
+        self._lock, self._wake, self._closing = threading.Lock(), threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="request-log-ledger", daemon=True)
+        self._thread.start()
+
+    def add(self, part: Path) -> None:
+        """A part was written: enter it when the period is over."""
+        with self._lock:
+            self._pending.append(part)
+        self._wake.set()
+
+    def close(self, timeout_s: float) -> None:
+        """Enter what is left and end the thread."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(ORPHAN_AGE_S)
+            self._wake.clear()
+            closing = self._closing.is_set()
+            done = self._enter()
+            if closing:
+                return
+            self._closing.wait(self._period_s if done else max(self._period_s, 1.0))
+            if not done:
+                self._wake.set()
+
+    def _enter(self) -> bool:
+        """Append the parts written since the last time; False when the database was busy."""
         from sqlalchemy.exc import OperationalError
 
-        if not now and time.monotonic() - self._entered_s < self._ledger_period_s:
-            return
-        self._entered_s = time.monotonic()
+        with self._lock:
+            pending = list(self._pending)
         try:
-            parts = [*self._orphans(), *self._pending]
+            parts = [*self._orphans(pending), *pending]
             if parts:
-                self._ledger.append([_statement(path) for path in parts])
-            self._pending = []
+                self.ledger.append([batch_statement(path) for path in parts])
         except OperationalError as error:
             logger.warning("the ledger is busy, the request log's parts are entered later: %s", error)
+            return False
+        with self._lock:
+            self._pending = [path for path in self._pending if path not in parts]
+        return True
 
-    def _orphans(self) -> list[Path]:
+    def _orphans(self, pending: list[Path]) -> list[Path]:
         """Parts of writers that died before they entered them; looked for once in a while."""
         if time.monotonic() - self._adopted_s < ORPHAN_AGE_S:
             return []
         self._adopted_s = time.monotonic()
         old = [path for path in parts_of(self._folder) if time.time() - path.stat().st_mtime > ORPHAN_AGE_S]
-        known = {leaf.statement.name for leaf in self._ledger.leaves(REQUEST_BATCH)} if old else set()
-        return [path for path in old if path.name not in known and path not in self._pending]
+        known = {leaf.statement.name for leaf in self.ledger.leaves(REQUEST_BATCH)} if old else set()
+        fresh = [path for path in old if path.name not in known and path not in pending]
+        return [path for path in fresh if receipts_path(path).exists()]
 
 
-def write_part(path: Path, rows: Iterable[Record]) -> None:
-    """Write records as one part: whole or not at all."""
-    columns = [{name: _plain(row.get(name)) for name in SCHEMA.names} for row in rows]
-    staged = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.Table.from_pylist(columns, schema=SCHEMA), staged, compression="zstd")
-    staged.replace(path)
+def receipt_proof(folder: Path, ledger: Ledger, request_id: str) -> dict[str, Any] | None:
+    """The proof that a request's receipt stands in the ledger; None while its part is not written or not entered."""
+    found = find_receipt(folder, request_id)
+    if found is None:
+        return None
+    part, receipts, leaf = found
+    batches = ledger.leaves(REQUEST_BATCH, subject=root_of(receipts))
+    entered = [each for each in batches if each.statement.name == part.name]
+    if not entered:
+        return None
+    checkpoint, index, batch = ledger.checkpoint(), entered[0].index, entered[0].statement
+    proof = ledger.inclusion_proof(index, int(checkpoint.split("\n")[1]))
+    return proof_of(leaf, leaves=receipts, batch=batch, index=index, proof=proof, checkpoint=checkpoint)
 
 
 def read_log(folder: Path, *, since: datetime | None = None) -> pa.Table:
@@ -179,17 +211,3 @@ def read_log(folder: Path, *, since: datetime | None = None) -> pa.Table:
     if since:
         table = table.filter(pc.field("time") >= since)
     return table.sort_by([("time", "ascending"), ("request_id", "ascending")])
-
-
-def _plain(value: Any) -> Any:
-    """A value as its column holds it: objects as JSON, half of a surrogate pair, which no UTF-8 has, as a mark."""
-    if isinstance(value, dict):
-        value = json.dumps(value, ensure_ascii=False)
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-
-
-def _statement(path: Path) -> Statement:
-    """A part in the ledger: its name, the digest of its bytes, and the releases that answered."""
-    releases = set(pq.read_table(path, columns=["release"])["release"].drop_null().to_pylist())
-    parents = tuple(sorted(releases))
-    return Statement(kind=REQUEST_BATCH, subject=digest_file(path), name=path.name, parents=parents, actor="gateway")

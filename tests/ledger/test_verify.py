@@ -8,10 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select, text, update
 
+from app.core.clock import utc_now
 from app.core.database import Database
 from app.core.digests import digest_bytes, digest_file
 from app.core.schema import aliases, checkpoints, leaves, nodes, versions
 from app.ledger import merkle
+from app.ledger.batches import batch_statement, write_part
 from app.ledger.keys import Signer, load_or_create
 from app.ledger.log import Ledger, Statement
 from app.ledger.verify import verify
@@ -32,9 +34,9 @@ def published(workspace, tmp_path):
         made = registry.publish("dataset", "handbook", folder=folder, inputs={"n": number}, parents=parents)
         parents = (made.digest,)
     workspace.requests_dir.mkdir()
-    (workspace.requests_dir / "part.parquet").write_bytes(b"part")
-    digest = digest_bytes(b"part")
-    registry.ledger.append([Statement(kind="request-batch", subject=digest, name="part.parquet", payload=digest)])
+    part = workspace.requests_dir / "part.parquet"
+    write_part(part, [{"request_id": f"r{number}", "time": utc_now()} for number in range(3)])
+    registry.ledger.append([batch_statement(part)])
     return registry
 
 
@@ -244,9 +246,10 @@ def test_request_log_parts(published):
     assert report.ok
     assert "1 parts" in report.notes[0]
     part.write_bytes(b"bart")
-    assert faults(published) == {("changed-file", "request log part.parquet")}
+    assert faults(published) >= {("unreadable-file", "request log part.parquet")}
     part.unlink()
-    assert faults(published) == {("missing-file", "request log part.parquet")}
+    lost = {("missing-row", f"request log part.parquet, request r{number}") for number in range(3)}
+    assert faults(published) == {("missing-file", "request log part.parquet"), *lost}
 
 
 def test_every_fault_is_named_not_the_first_alone(published):

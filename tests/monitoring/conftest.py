@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from app.core.workspace import Workspace
+from app.ledger.batches import write_part
 from app.monitoring.settings import MonitorSettings
 from app.registry.versions import Registry, Version
-from app.serving.log import write_part
 
 START = datetime(2026, 11, 22, 9, tzinfo=UTC)
 NUM_DIMENSIONS = 32

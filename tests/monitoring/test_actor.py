@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from app.core.workspace import Workspace
+from app.ledger.batches import write_part
 from app.monitoring.settings import MonitorSettings
 from app.registry.versions import open_registry
-from app.serving.log import write_part
 from tests.monitoring.conftest import Rows, make_rows
 
 pytestmark = pytest.mark.cluster

@@ -1,14 +1,29 @@
 import asyncio
+import queue
+import time
 from dataclasses import replace
 
 import pytest
 
+from app.ledger.log import REQUEST_BATCH
+from app.ledger.receipts import HEADER, read_header
 from app.serving.errors import ApiError
 from app.serving.log import read_log
 from app.serving.schema import ChatRequest
 from tests.serving.conftest import make_release
 
 OLD, NEW = (make_release("sha256:" + letter * 64) for letter in "ab")
+
+
+def wait_for(condition):
+    end_s = time.monotonic() + 20
+    while not condition() and time.monotonic() < end_s:
+        time.sleep(0.02)
+    assert condition()
+
+
+def raise_full(_):
+    raise queue.Full
 
 
 def chat(gateway, text="What is the fee?", request_id="r1", **more):
@@ -122,8 +137,10 @@ def test_a_question_that_breaks_a_backend_is_logged_too(gateway, releases, backe
     releases["r"] = OLD
     asyncio.run(gateway.take("r"))
     backends.retrieve = broken
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ApiError) as caught:
         chat(gateway, request_id="r1")
+    assert caught.value.status == 500
+    assert isinstance(caught.value.__cause__, RuntimeError)
     request_log.close()
     row = read_log(workspace.requests_dir).to_pylist()[0]
     assert (row["request_id"], row["status"], row["error"]) == ("r1", 500, "RuntimeError: the index is gone")
@@ -137,3 +154,35 @@ def test_half_a_surrogate_pair_stops_neither_the_answer_nor_the_log(gateway, rel
     request_log.close()
     rows = {row["request_id"]: row["question"] for row in read_log(workspace.requests_dir).to_pylist()}
     assert rows == {"r1": "What is? the fee?", "r2": "What is the fee?"}
+
+
+def test_a_locked_database_delays_no_answer(gateway, releases, registry, request_log):
+    """The answers come while this very thread holds the one write transaction that the ledger needs."""
+    releases["r"] = OLD
+    asyncio.run(gateway.take("r"))
+    with registry.database.write():
+        done = [chat(gateway, request_id=f"r{number}") for number in range(5)]
+        wait_for(lambda: request_log.num_logged == 5)
+        assert not list(registry.ledger.leaves(REQUEST_BATCH))
+    assert [read_header(each.headers[HEADER])["id"] for each in done] == [f"r{number}" for number in range(5)]
+    wait_for(lambda: all(request_log.proof(f"r{number}") for number in range(5)))
+
+
+def test_an_error_has_a_receipt_too(gateway, releases, request_log):
+    releases["r"] = OLD
+    asyncio.run(gateway.take("r"))
+    with pytest.raises(ApiError) as caught:
+        chat(gateway, model="gpt-4", request_id="r2")
+    assert read_header(caught.value.headers[HEADER])["id"] == "r2"
+    wait_for(lambda: request_log.proof("r2"))
+
+
+def test_a_request_that_the_full_log_drops_has_no_receipt(gateway, releases, request_log, monkeypatch):
+    releases["r"] = OLD
+    asyncio.run(gateway.take("r"))
+    assert HEADER in chat(gateway).headers
+    monkeypatch.setattr(request_log._queue, "put_nowait", raise_full)
+    done = chat(gateway)
+    assert done.response.choices[0].message.content
+    assert HEADER not in done.headers
+    assert request_log.num_dropped == 1

@@ -5,10 +5,10 @@ from datetime import timedelta
 import pytest
 
 from app.core.clock import utc_now
-from app.core.digests import digest_file
 from app.core.parquet import parts_of
+from app.ledger.batches import read_receipts, root_of, write_part
 from app.ledger.log import REQUEST_BATCH
-from app.serving.log import RequestLog, read_log, write_part
+from app.serving.log import RequestLog, read_log
 
 RELEASE = "sha256:" + "a" * 64
 
@@ -47,7 +47,7 @@ def test_records_are_written_and_read_back_by_time(make_log, registry):
     rows = read_log(registry.workspace.requests_dir).to_pylist()
     assert [row["request_id"] for row in rows] == ["r4", "r3", "r2", "r1", "r0"]
     assert rows[0]["embedding"] == [0.5] * 384
-    assert rows[0]["request_json"] == '{"q": "ä"}'
+    assert rows[0]["request_json"] == '{"q":"ä"}'
     assert rows[0]["time"] == moments[4]
     assert log.num_logged == 5
 
@@ -60,7 +60,7 @@ def test_every_part_stands_in_the_ledger(make_log, registry):
     log.close()
     parts = parts_of(registry.workspace.requests_dir)
     leaves = [leaf.statement for leaf in registry.ledger.leaves(REQUEST_BATCH)]
-    assert {leaf.name: leaf.subject for leaf in leaves} == {path.name: digest_file(path) for path in parts}
+    assert {leaf.name: leaf.subject for leaf in leaves} == {path.name: root_of(read_receipts(path)) for path in parts}
     assert {leaf.parents for leaf in leaves} == {(RELEASE,)}
 
 
