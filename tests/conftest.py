@@ -6,6 +6,7 @@ Tests that need Ray are marked ``cluster``, share the one session-wide cluster a
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,32 @@ def registry(workspace: Workspace) -> Registry:
     from app.registry.versions import open_registry
 
     return open_registry(workspace)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """A PostgreSQL server of this session's own: the URL of its database `postgres`."""
+    from benchmarks import _postgresql
+
+    found = _postgresql.binaries()
+    if found is None:
+        pytest.skip("PostgreSQL is not installed: install Debian's `postgresql` to run this test")
+    with _postgresql.server(found, options=["fsync=off"]) as url:
+        yield url
+
+
+@pytest.fixture
+def any_workspace(request: pytest.FixtureRequest, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """An empty workspace; marked ``on_both`` (below), a test meets one on SQLite and one on PostgreSQL."""
+    if getattr(request, "param", "sqlite") == "postgresql":
+        from benchmarks._postgresql import new_database
+
+        url = new_database(request.getfixturevalue("postgresql"), f"test_{uuid.uuid4().hex}")
+        monkeypatch.setenv("SIGNALBOX_DATABASE_URL", url)
+    return workspace
+
+
+on_both = pytest.mark.parametrize("any_workspace", ["sqlite", "postgresql"], indirect=True)
 
 
 @pytest.fixture(scope="session")

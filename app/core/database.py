@@ -5,12 +5,13 @@ to the end of the transaction), so that any number of processes may append to th
 Not guaranteed: fairness between waiting writers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, Select, Table, create_engine, event, insert, inspect, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -19,7 +20,11 @@ from app.core.errors import SignalboxError
 
 BUSY_TIMEOUT_S = 60
 VERSION_TABLE = "signalbox_version"
-HEAD = "0001"
+HEAD = "0002"
+CACHE_KIB = 65_536
+WAL_PAGES = 16_384
+"""Indexes of digests are written all over: a page is copied from the log into the file once for many batches."""
+READ_ROWS = 10_000
 WRITER_LOCK = 0x5167_0B0C
 
 
@@ -89,6 +94,33 @@ def open_database(url: str) -> Database:
         raise DatabaseUnusable(message) from error
 
 
+def insert_rows(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert plain tuples, in the order of the table's columns, by the fastest way that the database's driver has."""
+    names = [column.name for column in table.columns]
+    if connection.dialect.name == "sqlite":
+        marks = ", ".join("?" * len(names))
+        connection.exec_driver_sql(f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({marks})", rows)
+    elif connection.dialect.driver == "psycopg" and len(rows) > 1:
+        _copy_rows(connection, f"COPY {table.name} ({', '.join(names)}) FROM STDIN", rows)
+    else:
+        connection.execute(insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+
+
+def read_rows(connection: Connection, query: Select[Any]) -> Iterator[Sequence[Any]]:
+    """The rows of a query, however many there are, in memory a few thousand at a time."""
+    options = {"stream_results": True, "max_row_buffer": READ_ROWS}
+    with connection.execute(query, execution_options=options) as result:
+        while rows := result.fetchmany(READ_ROWS):
+            yield from rows
+
+
+def _copy_rows(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
 def _server_engine(url: str) -> Engine:
     try:
         return create_engine(url, pool_pre_ping=True)
@@ -105,6 +137,8 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -
         "journal_mode=WAL",
         "synchronous=NORMAL",
         "foreign_keys=ON",
+        f"cache_size=-{CACHE_KIB}",
+        f"wal_autocheckpoint={WAL_PAGES}",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

@@ -16,9 +16,14 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
+
+SUBJECT_BLOCK, SUBJECT_PREFIX = text("(leaf_index >> 14)"), text("substr(subject, 8, 8)")
+"""The index of subjects: the block of 16,384 leaves, then eight hex digits of the digest. Digests are random: an index
+of them alone is written all over by every batch. In blocks only its end is, and a look-up seeks once in each block."""
 
 versions = Table(
     "versions",
@@ -56,17 +61,18 @@ leaves = Table(
     Column("leaf", LargeBinary, nullable=False),
     Column("leaf_hash", LargeBinary, nullable=False),
     Index("ix_leaves_kind", "kind"),
-    Index("ix_leaves_subject", "subject"),
+    Index("ix_leaves_subject", SUBJECT_BLOCK, SUBJECT_PREFIX),
 )
 
-nodes = Table(
-    "nodes",
+tree_runs = Table(
+    "tree_runs",
     metadata,
     Column("level", Integer, nullable=False),
-    Column("node_index", Integer, nullable=False),
-    Column("hash", LargeBinary, nullable=False),
-    PrimaryKeyConstraint("level", "node_index"),
+    Column("start", Integer, nullable=False),
+    Column("hashes", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("level", "start"),
 )
+"""Inner nodes of the Merkle tree: nodes ``start`` and following of a level, 32 bytes each, as one batch made them."""
 
 checkpoints = Table(
     "checkpoints",
@@ -74,6 +80,16 @@ checkpoints = Table(
     Column("size", Integer, primary_key=True, autoincrement=False),
     Column("note", Text, nullable=False),
 )
+
+cosignatures = Table(
+    "cosignatures",
+    metadata,
+    Column("size", Integer, nullable=False),
+    Column("witness", String(71), nullable=False),
+    Column("line", Text, nullable=False),
+    PrimaryKeyConstraint("size", "witness"),
+)
+"""Signature lines of witnesses over the checkpoint of ``size`` leaves; ``witness`` is the digest of the raw key."""
 
 lease = Table(
     "lease",

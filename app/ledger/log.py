@@ -7,25 +7,26 @@ Not guaranteed: that nobody edited the tables since. ``app.ledger.verify`` finds
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from json.encoder import encode_basestring
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, func, insert, literal_column, select
 
 from app.core.clock import timestamp
-from app.core.database import Database, open_database
-from app.core.digests import canonical_json
+from app.core.database import Database, insert_rows, open_database, read_rows
 from app.core.errors import SignalboxError, UsageError
-from app.core.schema import checkpoints, leaves, nodes
+from app.core.schema import SUBJECT_BLOCK, SUBJECT_PREFIX, checkpoints, leaves
 from app.core.workspace import Workspace
 from app.ledger import merkle
 from app.ledger.keys import Signer, Verifier, load_or_create
 from app.ledger.note import Checkpoint, sign_note
+from app.ledger.tree import TreeReader, store_runs
 
 SERVICE_KEY = "service"
-READ_ROWS = 10_000
 
 KEY, REQUEST_BATCH, PROMOTION, ROLLBACK = "key", "request-batch", "promotion", "rollback"
 """Kinds of statements that publish no version; all others are kinds of versions."""
@@ -34,8 +35,12 @@ PRODUCTION = "production"
 """The alias that only statements of the kinds ``MOVES`` may move."""
 
 
-class NodeMissing(SignalboxError):
-    """The ledger lacks a hash that its tree needs: run `signalbox verify` and restore the database from a backup."""
+PLAIN = r'[^"\\\x00-\x1f]*+'
+PLAIN_LEAF = re.compile(
+    f'{{"actor":"({PLAIN})","kind":"({PLAIN})","name":"({PLAIN})","parents":\\[((?:"{PLAIN}"(?:,"{PLAIN}")*+)?+)\\],'
+    f'"payload":"({PLAIN})","subject":"({PLAIN})","time":"({PLAIN})"}}'
+)
+"""A leaf without a character that JSON escapes: what matches is canonical already, and most leaves do."""
 
 
 class NoSuchLeaf(UsageError):
@@ -66,19 +71,39 @@ class Statement:
         return {**asdict(self), "parents": list(self.parents)}
 
     def to_bytes(self) -> bytes:
-        """The leaf: RFC 8785 JSON."""
-        return canonical_json(self.to_json())
+        """The leaf: RFC 8785 JSON. Written here by hand, since a leaf is all strings and appends are many.
+
+        Raises:
+            NotAStatement: a field is no text that UTF-8 can hold.
+        """
+        quote = encode_basestring
+        try:
+            parents = ",".join(map(quote, self.parents))
+            return (
+                f'{{"actor":{quote(self.actor)},"kind":{quote(self.kind)},"name":{quote(self.name)},'
+                f'"parents":[{parents}],"payload":{quote(self.payload)},"subject":{quote(self.subject)},'
+                f'"time":{quote(self.time)}}}'
+            ).encode()
+        except (TypeError, UnicodeEncodeError) as error:
+            raise NotAStatement(f"a statement holds text only ({error}): give every field as a string") from error
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Statement":
         """Read a leaf; NotAStatement when its bytes are not those that ``to_bytes`` writes."""
         try:
-            values = json.loads(data)
-            statement = cls(**{**values, "parents": tuple(values["parents"])})
-            same = statement.to_bytes() == data
-        except (ValueError, TypeError, KeyError) as error:
+            text = data.decode()
+            match = PLAIN_LEAF.fullmatch(text)
+            if match:
+                actor, kind, name, parents, payload, subject, time = match.groups()
+                return cls(
+                    kind, subject, name, tuple(parents[1:-1].split('","') if parents else ()), payload, actor, time
+                )
+            values = json.loads(text)
+            fields = (values["kind"], values["subject"], values["name"], tuple(values["parents"]))
+            statement = cls(*fields, values["payload"], values["actor"], values["time"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise NotAStatement(f"a leaf is not a statement ({error}): run `signalbox verify`") from error
-        if not same:
+        if statement.to_bytes() != data:
             raise NotAStatement("a leaf is not in canonical form: run `signalbox verify`")
         return statement
 
@@ -116,13 +141,17 @@ class Ledger:
         """
         if not statements:
             return []
+        data = [statement.to_bytes() for statement in statements]
+        hashes = [merkle.leaf_hash(each) for each in data]
         with nullcontext(connection) if connection else self.database.write() as writer:
             size = read_size(writer)
-            data = [statement.to_bytes() for statement in statements]
-            added = list(merkle.grow(size, map(merkle.leaf_hash, data), _Reader(writer, merkle.decompose(0, size))))
-            _insert_leaves(writer, size, zip(statements, data, strict=True))
-            _insert_nodes(writer, added)
-            self._sign(writer, size + len(data))
+            runs, root = merkle.extend(size, hashes, TreeReader(writer, merkle.decompose(0, size)))
+            stated = zip(statements, data, hashes, strict=True)
+            rows = [(index, said.kind, said.subject, *each) for index, (said, *each) in enumerate(stated, start=size)]
+            insert_rows(writer, leaves, rows)
+            store_runs(writer, runs)
+            note = sign_note(Checkpoint(self.origin, size + len(data), root).to_text(), self.signer)
+            writer.execute(insert(checkpoints).values(size=size + len(data), note=note))
         return list(range(size, size + len(data)))
 
     def checkpoint(self) -> str:
@@ -137,7 +166,7 @@ class Ledger:
         """Root over the first ``size`` leaves; all of them by default."""
         with self.database.read() as connection:
             size = _known_size(connection, size)
-            return merkle.root(size, _Reader(connection, merkle.decompose(0, size)))
+            return merkle.root(size, TreeReader(connection, merkle.decompose(0, size)))
 
     def inclusion_proof(self, index: int, size: int | None = None) -> list[bytes]:
         """Hashes that lead from leaf ``index`` to ``root(size)``."""
@@ -146,7 +175,7 @@ class Ledger:
             if not 0 <= index < size:
                 raise NoSuchLeaf(f"no leaf {index} among {size}: ask for an index from 0 to {size - 1}")
             spans = merkle.inclusion_spans(index, size)
-            return merkle.inclusion_proof(index, size, _Reader(connection, _positions(spans)))
+            return merkle.inclusion_proof(index, size, TreeReader(connection, _positions(spans)))
 
     def consistency_proof(self, old_size: int, new_size: int | None = None) -> list[bytes]:
         """Hashes that show that ``root(new_size)`` only appends to ``root(old_size)``."""
@@ -155,7 +184,7 @@ class Ledger:
             if not 0 <= old_size <= new_size:
                 raise NoSuchLeaf(f"no tree of {old_size} leaves precedes one of {new_size}: ask for a smaller size")
             spans = merkle.consistency_spans(old_size, new_size)
-            return merkle.consistency_proof(old_size, new_size, _Reader(connection, _positions(spans)))
+            return merkle.consistency_proof(old_size, new_size, TreeReader(connection, _positions(spans)))
 
     def leaves(self, kind: str | None = None, *, subject: str | None = None) -> Iterator[Leaf]:
         """Leaves in order, all or of one kind or about one digest."""
@@ -165,8 +194,9 @@ class Ledger:
         if subject is not None:
             query = query.where(leaves.c.subject == subject)
         with self.database.read() as connection:
-            rows = connection.execution_options(yield_per=READ_ROWS).execute(query)
-            for index, data in rows:
+            if subject is not None:
+                query = query.where(*_indexed(subject, read_size(connection)))
+            for index, data in read_rows(connection, query):
                 yield Leaf(index, Statement.from_bytes(data))
 
     def register_key(self, verifier: Verifier) -> None:
@@ -177,11 +207,6 @@ class Ledger:
             if verifier.vkey not in stated:
                 statement = Statement(kind=KEY, subject=verifier.digest, name=verifier.vkey, actor=self.signer.name)
                 self.append([statement], connection=connection)
-
-    def _sign(self, connection: Connection, size: int) -> None:
-        root = merkle.root(size, _Reader(connection, merkle.decompose(0, size)))
-        note = sign_note(Checkpoint(self.origin, size, root).to_text(), self.signer)
-        connection.execute(insert(checkpoints).values(size=size, note=note))
 
 
 def open_ledger(workspace: Workspace) -> Ledger:
@@ -201,32 +226,10 @@ def read_size(connection: Connection) -> int:
     return 0 if last is None else int(last) + 1
 
 
-class _Reader:
-    """Stored hashes by position, fetched together beforehand."""
-
-    def __init__(self, connection: Connection, positions: Iterable[merkle.Position]) -> None:
-        self._hashes = _fetch(connection, set(positions))
-
-    def __call__(self, position: merkle.Position) -> bytes:
-        try:
-            return self._hashes[position]
-        except KeyError as error:
-            message = f"the ledger lacks tree node {position}: run `signalbox verify`, then restore the database"
-            raise NodeMissing(message) from error
-
-
-def _fetch(connection: Connection, positions: set[merkle.Position]) -> Mapping[merkle.Position, bytes]:
-    """At most two queries: leaf hashes stand beside their leaves, all others in ``nodes``."""
-    bottom = [index for level, index in positions if level == 0]
-    upper = [and_(nodes.c.level == level, nodes.c.node_index == index) for level, index in positions if level]
-    found: dict[merkle.Position, bytes] = {}
-    if bottom:
-        query = select(leaves.c.leaf_index, leaves.c.leaf_hash).where(leaves.c.leaf_index.in_(bottom))
-        found.update(((0, index), value) for index, value in connection.execute(query))
-    if upper:
-        query_upper = select(nodes.c.level, nodes.c.node_index, nodes.c.hash).where(or_(*upper))
-        found.update(((level, index), value) for level, index, value in connection.execute(query_upper))
-    return found
+def _indexed(subject: str, size: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """What the index of subjects needs to hear; its expressions must stand in the query as they stand in the index."""
+    blocks = literal_column(SUBJECT_BLOCK.text).in_(range((size >> 14) + 1))
+    return blocks, literal_column(SUBJECT_PREFIX.text) == subject[7:15]
 
 
 def _positions(spans: Iterable[merkle.Span]) -> Iterator[merkle.Position]:
@@ -239,23 +242,3 @@ def _known_size(connection: Connection, size: int | None) -> int:
     if size is not None and not 0 <= size <= present:
         raise NoSuchLeaf(f"the ledger has {present} leaves, not {size}: ask for a size from 0 to {present}")
     return present if size is None else size
-
-
-def _insert_leaves(connection: Connection, size: int, batch: Iterable[tuple[Statement, bytes]]) -> None:
-    rows = [
-        {
-            "leaf_index": index,
-            "kind": statement.kind,
-            "subject": statement.subject,
-            "leaf": data,
-            "leaf_hash": merkle.leaf_hash(data),
-        }
-        for index, (statement, data) in enumerate(batch, start=size)
-    ]
-    connection.execute(insert(leaves), rows)
-
-
-def _insert_nodes(connection: Connection, added: Iterable[tuple[merkle.Position, bytes]]) -> None:
-    rows = [{"level": level, "node_index": index, "hash": value} for (level, index), value in added if level]
-    if rows:
-        connection.execute(insert(nodes), rows)

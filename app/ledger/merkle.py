@@ -15,6 +15,8 @@ from typing import TypeAlias
 Position: TypeAlias = tuple[int, int]
 Span: TypeAlias = tuple[int, int]
 NodeReader: TypeAlias = Callable[[Position], bytes]
+Run: TypeAlias = tuple[int, int, list[bytes]]
+"""Level, index of the first node, hashes of it and its right neighbours."""
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
@@ -60,31 +62,45 @@ def root(size: int, read: NodeReader) -> bytes:
     return span_hash((0, size), read)
 
 
+def parents(row: Sequence[bytes]) -> list[bytes]:
+    """Hashes of the complete pairs of a level, which are the nodes of the level above."""
+    sha256 = hashlib.sha256
+    return [sha256(b"\x01" + left + right).digest() for left, right in zip(row[::2], row[1::2], strict=False)]
+
+
 def root_of(leaf_hashes: Sequence[bytes]) -> bytes:
     """Root over leaf hashes held in memory: the definition of RFC 9162, 2.1.1, without stored nodes."""
-    level = list(leaf_hashes)
-    if not level:
+    row = list(leaf_hashes)
+    if not row:
         return EMPTY_ROOT
-    while len(level) > 1:
-        pairs = [node_hash(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        level = pairs + level[len(pairs) * 2 :]
-    return level[0]
+    while len(row) > 1:
+        above = parents(row)
+        row = above + row[len(above) * 2 :]
+    return row[0]
+
+
+def extend(size: int, leaf_hashes: Sequence[bytes], read: NodeReader) -> tuple[list[Run], bytes]:
+    """What appending leaves to ``size`` leaves makes: for each level a run of complete subtrees, and the new root.
+
+    Reads only the right edge of the old tree, each of its nodes once.
+    """
+    edge = {level: read((level, index)) for level, index in decompose(0, size)}
+    runs: list[Run] = []
+    level, first, row = 0, size, list(leaf_hashes)
+    while row:
+        runs.append((level, first, row))
+        if first % 2:
+            first, row = first - 1, [edge.pop(level), *row]
+        if len(row) % 2:
+            edge[level] = row[-1]
+        level, first, row = level + 1, first // 2, parents(row)
+    return runs, fold([edge[each] for each in sorted(edge, reverse=True)])
 
 
 def grow(size: int, leaf_hashes: Iterable[bytes], read: NodeReader) -> Iterator[tuple[Position, bytes]]:
-    """Yield every complete subtree, leaves included, that comes into being when leaves are appended to ``size`` leaves.
-
-    Reads only the right edge of the old tree, each of its nodes at most once.
-    """
-    edge = {position: read(position) for position in decompose(0, size)}
-    for index, value in enumerate(leaf_hashes, start=size):
-        position = (0, index)
-        yield position, value
-        while position[1] % 2:
-            value = node_hash(edge.pop((position[0], position[1] - 1)), value)
-            position = (position[0] + 1, position[1] // 2)
-            yield position, value
-        edge[position] = value
+    """The runs of ``extend`` one by one: every complete subtree, leaves included, with its position."""
+    for level, first, row in extend(size, list(leaf_hashes), read)[0]:
+        yield from (((level, index), value) for index, value in enumerate(row, start=first))
 
 
 def _split(size: int) -> int:

@@ -6,6 +6,7 @@ Guarantees: it never stops at the first fault. What is looked at, and what is no
 ``verify_tree``, ``verify_artifacts``, ``verify_requests`` and ``verify_registry``.
 """
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,7 @@ def verify(workspace: Workspace, *, public_key: Path | None = None) -> Report:
     report = Report()
     verifier = _read_key(public_key or workspace.keys_dir / f"{SERVICE_KEY}.pub", report)
     try:
-        with snapshot(Database(workspace.database_url).migrate()) as connection:
+        with collector_paused(), snapshot(Database(workspace.database_url).migrate()) as connection:
             _verify(connection, workspace, verifier, report)
     except DatabaseError as error:
         report.add("unreadable-database", "database", f"it cannot be read ({error.orig}): restore it from a backup")
@@ -49,6 +50,18 @@ def _verify(connection: Connection, workspace: Workspace, verifier: Verifier | N
     manifests = verify_artifacts(rows, Store(workspace.store_uri), read_refs(connection), report)
     verify_requests(rows, workspace.requests_dir, report)
     verify_registry(connection, rows, manifests, report)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """No search for cycles while a million leaves are read: there are none, and looking doubles the time."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 @contextmanager

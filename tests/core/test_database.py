@@ -7,15 +7,15 @@ from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.exc import IntegrityError
 
 from app.core.database import VERSION_TABLE, Database, DatabaseUnusable, open_database
-from app.core.schema import metadata, nodes
+from app.core.schema import metadata, tree_runs
 
 
 def _count_up(url: str, rounds: int) -> None:
     database = Database(url).migrate()
     for _ in range(rounds):
         with database.write() as connection:
-            last = connection.execute(select(func.max(nodes.c.node_index))).scalar()
-            connection.execute(insert(nodes).values(level=0, node_index=(last or 0) + 1, hash=b"x"))
+            last = connection.execute(select(func.max(tree_runs.c.start))).scalar()
+            connection.execute(insert(tree_runs).values(level=0, start=(last or 0) + 1, hashes=b"x"))
 
 
 def test_migration_makes_every_table(tmp_path):
@@ -33,16 +33,16 @@ def test_writers_in_several_processes_lose_nothing(tmp_path):
         writer.join()
     assert [writer.exitcode for writer in writers] == [0] * 4
     with Database(url).read() as connection:
-        assert connection.execute(select(func.max(nodes.c.node_index))).scalar() == 100
+        assert connection.execute(select(func.max(tree_runs.c.start))).scalar() == 100
 
 
 def test_a_raising_block_writes_nothing(tmp_path):
     database = Database(f"sqlite:///{tmp_path}/x.db").migrate()
-    row = {"level": 0, "node_index": 1, "hash": b"x"}
+    row = {"level": 0, "start": 1, "hashes": b"x"}
     with pytest.raises(IntegrityError), database.write() as connection:
-        connection.execute(insert(nodes), [row, row])
+        connection.execute(insert(tree_runs), [row, row])
     with database.read() as connection:
-        assert connection.execute(select(func.count()).select_from(nodes)).scalar() == 0
+        assert connection.execute(select(func.count()).select_from(tree_runs)).scalar() == 0
 
 
 @pytest.mark.parametrize("url", ["nonsense", "gopher://x", "sqlite:////no/such/folder/x.db"])

@@ -6,18 +6,21 @@ import signal
 import time
 
 import pytest
+import rfc8785
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from app.core.database import Database
-from app.core.digests import digest_bytes
-from app.core.schema import nodes
+from app.core.digests import canonical_json, digest_bytes
+from app.core.schema import tree_runs
 from app.core.workspace import Workspace
 from app.ledger import merkle
 from app.ledger.keys import Signer
-from app.ledger.log import Ledger, NodeMissing, NoSuchLeaf, NotAStatement, Statement, open_ledger
+from app.ledger.log import Ledger, NoSuchLeaf, NotAStatement, Statement, open_ledger
 from app.ledger.note import read_checkpoint
+from app.ledger.tree import NodeMissing
+from tests.conftest import on_both
 
 
 def statement(number, kind="document"):
@@ -25,10 +28,11 @@ def statement(number, kind="document"):
 
 
 @pytest.fixture
-def ledger(workspace):
-    return open_ledger(workspace)
+def ledger(any_workspace):
+    return open_ledger(any_workspace)
 
 
+@on_both
 def test_an_empty_ledger(ledger):
     assert ledger.size == 0
     assert ledger.root() == merkle.EMPTY_ROOT
@@ -36,6 +40,7 @@ def test_an_empty_ledger(ledger):
     assert ledger.append([]) == []
 
 
+@on_both
 def test_indexes_roots_and_checkpoints_follow_every_batch(ledger):
     hashes = []
     for length in (1, 2, 5, 1, 8):
@@ -47,12 +52,30 @@ def test_indexes_roots_and_checkpoints_follow_every_batch(ledger):
     assert [leaf.statement for leaf in ledger.leaves()] == [statement(number) for number in range(17)]
 
 
+@on_both
 def test_leaves_by_kind_and_subject(ledger):
     ledger.append([statement(0), statement(1, "model"), statement(2)])
     assert [leaf.index for leaf in ledger.leaves("document")] == [0, 2]
     assert [leaf.index for leaf in ledger.leaves(subject=statement(1).subject)] == [1]
 
 
+def test_a_subject_is_found_by_its_index(workspace):
+    """In every block of leaves; without the index a look-up would read the whole log."""
+    ledger = open_ledger(workspace)
+    ledger.append([statement(0)] * 16_384 + [statement(1), statement(2), statement(1)])
+    assert [leaf.index for leaf in ledger.leaves(subject=statement(1).subject)] == [16_384, 16_386]
+    assert list(ledger.leaves("model", subject=statement(1).subject)) == []
+    asked = []
+    with ledger.database.read() as connection:
+        connection.connection.driver_connection.set_trace_callback(asked.append)
+    assert next(ledger.leaves(subject=statement(0).subject)).index == 0
+    with ledger.database.read() as connection:
+        connection.connection.driver_connection.set_trace_callback(None)
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked[-1]}").all()
+    assert "USING INDEX ix_leaves_subject" in str(plan)
+
+
+@on_both
 def test_a_batch_belongs_to_the_caller_s_transaction(ledger):
     with contextlib.suppress(ZeroDivisionError), ledger.database.write() as connection:
         assert ledger.append([statement(0)], connection=connection) == [0]
@@ -97,10 +120,11 @@ def test_a_leaf_that_is_not_there_is_named(ledger, ask):
         ask(ledger)
 
 
+@on_both
 def test_a_lost_node_stops_appends_and_says_so(ledger):
     ledger.append([statement(number) for number in range(4)])
     with ledger.database.write() as connection:
-        connection.execute(delete(nodes))
+        connection.execute(delete(tree_runs))
     with pytest.raises(NodeMissing, match="signalbox verify"):
         ledger.append([statement(4)])
 
@@ -111,11 +135,40 @@ def test_what_is_not_a_statement_is_refused(data):
         Statement.from_bytes(data)
 
 
+@given(st.builds(Statement, *[st.text()] * 3, st.lists(st.text()).map(tuple), *[st.text()] * 3))
+def test_the_hand_written_bytes_are_rfc_8785(whole):
+    try:
+        expected = canonical_json(whole.to_json())
+    except rfc8785.CanonicalizationError:
+        with pytest.raises(NotAStatement, match="text only"):
+            whole.to_bytes()
+        return
+    assert whole.to_bytes() == expected
+    assert Statement.from_bytes(expected) == whole
+
+
+@pytest.mark.parametrize("value", [1, None, ["x"], True, 1.5, {}])
+@pytest.mark.parametrize("name", ["kind", "subject", "time"])
+def test_a_statement_of_other_types_is_refused(name, value):
+    with pytest.raises(NotAStatement):
+        Statement.from_bytes(canonical_json({**statement(1).to_json(), name: value}))
+
+
+@pytest.mark.parametrize("mark", ["\x7f", "\u2028", "\U0001f600", "\ufeff", "\\", '"', "\n", "\x00", "\x1f"])
+def test_the_quick_reader_and_the_slow_one_agree(mark):
+    whole = Statement(kind="model", subject=mark, name=f"a{mark}b", parents=(mark, "x"))
+    assert Statement.from_bytes(whole.to_bytes()) == whole
+    spelled = whole.to_bytes().replace(b'"a', b'"\\u0061')
+    with pytest.raises(NotAStatement):
+        Statement.from_bytes(spelled)
+
+
 def test_a_statement_reads_back():
     whole = Statement(kind="model", subject="sha256:1", name="small", parents=("sha256:2",), payload="sha256:1")
     assert Statement.from_bytes(whole.to_bytes()) == whole
 
 
+@on_both
 def test_a_key_is_registered_once(ledger):
     verifier = Signer.generate("jane", "approver").public
     ledger.register_key(verifier)

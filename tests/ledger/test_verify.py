@@ -11,20 +11,22 @@ from sqlalchemy import delete, insert, select, text, update
 from app.core.clock import utc_now
 from app.core.database import Database
 from app.core.digests import digest_bytes, digest_file
-from app.core.schema import aliases, checkpoints, leaves, nodes, versions
+from app.core.schema import aliases, checkpoints, leaves, tree_runs, versions
 from app.ledger import merkle
 from app.ledger.batches import batch_statement, write_part
 from app.ledger.keys import Signer, load_or_create
 from app.ledger.log import Ledger, Statement
 from app.ledger.verify import verify
 from app.registry.versions import open_registry
+from tests.conftest import on_both
 
 NUM_VERSIONS = 5
 
 
 @pytest.fixture
-def published(workspace, tmp_path):
+def published(any_workspace, tmp_path):
     """A workspace with five dataset versions of one file each, and one part of the request log: six leaves."""
+    workspace = any_workspace
     registry = open_registry(workspace)
     parents = ()
     for number in range(NUM_VERSIONS):
@@ -67,6 +69,7 @@ def flip(data, at=-2):
     return bytes(changed)
 
 
+@on_both
 def test_a_whole_ledger_holds(published):
     report = verify(published.workspace)
     assert report.ok
@@ -102,17 +105,20 @@ def test_any_flipped_bit_of_a_leaf_or_hash_is_named(published, data):
     assert verify(published.workspace).ok
 
 
+@on_both
 @pytest.mark.parametrize("column", ["kind", "subject"])
 def test_changed_columns_of_a_leaf_are_named(published, column):
     execute(published, update(leaves).where(leaves.c.leaf_index == 2).values({column: "other"}))
     assert ("changed-leaf", "leaf 2") in faults(published)
 
 
+@on_both
 def test_a_deleted_leaf_is_named(published):
     execute(published, delete(leaves).where(leaves.c.leaf_index == 2))
     assert ("missing-leaf", "leaf 2") in faults(published)
 
 
+@on_both
 def test_a_cut_log_is_named(published):
     execute(published, delete(leaves).where(leaves.c.leaf_index >= 4))
     assert ("missing-leaf", "leaves 4-5") in faults(published)
@@ -122,7 +128,7 @@ def test_a_log_cut_together_with_nodes_and_checkpoints_shows_in_the_registry(pub
     execute(
         published,
         delete(leaves).where(leaves.c.leaf_index >= 4),
-        delete(nodes).where(nodes.c.level == 1, nodes.c.node_index == 2),
+        delete(tree_runs).where(tree_runs.c.level == 1, tree_runs.c.start == 2),
         delete(checkpoints).where(checkpoints.c.size > 4),
     )
     assert faults(published) == {("unlogged-version", "dataset handbook@5")}
@@ -136,6 +142,7 @@ def test_an_inserted_leaf_is_named(published):
     assert ("unsigned-leaf", "leaf 6") in faults(published)
 
 
+@on_both
 def test_reordered_leaves_are_named(published):
     second, third = leaf_row(published, 1), leaf_row(published, 2)
     for index, row in ((1, third), (2, second)):
@@ -146,6 +153,7 @@ def test_reordered_leaves_are_named(published):
     assert ("changed-node", "tree node 1/1 over leaves 2-3") in found
 
 
+@on_both
 def test_a_log_rewritten_without_the_key_is_named(published):
     """Every leaf from the third on, and all hashes, are made consistent again; the signatures remain."""
     data = [leaf_row(published, index).leaf for index in range(6)]
@@ -154,9 +162,8 @@ def test_a_log_rewritten_without_the_key_is_named(published):
     grown = dict(merkle.grow(0, [merkle.leaf_hash(each) for each in data], {}.__getitem__))
     for (level, index), value in grown.items():
         if level:
-            execute(
-                published, update(nodes).where(nodes.c.level == level, nodes.c.node_index == index).values(hash=value)
-            )
+            this = (tree_runs.c.level == level, tree_runs.c.start == index)
+            execute(published, update(tree_runs).where(*this).values(hashes=value))
         else:
             row = {"leaf": data[index], "leaf_hash": value}
             execute(published, update(leaves).where(leaves.c.leaf_index == index).values(**row))
@@ -171,14 +178,36 @@ def test_a_log_signed_again_with_another_key_is_named(published):
 
 @pytest.mark.parametrize(("level", "index", "kind"), [(1, 1, "changed-node"), (2, 0, "changed-node")])
 def test_a_changed_node_is_named(published, level, index, kind):
-    this = (nodes.c.level == level, nodes.c.node_index == index)
-    execute(published, update(nodes).where(*this).values(hash=bytes(32)))
+    this = (tree_runs.c.level == level, tree_runs.c.start == index)
+    execute(published, update(tree_runs).where(*this).values(hashes=bytes(32)))
     assert any(where.startswith(f"tree node {level}/{index} ") for found, where in faults(published) if found == kind)
 
 
+@pytest.mark.parametrize(("level", "start"), [(1, 0), (2, -1), (0, 0), (-1, 0), (1000, 0)])
+def test_a_run_of_nodes_that_no_tree_has_is_named(published, level, start):
+    """Also one that shadows a whole one: the reader would find it first."""
+    execute(published, delete(tree_runs), insert(tree_runs).values(level=1, start=0, hashes=bytes(96)))
+    execute(published, insert(tree_runs).values(level=level, start=start + (level == 1), hashes=bytes(32)))
+    assert "stray-node" in kinds(published)
+
+
+@on_both
+def test_a_torn_run_of_nodes_is_named(published):
+    execute(published, update(tree_runs).where(tree_runs.c.level == 2).values(hashes=bytes(31)))
+    assert "changed-node" in kinds(published)
+
+
+@on_both
+def test_a_leaf_far_out_does_not_stop_the_search(published):
+    row = leaf_row(published, 1)
+    values = {"leaf_index": 2**31 - 1, "kind": row.kind, "subject": row.subject, "leaf": row.leaf}
+    execute(published, insert(leaves).values(**values, leaf_hash=row.leaf_hash))
+    assert "missing-leaf" in kinds(published)
+
+
 def test_a_lost_and_a_stray_node_are_named(published):
-    execute(published, delete(nodes).where(nodes.c.level == 2))
-    execute(published, insert(nodes).values(level=3, node_index=0, hash=bytes(32)))
+    execute(published, delete(tree_runs).where(tree_runs.c.level == 2))
+    execute(published, insert(tree_runs).values(level=3, start=0, hashes=bytes(32)))
     assert {"missing-node", "stray-node"} <= kinds(published)
 
 
@@ -261,6 +290,7 @@ def test_every_fault_is_named_not_the_first_alone(published):
     assert found.count("changed-leaf") == 1
 
 
+@on_both
 def test_version_rows_without_leaves_and_leaves_without_rows(published):
     values = {"kind": "model", "name": "small", "number": 1, "digest": digest_bytes(b"x")}
     values |= {"inputs_digest": digest_bytes(b"y"), "created_at": ""}
@@ -282,6 +312,7 @@ def test_a_version_row_with_other_inputs_is_named(published):
     assert faults(published) == {("changed-version", "dataset handbook@2")}
 
 
+@on_both
 def test_an_alias_moved_behind_our_back_is_named(published):
     with published.database.read() as connection:
         row = connection.execute(select(versions.c.id).where(versions.c.number == 2)).scalar_one()
@@ -349,6 +380,7 @@ def test_an_unreadable_database_is_named(published):
     assert kinds(published) == {"unreadable-database"}
 
 
+@on_both
 def test_verification_beside_a_writer_sees_one_state(published):
     with published.database.write() as connection:
         published.ledger.append([Statement(kind="review", subject=digest_bytes(b"x"))], connection=connection)
