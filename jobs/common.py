@@ -1,10 +1,11 @@
 """What every job begins and ends with.
 
 Guarantees: a ``SignalboxError`` ends the job with its one sentence and its exit status; the cluster is that of the job,
-else that of the workspace. Not guaranteed: a cluster; a job never starts one.
+else that of the workspace; OpenLineage events tell how it ran. Not guaranteed: a cluster; a job never starts one.
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import typer
 from app.core.cluster import connect
 from app.core.errors import exit_status
 from app.core.workspace import Workspace
+from app.governance.openlineage import recorded
 from app.registry.versions import Registry, Version, open_registry
 from app.settings import SignalboxSettings, load_settings
 
@@ -40,7 +42,17 @@ def job(workspace: Path | None, config: Path | None) -> Iterator[Job]:
         settings = load_settings(config)
         place = Workspace.find(workspace)
         with connect(place, log_to_driver=False):
-            yield Job(place, settings, open_registry(place))
+            registry = open_registry(place)
+            name, source = _running()
+            with recorded(registry, job=name, source=source):
+                yield Job(place, settings, registry)
+
+
+def _running() -> tuple[str, Path | None]:
+    """Name and source file of the job that runs."""
+    main = sys.modules["__main__"]
+    spec, file = main.__spec__, getattr(main, "__file__", None)
+    return (spec.name if spec else Path(file or "job").stem), (Path(file) if file else None)
 
 
 def report(version: Version, *, as_json: bool = False, **more: Any) -> None:

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from app.console.lineage import render, render_text
 from app.core.parquet import read_rows
 from app.demo.building import Models
 from app.demo.operating import wait_until
 from app.demo.scene import Scene
 from app.escalation.ladder import Ladder
 from app.evaluation.pipeline import evaluate
-from app.governance.lineage import find_answer, render, render_text, trace_answer
+from app.governance.lineage import find_answer, trace_answer
 from app.ledger.verify import verify
 from app.loop import Knowledge
 from app.registry.versions import Version

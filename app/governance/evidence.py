@@ -11,7 +11,7 @@ from typing import Any
 
 from app.core.errors import SignalboxError
 from app.core.parquet import read_rows
-from app.ledger.log import KEY, MOVES, PROMOTION, Leaf
+from app.ledger.log import PROMOTION, REQUEST_BATCH, Leaf
 from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version
 
@@ -132,7 +132,7 @@ def read_outcomes(evaluation: Version, metric: str, *, registry: Registry) -> Ou
 
 def find_ancestors(registry: Registry, digests: list[str]) -> tuple[dict[str, Leaf], list[str]]:
     """Leaves of these digests and of all their ancestors, and named parents that no leaf publishes."""
-    published = {leaf.statement.subject: leaf for leaf in published_leaves(registry)}
+    published = {leaf.statement.subject: leaf for leaf in reversed(list(published_leaves(registry)))}
     found: dict[str, Leaf] = {}
     unknown: list[str] = []
     waiting = list(digests)
@@ -151,7 +151,7 @@ def find_ancestors(registry: Registry, digests: list[str]) -> tuple[dict[str, Le
 def published_leaves(registry: Registry) -> Iterator[Leaf]:
     """Leaves that published a version or a part of the request log, rather than moving or naming one."""
     for leaf in registry.ledger.leaves():
-        if leaf.statement.kind not in (*MOVES, KEY):
+        if leaf.statement.kind == REQUEST_BATCH or leaf.statement.payload == leaf.statement.subject:
             yield leaf
 
 

@@ -1,32 +1,24 @@
-"""Lineage: one graph over everything in the ledger, and trees drawn from it.
+"""Lineage: what is behind a version or an answer, and what was made of a version, as trees drawn from the graph.
 
 Guarantees: edges come from ledger statements alone; a dataset's documents, and the chunk and row behind an answer, come
 from the tables of published versions. Whatever is named but not in the ledger is shown as such, never left out.
 Not guaranteed: that the ledger is whole; ``signalbox verify`` says that.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from app.core.errors import UsageError
+from app.core.digests import hex_of
 from app.core.parquet import parts_of
 from app.governance.approvals import read_approval
-from app.governance.evidence import published_leaves
-from app.ledger.log import MOVES, REQUEST_BATCH, Leaf
+from app.governance.graph import Graph, NothingToTrace
+from app.ledger.log import REQUEST_BATCH, Leaf
 from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, ROWS_FILE
-from app.registry.versions import Registry, Version, VersionNotFound
-
-if TYPE_CHECKING:
-    from rich.tree import Tree
+from app.registry.versions import Registry, Version
 
 MAX_DOCUMENTS = 5
-
-
-class NothingToTrace(UsageError):
-    """No leaf of the ledger is about that digest: name one of a published version."""
+SEE_ABOVE = "see above"
 
 
 @dataclass
@@ -38,6 +30,10 @@ class Node:
     digest: str = ""
     detail: str = ""
     children: list["Node"] = field(default_factory=list)
+    leaf: Leaf | None = None
+    """The leaf that put it on record; None for what stands in a version's table, such as a chunk."""
+    again: bool = False
+    """Whether it is only named here, and shown in full elsewhere."""
 
     def walk(self) -> Iterator["Node"]:
         """This node and all below it, depth first."""
@@ -49,78 +45,40 @@ class Node:
         """Every node of a kind at or below this one."""
         return [node for node in self.walk() if node.kind == kind]
 
+    @property
+    def key(self) -> str:
+        """What is the same for the same thing met twice."""
+        return self.digest or f"{self.kind} {self.label} {self.detail}"
+
+    def facts(self) -> dict[str, Any]:
+        """The node without what is behind it; where it has a leaf, with its index, time and actor."""
+        own: dict[str, Any] = {"kind": self.kind, "label": self.label, "digest": self.digest, "detail": self.detail}
+        if self.leaf:
+            own |= {"leaf": self.leaf.index, "time": self.leaf.statement.time, "actor": self.leaf.statement.actor}
+        return own
+
     def to_dict(self) -> dict[str, Any]:
-        own = {"kind": self.kind, "label": self.label, "digest": self.digest, "detail": self.detail}
-        return {**own, "children": [child.to_dict() for child in self.children]}
+        return {**self.facts(), "children": [child.to_dict() for child in self.children]}
+
+    def merged(self) -> tuple[dict[str, "Node"], list[tuple[str, str]]]:
+        """The same as a graph: every thing once by its key, and the edges between keys, each once."""
+        nodes: dict[str, Node] = {}
+        edges: dict[tuple[str, str], None] = {}
+        for node in self.walk():
+            if node.key not in nodes or nodes[node.key].again:
+                nodes[node.key] = node
+            edges.update(((node.key, child.key), None) for child in node.children)
+        return nodes, list(edges)
 
 
-class Graph:
-    """The ledger's statements by digest; read once."""
-
-    def __init__(self, registry: Registry) -> None:
-        self.registry = registry
-
-    @cached_property
-    def leaves(self) -> dict[str, Leaf]:
-        """The leaf that published a digest."""
-        return {leaf.statement.subject: leaf for leaf in published_leaves(self.registry)}
-
-    @cached_property
-    def moves(self) -> dict[str, list[Leaf]]:
-        """Promotions and rollbacks by the digest they moved production to."""
-        found: dict[str, list[Leaf]] = defaultdict(list)
-        for kind in MOVES:
-            for leaf in self.registry.ledger.leaves(kind):
-                found[leaf.statement.subject].append(leaf)
-        return found
-
-    def version(self, digest: str) -> Version | None:
-        """The published version of a digest; None for what has no version, such as a part of the request log."""
-        try:
-            return self.registry.get(self.leaves[digest].statement.kind, digest)
-        except VersionNotFound:
-            return None
-
-    def tree(self, digest: str, seen: set[str]) -> Node:
-        """What is behind a digest; a version met again is named without repeating what is behind it."""
-        leaf = self.leaves.get(digest)
-        if leaf is None:
-            return Node("unknown", "not in the ledger", digest)
-        version = self.version(digest)
-        label = version.ref if version else leaf.statement.name
-        node = Node(leaf.statement.kind, label, digest, _detail(version) if version else "")
-        if digest in seen:
-            node.detail = "see above"
-            return node
-        seen.add(digest)
-        node.children = [self._move(move, seen) for move in self.moves.get(digest, ())]
-        node.children += [self.tree(parent, seen) for parent in leaf.statement.parents]
-        if leaf.statement.kind == "dataset" and version:
-            node.children += _documents(self.registry, version)
-        return node
-
-    def _move(self, leaf: Leaf, seen: set[str]) -> Node:
-        """A promotion with the approvals behind it; its verdict stands among the release's own parents."""
-        statement = leaf.statement
-        node = Node(statement.kind, statement.name, "", f"leaf {leaf.index}, {statement.time}, by {statement.actor}")
-        for parent in statement.parents:
-            behind = self.leaves.get(parent)
-            if behind and behind.statement.kind == "approval" and (version := self.version(parent)):
-                seen.add(parent)
-                node.children.append(Node("approval", version.ref, parent, _detail(version)))
-        return node
-
-
-def trace(registry: Registry, digest: str) -> Node:
-    """Everything behind a published version, down to documents.
+def trace(registry: Registry, digest: str, *, onwards: bool = False) -> Node:
+    """Everything behind a published version, down to documents; with ``onwards``, everything made from it instead.
 
     Raises:
         NothingToTrace: the ledger does not know the digest.
     """
     graph = Graph(registry)
-    if digest not in graph.leaves:
-        raise NothingToTrace(f"the ledger has no {digest}: name the digest of a published version")
-    return graph.tree(digest, set())
+    return _tree(graph, graph.find(digest), set(), onwards=onwards)
 
 
 def trace_answer(registry: Registry, row: Mapping[str, Any]) -> Node:
@@ -129,16 +87,35 @@ def trace_answer(registry: Registry, row: Mapping[str, Any]) -> Node:
     Args:
         row: a row of the request log (``request_id``, ``question``, ``answer``, ``release``, ``route``, ``citations``).
     """
-    graph, seen = Graph(registry), set[str]()
+    graph = Graph(registry)
     answer = Node(
         "answer", f"{row['answer']!r}", "", f"to {row['question']!r}, by {row.get('model') or row.get('route')}"
     )
-    answer.children = [_request(registry, row)]
     release = str(row.get("release") or "")
+    answer.children = [_request(registry, row)]
     answer.children += _citations(graph, row, release)
     answer.children += _training_rows(graph, row, release)
-    answer.children.append(graph.tree(release, seen))
+    answer.children.append(_tree(graph, release, set()))
     return answer
+
+
+def trace_any(registry: Registry, ref: str, *, onwards: bool = False) -> Node:
+    """Everything behind a version by its reference, or behind an answer by its request id.
+
+    Raises:
+        NothingToTrace: neither the ledger nor the request log knows it.
+    """
+    graph = Graph(registry)
+    try:
+        digest = graph.find(ref)
+    except NothingToTrace as error:
+        if onwards:
+            raise
+        try:
+            return trace_answer(registry, find_answer(registry, ref))
+        except NothingToTrace:
+            raise NothingToTrace(f"{error}, or give the x-request-id of an answered request") from None
+    return _tree(graph, digest, set(), onwards=onwards)
 
 
 def find_answer(registry: Registry, request_id: str) -> dict[str, Any]:
@@ -152,38 +129,45 @@ def find_answer(registry: Registry, request_id: str) -> dict[str, Any]:
     raise NothingToTrace(f"the request log has no {request_id}: give the x-request-id of an answered request")
 
 
-def render(node: Node) -> "Tree":
-    """The tree for a terminal."""
-    from rich.text import Text
-    from rich.tree import Tree
-
-    def line(each: Node) -> Text:
-        text = Text.assemble((each.kind, "bold cyan"), " ", each.label)
-        text.append(f"  {_short(each.digest)}" if each.digest else "", style="dim")
-        return text.append(f"  {each.detail}" if each.detail else "", style="italic")
-
-    def grow(branch: Tree, children: list[Node]) -> Tree:
-        for child in children:
-            grow(branch.add(line(child)), child.children)
-        return branch
-
-    return grow(Tree(line(node)), node.children)
-
-
-def render_text(node: Node, *, indent: str = "  ") -> str:
-    """The tree as plain, indented lines."""
-    return "\n".join(_lines(node, indent, 0))
-
-
-def _lines(node: Node, indent: str, depth: int) -> Iterator[str]:
-    parts = (node.kind, node.label, _short(node.digest), node.detail)
-    yield indent * depth + "  ".join(part for part in parts if part)
-    for child in node.children:
-        yield from _lines(child, indent, depth + 1)
+def _tree(graph: Graph, digest: str, seen: set[str], *, onwards: bool = False) -> Node:
+    """What is behind a digest, or ahead of it; a version met again is named without repeating what is behind it."""
+    leaf = graph.leaves.get(digest)
+    if leaf is None:
+        return Node("unknown", "not in the ledger", digest)
+    version = graph.version(digest)
+    label = version.ref if version else leaf.statement.name
+    node = Node(leaf.statement.kind, label, digest, _detail(version) if version else "", leaf=leaf)
+    if digest in seen:
+        node.detail, node.again = SEE_ABOVE, True
+        return node
+    seen.add(digest)
+    node.children = [_move(graph, move, seen) for move in graph.moves.get(digest, ())]
+    if onwards:
+        node.children += [_tree(graph, child, seen, onwards=True) for child in graph.children.get(digest, ())]
+        return node
+    parents = [_tree(graph, parent, seen) for parent in leaf.statement.parents]
+    node.children += [_run(version, parents)] if version and version.facts.get("run_id") else parents
+    if leaf.statement.kind == "dataset" and version:
+        node.children += _documents(graph, version)
+    return node
 
 
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12]
+def _run(version: Version, parents: list[Node]) -> Node:
+    """The training run that made a model out of its parents, by its id in MLflow."""
+    return Node("run", str(version.facts["run_id"]), detail=f"MLflow's run of {version.ref}", children=parents)
+
+
+def _move(graph: Graph, leaf: Leaf, seen: set[str]) -> Node:
+    """A move of production with the approvals behind it; its verdict stands among the release's own parents."""
+    statement = leaf.statement
+    detail = f"leaf {leaf.index}, {statement.time}, by {statement.actor}"
+    node = Node(statement.kind, statement.name, "", detail, leaf=leaf)
+    for parent in statement.parents:
+        if graph.kind(parent) == "approval" and (version := graph.version(parent)):
+            seen.add(parent)
+            approval = Node("approval", version.ref, parent, _detail(version), leaf=graph.leaves[parent])
+            node.children.append(approval)
+    return node
 
 
 def _detail(version: Version) -> str:
@@ -199,21 +183,12 @@ def _detail(version: Version) -> str:
     return ", ".join(counted[:3])
 
 
-def _documents(registry: Registry, dataset: Version) -> list[Node]:
-    rows = sorted(_table(registry, dataset, DOCUMENTS_FILE), key=lambda row: str(row["source"]))
+def _documents(graph: Graph, dataset: Version) -> list[Node]:
+    table = graph.table(dataset, DOCUMENTS_FILE, columns=["document_id", "source"])
+    rows = sorted(table.to_pylist(), key=lambda row: str(row["source"]))
     shown = [Node("document", row["source"], row["document_id"]) for row in rows[:MAX_DOCUMENTS]]
     more = len(rows) - len(shown)
-    return shown + ([Node("documents", f"and {more} more")] if more > 0 else [])
-
-
-def _table(registry: Registry, version: Version, name: str, **equal: str) -> list[dict[str, Any]]:
-    """Rows of a version's table, those whose columns equal what is asked for; none when it has no such table."""
-    import pyarrow.parquet as pq
-
-    path = registry.folder(version) / name
-    filters = [(column, "=", value) for column, value in equal.items()] or None
-    rows: list[dict[str, Any]] = pq.read_table(path, filters=filters).to_pylist() if path.exists() else []
-    return rows
+    return shown + ([Node("documents", f"and {more} more", detail=f"of {dataset.ref}")] if more > 0 else [])
 
 
 def _request(registry: Registry, row: Mapping[str, Any]) -> Node:
@@ -222,43 +197,41 @@ def _request(registry: Registry, row: Mapping[str, Any]) -> Node:
     part = row.get("part")
     batches = [leaf for leaf in registry.ledger.leaves(REQUEST_BATCH) if leaf.statement.name == part]
     for leaf in batches:
-        node.children.append(Node(REQUEST_BATCH, str(part), leaf.statement.subject, f"leaf {leaf.index}"))
+        node.children.append(Node(REQUEST_BATCH, str(part), leaf.statement.subject, f"leaf {leaf.index}", leaf=leaf))
     if not batches:
         node.children.append(Node(REQUEST_BATCH, "not in the ledger yet"))
     return node
 
 
-def _parts(graph: Graph, release: str, kind: str) -> list[Version]:
-    """Versions of a kind behind a release."""
-    if release not in graph.leaves:
-        return []
-    found = [graph.version(node.digest) for node in graph.tree(release, set()).walk() if node.kind == kind]
-    return list({version.digest: version for version in found if version}.values())
-
-
 def _citations(graph: Graph, row: Mapping[str, Any], release: str) -> list[Node]:
-    datasets = _parts(graph, release, "dataset")
+    datasets = graph.versions_behind(release, "dataset")
     return [_citation(graph, cited, datasets) for cited in row.get("citations") or ()]
 
 
 def _citation(graph: Graph, cited: Mapping[str, Any], datasets: list[Version]) -> Node:
     node = Node("citation", str(cited.get("heading") or cited.get("title") or cited["source"]))
-    node.children = [_chunk(graph.registry, str(cited["chunk_id"]), datasets)]
+    node.children = [_chunk(graph, str(cited["chunk_id"]), datasets)]
     return node
 
 
-def _chunk(registry: Registry, chunk_id: str, datasets: list[Version]) -> Node:
+def _chunk(graph: Graph, chunk_id: str, datasets: list[Version]) -> Node:
     """A chunk with its document and the dataset version that holds both."""
+    import pyarrow.compute as pc
+
     node = Node("chunk", "", chunk_id)
     for dataset in reversed(datasets):
-        for row in _table(registry, dataset, CHUNKS_FILE, chunk_id=chunk_id):
+        for row in graph.table(dataset, CHUNKS_FILE, where=pc.field("chunk_id") == chunk_id).to_pylist():
             node.label, node.detail = " > ".join(row["heading_path"]) or row["title"], _cut(row["text"])
             document = Node("document", row["source"], row["document_id"])
-            document.children = [Node("dataset", dataset.ref, dataset.digest)]
-            node.children = [document]
+            node.children = [document, _holder(graph, dataset)]
             return node
     node.label = "in no dataset behind the release"
     return node
+
+
+def _holder(graph: Graph, version: Version) -> Node:
+    """The version that holds a row; shown in full where the release's own tree comes to it."""
+    return Node(version.kind, version.ref, version.digest, leaf=graph.leaves[version.digest], again=True)
 
 
 def _training_rows(graph: Graph, row: Mapping[str, Any], release: str) -> list[Node]:
@@ -267,21 +240,23 @@ def _training_rows(graph: Graph, row: Mapping[str, Any], release: str) -> list[N
     model = version.facts.get(str(row.get("route"))) if version else None
     if not model:
         return []
-    datasets, nodes = _parts(graph, release, "dataset"), []
-    for synthetic in reversed(_parts(graph, model, "synthetic")):
-        for taught in _rows_of(graph.registry, synthetic, row)[:2]:
+    datasets, nodes = graph.versions_behind(release, "dataset"), []
+    for synthetic in reversed(graph.versions_behind(model, "synthetic")):
+        for taught in _rows_of(graph, synthetic, row)[:2]:
             node = Node("synthetic row", f"{taught['question']!r} -> {taught['answer']!r}", taught["row_id"])
-            node.detail = f"{taught['method']}, of {synthetic.ref}, behind model {_short(model)}"
-            node.children = [_chunk(graph.registry, str(taught["chunk_id"]), datasets)]
+            node.detail = f"{taught['method']}, of {synthetic.ref}, behind model {hex_of(model)[:12]}"
+            node.children = [_chunk(graph, str(taught["chunk_id"]), datasets), _holder(graph, synthetic)]
             nodes.append(node)
     return nodes[:MAX_DOCUMENTS]
 
 
-def _rows_of(registry: Registry, synthetic: Version, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows_of(graph: Graph, synthetic: Version, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Training rows with this answer, those about a cited chunk first, then those in the most similar words."""
+    import pyarrow.compute as pc
+
     answer, words = _plain(str(row["answer"])), set(_plain(str(row["question"])).split())
     cited = {str(each["chunk_id"]) for each in row.get("citations") or ()}
-    taught = _table(registry, synthetic, ROWS_FILE, split="train")
+    taught = graph.table(synthetic, ROWS_FILE, where=pc.field("split") == "train").to_pylist()
     same = [each for each in taught if _plain(str(each["answer"])) == answer]
 
     def near(each: Mapping[str, Any]) -> tuple[bool, int, str]:

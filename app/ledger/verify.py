@@ -3,7 +3,7 @@
 Purpose: one function for the CLI, the demo and tests. It needs the database, the store, the request log and the log's
 public key; it opens no key that signs, and changes nothing but that it makes the tables where there are none.
 Guarantees: it never stops at the first fault. What is looked at, and what is not, stands in the modules
-``verify_tree``, ``verify_artifacts``, ``verify_requests`` and ``verify_registry``.
+``verify_tree``, ``verify_artifacts``, ``verify_requests``, ``verify_registry`` and ``verify_lineage``.
 """
 
 import gc
@@ -19,8 +19,9 @@ from app.core.store import Store
 from app.core.workspace import Workspace
 from app.ledger.faults import Fault, Report
 from app.ledger.keys import KeyUnreadable, Verifier, load_public
-from app.ledger.log import SERVICE_KEY
+from app.ledger.log import SERVICE_KEY, Leaf
 from app.ledger.verify_artifacts import verify_artifacts
+from app.ledger.verify_lineage import verify_lineage
 from app.ledger.verify_registry import read_refs, verify_registry
 from app.ledger.verify_requests import verify_requests
 from app.ledger.verify_tree import verify_tree
@@ -50,6 +51,7 @@ def _verify(connection: Connection, workspace: Workspace, verifier: Verifier | N
     manifests = verify_artifacts(rows, Store(workspace.store_uri), read_refs(connection), report)
     verify_requests(rows, workspace.requests_dir, report)
     verify_registry(connection, rows, manifests, report)
+    verify_lineage([Leaf(row.index, row.statement) for row in rows if row.statement], manifests, report)
 
 
 @contextmanager

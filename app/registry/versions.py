@@ -5,11 +5,11 @@ publishing the same content under the same name twice gives the same version. No
 another program is legitimate; ``signalbox verify`` finds those.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Connection, Row, func, insert, select
 
@@ -62,11 +62,16 @@ class Version:
         return list(self.manifest["parents"])
 
 
+Observer: TypeAlias = Callable[[Literal["read", "published"], Version], None]
+
+
 class Registry:
     """Publishes, finds and names versions."""
 
     def __init__(self, *, database: Database, store: Store, ledger: Ledger, workspace: Workspace) -> None:
         self.database, self.store, self.ledger, self.workspace = database, store, ledger, workspace
+        self.observer: Observer | None = None
+        """Told of every version that is read (`get`) and published, or found made already (`publish`, `find`)."""
 
     def publish(
         self,
@@ -93,7 +98,7 @@ class Registry:
             if row is None:
                 row = _add_row(connection, kind, name, digest, digest_json(inputs))
                 self.ledger.append([_statement(kind, name, digest, parents, actor)], connection=connection)
-        return self._load(row)
+        return self._seen("published", self._load(row))
 
     def find(self, kind: str, name: str, inputs: Mapping[str, Any]) -> Version | None:
         """The version of ``name`` that was made from these very inputs, so that the work need not be done again."""
@@ -102,7 +107,7 @@ class Registry:
         )
         with self.database.read() as connection:
             row = connection.execute(query.order_by(versions.c.number.desc())).first()
-        return self._load(row) if row else None
+        return self._seen("published", self._load(row)) if row else None
 
     def get(self, kind: str, ref: str) -> Version:
         """The version called ``name@number``, ``name@alias``, ``name`` (its latest), or by its digest.
@@ -114,7 +119,7 @@ class Registry:
             row = _resolve(connection, kind, ref)
         if row is None:
             raise VersionNotFound(self._not_found(kind, ref))
-        return self._load(row)
+        return self._seen("read", self._load(row))
 
     def versions(self, kind: str | None = None, name: str | None = None) -> list[Version]:
         """Every version, oldest first, of a kind and a name when they are given."""
@@ -134,6 +139,11 @@ class Registry:
     def folder(self, version: Version) -> Path:
         """A local folder with the version's files; to be read, never written."""
         return self.store.folder(version.kind, version.digest)
+
+    def _seen(self, event: Literal["read", "published"], version: Version) -> Version:
+        if self.observer:
+            self.observer(event, version)
+        return version
 
     def _load(self, row: Row[Any]) -> Version:
         manifest = self.store.manifest(row.kind, row.digest)

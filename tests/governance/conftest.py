@@ -10,6 +10,7 @@ from app.governance.evidence import Evidence
 from app.governance.policy import parse_policy
 from app.ledger.keys import load_or_create
 from app.registry.versions import Registry
+from tests.governance.served import build_served
 
 SCHEMA = pa.schema([("question_id", pa.string()), ("exact_match", pa.float64())])
 POLICY = {
@@ -73,3 +74,9 @@ def world(registry, tmp_path):
 @pytest.fixture
 def policy():
     return parse_policy(POLICY)
+
+
+@pytest.fixture
+def served(world, policy):
+    """The registry and the release of a promoted release with one logged answer."""
+    return build_served(world, policy)

@@ -3,70 +3,14 @@
 import io
 import json
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from app.core.digests import digest_bytes, digest_file
-from app.core.parquet import write_rows
-from app.governance.approvals import approve
-from app.governance.gate import judge
-from app.governance.lineage import NothingToTrace, find_answer, render, render_text, trace, trace_answer
-from app.governance.promotion import promote
-from app.governance.release import build_release
+from app.console.lineage import render, render_text
+from app.core.digests import digest_bytes
+from app.governance.graph import Graph, NothingToTrace
+from app.governance.lineage import find_answer, trace, trace_answer, trace_any
 from app.ledger.log import Statement
-
-TEXT = pa.string()
-DOCUMENTS = pa.schema([("document_id", TEXT), ("source", TEXT)])
-CHUNKS = pa.schema(
-    [(name, TEXT) for name in ("chunk_id", "document_id", "source", "title", "text")]
-    + [("heading_path", pa.list_(TEXT))]
-)
-ROWS = pa.schema([(name, TEXT) for name in ("row_id", "question", "answer", "chunk_id", "method", "split")])
-CHUNK = {"chunk_id": "sha256:c1", "document_id": "sha256:d1", "source": "fees.md", "title": "Fees"}
-CHUNK |= {"text": "The fee is 12 crowns.", "heading_path": ["Fees", "Cards"]}
-ROW = {"row_id": "sha256:r1", "question": "What is the card fee?", "answer": "12 crowns", "chunk_id": "sha256:c1"}
-ROW |= {"method": "table", "split": "train"}
-
-
-@pytest.fixture
-def served(world, policy):
-    """A promoted release with real tables, and one logged answer."""
-    registry = world.registry
-    folder = world.folder()
-    documents = [{"document_id": f"sha256:d{n}", "source": f"doc{n}.md"} for n in range(8)]
-    write_rows(folder / "documents.parquet", documents, schema=DOCUMENTS)
-    write_rows(folder / "chunks.parquet", [CHUNK], schema=CHUNKS)
-    dataset = registry.publish("dataset", "handbook", folder=folder, inputs={"d": 1}, facts={"num_documents": 8})
-    folder = world.folder()
-    other = {**ROW, "row_id": "sha256:r2", "answer": "13 crowns"}
-    write_rows(folder / "rows.parquet", [ROW, other], schema=ROWS)
-    synthetic = registry.publish(
-        "synthetic", "handbook-qa", folder=folder, inputs={"s": 1}, parents=[dataset.digest], facts={"num_rows": 2}
-    )
-    model = world.model(parents=[synthetic.digest])
-    evidence = world.evidence(model, candidate={"target": world.evaluation([1] * 50, model=model)})
-    verdict = judge(policy, evidence, registry=registry)
-    index = registry.publish("index", "handbook", inputs={"i": 1}, parents=[dataset.digest])
-    router = registry.publish("router", "handbook", inputs={"r": 1}, parents=[model.digest])
-    parts = {"small": model, "index": index, "dataset": dataset, "router": router}
-    release = build_release("handbook", verdict=verdict, registry=registry, **parts)
-    meaning = "approved for production"
-    approve(verdict, release, signer=world.signer(), printed_name="Jane Doe", meaning=meaning, registry=registry)
-    promote(release, verdict=verdict, registry=registry, policy=policy, actor="demo")
-    _log_answer(registry, release)
-    return registry, release
-
-
-def _log_answer(registry, release):
-    citation = {key: CHUNK[key] for key in ("chunk_id", "document_id", "source", "title")} | {"heading": "Fees > Cards"}
-    row = {"request_id": "r-1", "question": "card fee?", "answer": "12 Crowns.", "route": "small", "model": "small@1"}
-    row |= {"release": release.digest, "citations": [citation]}
-    path = registry.workspace.requests_dir / "part.parquet"
-    path.parent.mkdir()
-    pq.write_table(pa.Table.from_pylist([row]), path)
-    registry.ledger.append([Statement(kind="request-batch", subject=digest_file(path), name=path.name)])
 
 
 def test_a_release_leads_to_documents_verdict_and_approval(served):
@@ -136,3 +80,70 @@ def test_the_tree_is_drawn_as_text_json_and_rich(served):
     console.print(render(tree))
     drawn = console.file.getvalue()
     assert all(node.label[:20] in drawn for node in tree.walk())
+
+
+@pytest.mark.parametrize("ref", ["handbook", "handbook@1", "release/handbook", "release/handbook@production"])
+def test_a_release_answers_to_its_names(served, ref):
+    registry, release = served
+    assert Graph(registry).find(ref) == release.digest
+
+
+@pytest.mark.parametrize(
+    ("ref", "kind"), [("small", "model"), ("dataset/handbook", "dataset"), ("handbook-qa@1", "synthetic")]
+)
+def test_other_versions_answer_to_theirs(served, ref, kind):
+    assert trace_any(served[0], ref).kind == kind
+
+
+@pytest.mark.parametrize(("ref", "said"), [("nothing", "none of that name"), ("handbook@7", "none of that name")])
+def test_a_name_that_says_nothing_is_refused(served, ref, said):
+    with pytest.raises(NothingToTrace, match=said):
+        trace_any(served[0], ref)
+
+
+def test_a_name_of_two_kinds_asks_which(served):
+    registry, _ = served
+    for kind in ("policy", "suite"):
+        registry.publish(kind, "twice", inputs={})
+    with pytest.raises(NothingToTrace, match="policy/twice, suite/twice"):
+        trace_any(registry, "twice")
+
+
+def test_a_request_id_is_traced_as_an_answer(served):
+    assert trace_any(served[0], "r-1").kind == "answer"
+
+
+def test_onwards_leads_from_a_dataset_to_the_release(served):
+    registry, release = served
+    tree = trace_any(registry, "dataset/handbook", onwards=True)
+    assert release.digest in {node.digest for node in tree.walk()}
+    assert tree.find("promotion")
+    assert not trace_any(registry, "release/handbook", onwards=True).find("model")
+
+
+def test_merged_has_every_thing_once_and_the_edges_of_the_tree(served):
+    registry, _ = served
+    tree = trace_answer(registry, find_answer(registry, "r-1"))
+    nodes, edges = tree.merged()
+    assert len(nodes) < len(list(tree.walk()))
+    assert not any(node.again for node in nodes.values())
+    assert len(set(edges)) == len(edges)
+    assert {end for edge in edges for end in edge} == set(nodes)
+
+
+def test_a_training_run_stands_between_a_model_and_its_data(served, world):
+    registry, _ = served
+    parent = registry.get("synthetic", "handbook-qa").digest
+    model = registry.publish("model", "ran", inputs={}, parents=[parent], facts={"run_id": "run-7"})
+    tree = trace(registry, model.digest)
+    assert [node.kind for node in tree.children] == ["run"]
+    assert tree.children[0].children[0].digest == parent
+
+
+def test_a_second_leaf_about_a_version_adds_no_edge(served):
+    registry, release = served
+    forged = digest_bytes(b"forged")
+    for payload in (release.digest, ""):
+        statement = Statement("release", release.digest, name="handbook", parents=(forged,), payload=payload)
+        registry.ledger.append([statement])
+    assert forged not in {node.digest for node in trace(registry, release.digest).walk()}

@@ -1,0 +1,157 @@
+"""What was in production at a moment, and the proof of it: for ``signalbox production --at``.
+
+A proof holds every move leaf of one name (promotion, rollback, stop) with its inclusion proof, and the signed
+checkpoint that all of them lead to. The one in force is the last that is not later than the moment.
+Guarantees: ``check`` needs the log's public key and nothing else; it names each leaf, proof or signature that does not
+hold, and a move that is left out between two others, since each names what was there before.
+Not guaranteed by a proof alone: that no last move of the name was left out, and that times are right. Both rest on the
+whole log up to the checkpoint: ``signalbox verify`` reads all of it, and names a move leaf out of the order of time.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from app.core.clock import rfc3339, utc_now
+from app.core.digests import canonical_json, digest_bytes
+from app.core.errors import UsageError
+from app.ledger import merkle
+from app.ledger.keys import Verifier
+from app.ledger.log import MOVES, PROMOTION, ROLLBACK, Leaf, NotAStatement, Statement
+from app.ledger.note import BadNote, Checkpoint, read_checkpoint
+from app.ledger.verify_lineage import is_back_dated
+from app.registry.versions import Registry, VersionNotFound
+
+RESTS_ON = (
+    "These are all moves of {name} among the {size} leaves under the checkpoint. That none was left out rests on the "
+    "whole log up to it: `signalbox verify` recomputes it from every leaf, and the same checkpoint in a witness's "
+    "hands shows that no other log was given to others."
+)
+
+
+class BadMoment(UsageError):
+    """A moment is an RFC 3339 time, such as 2026-11-22T21:00:00Z, that is not in the future."""
+
+
+def parse_moment(text: str) -> tuple[datetime, bool]:
+    """A moment and whether its zone was named; one without a zone is read as UTC.
+
+    Raises:
+        BadMoment: it is no time, or it is still to come.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadMoment(f"{text!r} is no RFC 3339 time: write it as 2026-11-22T21:00:00Z") from error
+    zoned = moment.tzinfo is not None
+    moment = moment if zoned else moment.replace(tzinfo=UTC)
+    if moment > utc_now():
+        raise BadMoment(f"{text} is still to come: name a moment that has passed, or leave --at out")
+    return moment, zoned
+
+
+def production_at(registry: Registry, moment: datetime, *, name: str, kind: str = "release") -> dict[str, Any]:
+    """What was in production under a name at a moment, with the proof, as JSON values."""
+    ledger = registry.ledger
+    note = ledger.checkpoint()
+    size = read_checkpoint(note, [ledger.signer.public]).size
+    target = f"{kind}/{name}"
+    leaves = sorted((leaf for each in MOVES for leaf in ledger.leaves(each)), key=lambda leaf: leaf.index)
+    moves = [leaf for leaf in leaves if leaf.statement.name == target and leaf.index < size]
+    force = in_force([leaf.statement for leaf in moves], moment)
+    stated = {"name": target, "at": rfc3339(moment), **_state(moves[force] if force is not None else None)}
+    proofs = [_proven(registry, leaf, size) for leaf in moves]
+    key = {
+        "checkpoint": note,
+        "log_key": ledger.signer.public.vkey,
+        "rests_on": RESTS_ON.format(name=target, size=size),
+    }
+    return {**stated, "ref": _ref(registry, kind, stated["digest"]), "in_force": force, "moves": proofs, **key}
+
+
+def in_force(moves: Sequence[Statement], moment: datetime) -> int | None:
+    """Which of the moves, in the order of the log, decides at a moment; None before the first."""
+    at = rfc3339(moment)
+    return max((number for number, move in enumerate(moves) if move.time <= at), default=None)
+
+
+def check(proof: Mapping[str, Any], verifier: Verifier) -> list[str]:
+    """Everything about a proof that does not hold, a sentence each; nothing when it is whole.
+
+    Args:
+        proof: what ``production_at`` gave, through JSON.
+        verifier: the log's public key, from a source that the proof's giver does not control.
+    """
+    try:
+        checkpoint = read_checkpoint(str(proof["checkpoint"]), [verifier])
+        moves = [_read(number, move) for number, move in enumerate(proof["moves"])]
+        moment, _ = parse_moment(str(proof["at"]))
+        stated = {key: proof[key] for key in ("name", "state", "digest", "in_force")}
+    except (BadMoment, BadNote, NotAStatement, LookupError, TypeError, ValueError) as error:
+        return [f"the proof cannot be read ({error}): ask for it again"]
+    found = [fault for move in moves for fault in _check_move(move, str(stated["name"]), checkpoint)]
+    force = in_force([leaf.statement for leaf, _, _ in moves], moment)
+    true = {"in_force": force, **_state(moves[force][0] if force is not None else None)}
+    found += [
+        f"it says {key} {stated[key]!r}, its leaves say {true[key]!r}" for key in true if stated[key] != true[key]
+    ]
+    return found + _check_chain(moves)
+
+
+Move = tuple[Leaf, list[bytes], Mapping[str, Any]]
+
+
+def _state(leaf: Leaf | None) -> dict[str, Any]:
+    if leaf is None:
+        return {"state": "nothing was in production", "digest": None}
+    running = leaf.statement.kind in (PROMOTION, ROLLBACK)
+    return {"state": "in production" if running else "stopped", "digest": leaf.statement.subject}
+
+
+def _proven(registry: Registry, leaf: Leaf, size: int) -> dict[str, Any]:
+    """A move leaf, the record that it names, and the proof that it stands in the log."""
+    statement = leaf.statement
+    proof = [base64.b64encode(value).decode() for value in registry.ledger.inclusion_proof(leaf.index, size)]
+    record = registry.store.manifest(statement.kind, statement.payload) if statement.payload else {}
+    return {"index": leaf.index, "leaf": statement.to_bytes().decode(), "record": record, "proof": proof}
+
+
+def _ref(registry: Registry, kind: str, digest: str | None) -> str | None:
+    try:
+        return registry.get(kind, digest).ref if digest else None
+    except VersionNotFound:
+        return None
+
+
+def _read(number: int, move: Mapping[str, Any]) -> Move:
+    leaf = Leaf(int(move["index"]), Statement.from_bytes(str(move["leaf"]).encode()))
+    return leaf, [base64.b64decode(value, validate=True) for value in move["proof"]], move["record"]
+
+
+def _check_move(move: Move, name: str, checkpoint: Checkpoint) -> list[str]:
+    leaf, proof, record = move
+    statement, where = leaf.statement, f"leaf {leaf.index}"
+    hashed = merkle.leaf_hash(statement.to_bytes())
+    found = []
+    if not merkle.verify_inclusion(hashed, index=leaf.index, size=checkpoint.size, proof=proof, root=checkpoint.root):
+        found.append(f"{where}: its proof does not lead to the checkpoint's root")
+    if statement.kind not in MOVES or statement.name != name:
+        found.append(f"{where}: it is no move of {name}")
+    if record and digest_bytes(canonical_json(record)) != statement.payload:
+        found.append(f"{where}: its record is not the one that it names")
+    return found
+
+
+def _check_chain(moves: Sequence[Move]) -> list[str]:
+    """Leaves stand in the order of the log and of time, and each move's record names what the one before put there."""
+    found, last = [], None
+    for leaf, _, record in moves:
+        where = f"leaf {leaf.index}"
+        if last and (leaf.index <= last.index or is_back_dated(leaf.statement.time, after=last.statement.time)):
+            found.append(f"{where}: it stands out of the order of the log or of time")
+        previous = record.get("inputs", {}).get("previous") if record else None
+        if "inputs" in record and previous != (last.statement.subject if last else None):
+            found.append(f"{where}: its record says that {previous} was there before; a move is missing or was changed")
+        last = leaf
+    return found
