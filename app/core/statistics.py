@@ -1,12 +1,15 @@
-"""Intervals by the bootstrap, for means and for paired differences.
+"""Intervals by the bootstrap, for means and for paired differences; Wilson's interval and McNemar's test for yes or no.
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 13 and 16; the percentile method.
 Guarantees: the same values and seed give the same interval, on every machine of one numpy version.
-Not guaranteed: coverage on a handful of rows, or where all rows are equal (the interval then has no width).
+Not guaranteed: the bootstrap's coverage on a handful of rows, or where all rows are equal (its interval then has no
+width; Wilson's has one).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,6 +63,43 @@ def paired_bootstrap(
     if first.shape != second.shape:
         raise ValueError(f"paired outcomes must be of one length, not {first.shape} and {second.shape}")
     return bootstrap_mean(second - first, confidence=confidence, num_resamples=num_resamples, seed=seed)
+
+
+def wilson(num_hits: int, num: int, *, confidence: float = 0.95) -> Interval:
+    """A share of ``num`` yes-or-no outcomes with its two-sided score interval; it keeps a width at 0 and at 1.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference (JASA, 1927).
+
+    Raises:
+        ValueError: there is no outcome, more hits than outcomes, or ``confidence`` is out of range.
+    """
+    if not 0 <= num_hits <= num or not num or not 0 < confidence < 1:
+        raise ValueError("a share needs outcomes, no more hits than outcomes, and a confidence between 0 and 1")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = num_hits / num
+    centre = (share + z * z / (2 * num)) / (1 + z * z / num)
+    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def mcnemar_gain(a: ArrayLike, b: ArrayLike) -> float:
+    """Chance of so many rows won by ``b``, or more, if each row where the two differ were a coin's toss (one-sided).
+
+    Args:
+        a: outcomes 0 or 1 of the one (production), by row.
+        b: outcomes of the other (candidate), in the same order.
+
+    Source: McNemar (Psychometrika, 1947), in its exact, binomial form.
+
+    Raises:
+        ValueError: the lengths differ, or an outcome is neither 0 nor 1.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape or not np.isin([*first, *second], (0.0, 1.0)).all():
+        raise ValueError("McNemar's test needs as many outcomes of either, each 0 or 1")
+    won, lost = int((second > first).sum()), int((second < first).sum())
+    tails = sum(math.comb(won + lost, k) for k in range(won, won + lost + 1))
+    return float(tails / 2 ** (won + lost))
 
 
 def paired_values(

@@ -33,3 +33,13 @@ def against(low: float, value: float, threshold: float) -> Light:
     if low >= threshold:
         return "green"
     return "amber" if value >= threshold else "red"
+
+
+def passes(holds: bool) -> Light:
+    """Green or red, for a check that knows no amber."""
+    return "green" if holds else "red"
+
+
+def within(high: float, value: float, maximum: float) -> Light:
+    """Green when even the upper bound stays below a ceiling, amber when only the estimate does, else red."""
+    return against(-high, -value, -maximum)

@@ -10,41 +10,77 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.core.digests import digest_json
+from app.core.errors import SignalboxError
+from app.core.store import ArtifactMissing
 from app.governance.checks import Check
-from app.governance.evidence import Evidence, EvidenceMissing
+from app.governance.evidence import Evidence, EvidenceChanged, EvidenceMissing, changed_manifest, leaf_of
 from app.governance.findings import Finding, worst
-from app.governance.policy import Policy, policy_of, publish_policy
-from app.registry.versions import Registry, Version
+from app.governance.policy import BadPolicy, Policy, policy_of, publish_policy
+from app.registry.versions import Registry, Version, VersionNotFound
 
-CODE_VERSION = "gate-1"
+CODE_VERSION = "gate-2"
+
+
+UNREADABLE = (VersionNotFound, ArtifactMissing, BadPolicy, EvidenceChanged, KeyError, TypeError, ValueError)
+"""What loading the evidence of a verdict ends with that was made up, or whose evidence is gone."""
+
+
+class NotAVerdict(SignalboxError):
+    """Only verdicts are replayed: name one, `signalbox gate list` shows them."""
 
 
 @dataclass(frozen=True)
 class Replay:
-    """Whether a verdict came out the same again, and what differs."""
+    """Whether a verdict came out the same again, and what differs; ``digest`` is empty when it could not be judged."""
 
     same: bool
     digest: str
     differences: tuple[str, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        return {"same": self.same, "digest": self.digest, "differences": list(self.differences)}
+
 
 def judge(policy: Policy, evidence: Evidence, *, registry: Registry, actor: str = "gate") -> Version:
     """Judge evidence by a policy and publish the verdict; the same evidence again gives the same version.
 
-    The verdict's facts: ``light`` (green passes, amber needs a person, red fails), ``gate``, ``artifact``, ``checks``.
+    The verdict's facts: ``light`` (green passes, amber needs a person, red fails), ``gate``, ``artifact``, ``checks``,
+    and ``read``: kinds and digests of what the checks looked into behind the evidence.
+
+    Raises:
+        EvidenceChanged: a version in the evidence is not what its digest names.
     """
+    if evidence.changed:
+        raise EvidenceChanged(evidence.changed[0])
     manifest = _manifest(publish_policy(policy, registry), policy, evidence)
     parts = {key: manifest[key] for key in ("inputs", "parents", "facts")}
     return registry.publish("verdict", manifest["name"], actor=actor, **parts)
 
 
 def replay(verdict: Version, *, registry: Registry) -> Replay:
-    """Judge again from what the verdict recorded, publishing nothing."""
-    inputs = verdict.manifest["inputs"]
-    policy = registry.get("policy", inputs["policy"])
-    again = _manifest(policy, policy_of(policy), Evidence.from_json(inputs["evidence"], registry))
+    """Judge again from what the verdict recorded, publishing nothing.
+
+    Reads by ``registry.get``, ``folder``, ``ledger.leaves`` and ``store.manifest`` only, so that an evidence pack with
+    these serves as well as the registry that the verdict lies in.
+
+    Raises:
+        NotAVerdict: the version is none.
+    """
+    if verdict.kind != "verdict":
+        raise NotAVerdict(f"{verdict.kind} {verdict.ref} is no verdict: name one, `signalbox gate list` shows them")
+    try:
+        inputs = verdict.manifest["inputs"]
+        policy = registry.get("policy", inputs["policy"])
+        evidence = Evidence.from_json(inputs["evidence"], registry)
+        again = _manifest(policy, policy_of(policy), evidence)
+    except UNREADABLE as error:
+        return Replay(False, "", (f"it records no evidence that can be judged: {error}",))
+    found = [*_changed([verdict, policy], evidence), *_code(inputs), *_moment(verdict, evidence, registry)]
+    found += _differences(verdict.manifest, again)
     digest = digest_json({**again, "files": {}})
-    return Replay(digest == verdict.digest, digest, tuple(_differences(verdict.facts, again["facts"])))
+    if not found and digest != verdict.digest:
+        found.append(f"digest: recorded {verdict.digest}, now {digest}")
+    return Replay(not found, digest, tuple(found))
 
 
 def summary(verdict: Version) -> list[str]:
@@ -69,6 +105,7 @@ def _manifest(policy_version: Version, policy: Policy, evidence: Evidence) -> di
             "policy": policy_version.ref,
             "artifact": {"kind": artifact.kind, "digest": artifact.digest, "ref": artifact.ref},
             "checks": [{"kind": check.kind, **finding.to_json()} for check, finding in findings],
+            "read": evidence.read,
         },
     }
 
@@ -81,11 +118,42 @@ def _judge(check: Check, evidence: Evidence) -> Finding:
         return Finding("red", str(error))
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    named = [key for key in ("light", "gate", "policy", "artifact") if before.get(key) != after[key]]
-    found = [f"{key}: recorded {before.get(key)!r}, now {after[key]!r}" for key in named]
-    recorded = before.get("checks", [])
-    if len(recorded) != len(after["checks"]):
-        return [*found, f"checks: recorded {len(recorded)}, now {len(after['checks'])}"]
-    pairs = zip(recorded, after["checks"], strict=True)
-    return found + [f"{new['kind']}: recorded {old!r}, now {new!r}" for old, new in pairs if old != new]
+def _changed(versions: list[Version], evidence: Evidence) -> list[str]:
+    return [*filter(None, map(changed_manifest, versions)), *evidence.changed]
+
+
+def _code(inputs: Mapping[str, Any]) -> list[str]:
+    if inputs.get("code") == CODE_VERSION:
+        return []
+    return [f"code: judged by {inputs.get('code')!r}, this is {CODE_VERSION!r}: replay it with that version"]
+
+
+def _moment(verdict: Version, evidence: Evidence, registry: Registry) -> list[str]:
+    """The moment of judging lies between the newest evidence and the verdict's own leaf."""
+    leaf = leaf_of(verdict, registry=registry)
+    if leaf is None:
+        return [f"verdict {verdict.ref} is not in the ledger"]
+    if evidence.published_at <= evidence.at <= leaf.statement.time:
+        return []
+    return [
+        f"at: judged at {evidence.at}, not between {evidence.published_at} (its evidence) and {leaf.statement.time}"
+    ]
+
+
+def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """A sentence for each thing that came out differently."""
+    before, after = recorded["facts"], now["facts"]
+    found = [] if recorded["name"] == now["name"] else [f"name: recorded {recorded['name']!r}, now {now['name']!r}"]
+    found += [] if recorded["parents"] == now["parents"] else ["parents: they are not policy and evidence"]
+    named = [key for key in ("light", "gate", "policy", "artifact", "read") if before.get(key) != after[key]]
+    found += [f"{key}: recorded {before.get(key)!r}, now {after[key]!r}" for key in named]
+    checks = before.get("checks", [])
+    if len(checks) != len(after["checks"]):
+        return [*found, f"checks: recorded {len(checks)}, now {len(after['checks'])}"]
+    pairs = zip(checks, after["checks"], strict=True)
+    return found + [line for old, new in pairs for line in _check_differences(old, new)]
+
+
+def _check_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    fields = [field for field in new if old.get(field) != new[field]]
+    return [f"{new['kind']}.{field}: recorded {old.get(field)!r}, now {new[field]!r}" for field in fields]

@@ -17,7 +17,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 from app.core.errors import UsageError
 from app.core.files import FileUnusable, read_yaml
 from app.core.settings import Settings, first_fault
-from app.governance.checks import Approvals, Check
+from app.governance.checks import Approvals, Check, known_checks
 from app.registry.versions import Registry, Version
 
 CODE_VERSION = "policy-1"
@@ -100,6 +100,24 @@ def publish_policy(policy: Policy, registry: Registry) -> Version:
         return registry.publish("policy", policy.name, folder=Path(folder), inputs=inputs, facts=facts)
 
 
+def policy_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a policy file, with every check and field and what they say of themselves."""
+    checks = {kind: check.model_json_schema() for kind, check in known_checks().items()}
+    for schema in checks.values():
+        schema["required"] = sorted({"kind", *schema.get("required", [])})
+    fields = Policy.model_json_schema()["properties"]
+    fields["checks"] |= {"items": {"anyOf": [{"$ref": f"#/$defs/{kind}"} for kind in checks]}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Signalbox policy",
+        "type": "object",
+        "properties": fields,
+        "required": ["name", "gate", "checks"],
+        "additionalProperties": False,
+        "$defs": checks,
+    }
+
+
 def policy_of(version: Version) -> Policy:
     """The policy that a version holds."""
     return parse_policy(version.manifest["inputs"]["policy"], source=version.ref)
@@ -118,9 +136,9 @@ def _read_shipped(name: str) -> dict[str, Any]:
 def _build(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    kind = value.get("kind")
-    if kind not in Check.known:
-        near = get_close_matches(str(kind), Check.known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(Check.known))}"
+    known, kind = known_checks(), str(value.get("kind"))
+    if kind not in known:
+        near = get_close_matches(kind, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         raise ValueError(f"unknown check {kind!r}: {hint}")
-    return Check.known[str(kind)].model_validate(dict(value))
+    return known[kind].model_validate(dict(value))

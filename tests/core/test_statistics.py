@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.core.statistics import bootstrap_mean, paired_bootstrap, paired_values
+from app.core.statistics import bootstrap_mean, mcnemar_gain, paired_bootstrap, paired_values, wilson
 
 
 def test_the_interval_holds_the_mean_and_narrows_with_rows():
@@ -62,3 +62,33 @@ def test_rows_are_paired_by_id():
     first, second = paired_values([("b", 1.0), ("a", 0.0), ("x", 9.0)], [("a", 0.5), ("b", 0.25)])
     assert first.tolist() == [0.0, 1.0]
     assert second.tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("hits", "num", "low", "high"), [(0, 20, 0.0, 0.161), (20, 20, 0.839, 1.0), (81, 263, 0.255, 0.366)]
+)
+def test_wilson_keeps_a_width_at_the_ends(hits, num, low, high):
+    """The last one is the example of Newcombe (Statistics in Medicine, 1998)."""
+    interval = wilson(hits, num)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-4)
+
+
+@pytest.mark.parametrize(("hits", "num", "confidence"), [(1, 0, 0.9), (3, 2, 0.9), (-1, 2, 0.9), (1, 2, 1.0)])
+def test_wilson_refuses_what_is_no_share(hits, num, confidence):
+    with pytest.raises(ValueError, match="a share needs"):
+        wilson(hits, num, confidence=confidence)
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "chance"), [(0, 0, 1.0), (5, 0, 1 / 32), (0, 5, 1.0), (3, 1, 5 / 16), (2, 2, 11 / 16)]
+)
+def test_mcnemar_counts_the_rows_that_differ(won, lost, chance):
+    before, after = [0] * won + [1] * lost + [1, 0], [1] * won + [0] * lost + [1, 0]
+    assert mcnemar_gain(before, after) == pytest.approx(chance)
+
+
+def test_mcnemar_is_for_yes_or_no():
+    with pytest.raises(ValueError, match="0 or 1"):
+        mcnemar_gain([0.5], [1.0])
+    with pytest.raises(ValueError, match="0 or 1"):
+        mcnemar_gain([0, 1], [1])

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from app.core.parquet import write_rows
@@ -44,6 +45,15 @@ class World:
         facts = {"num_rows": 90, "num_rejected": 10, **facts}
         return self.registry.publish("dataset", "handbook", folder=folder, inputs={"n": self.count}, facts=facts)
 
+    def table(
+        self, rows, *, kind="synthetic", name="handbook-qa", parents=(), file="rows.parquet", inputs=None, **facts
+    ):
+        """A version of any kind that holds these rows."""
+        folder = self.folder()
+        pq.write_table(pa.Table.from_pylist(rows), folder / file)
+        inputs = {"n": self.count} | (inputs or {})
+        return self.registry.publish(kind, name, folder=folder, inputs=inputs, parents=list(parents), facts=facts)
+
     def model(self, *, parents=None, losses=(4.0, 0.5), actor="trainer-job"):
         facts = {"train": {"loss_first": losses[0], "loss_last": losses[1]}}
         self.count += 1
@@ -59,8 +69,8 @@ class World:
         parents = [model.digest] if model else []
         return self.registry.publish("evaluation", name, folder=folder, inputs={"n": self.count}, parents=parents)
 
-    def evidence(self, artifact, *, candidate=None, production=None):
-        return Evidence.collect(artifact, registry=self.registry, candidate=candidate, production=production)
+    def evidence(self, artifact, **given):
+        return Evidence.collect(artifact, registry=self.registry, **given)
 
     def signer(self, name="jane", role="approver"):
         return load_or_create(self.registry.workspace.keys_dir, name, role)

@@ -4,15 +4,10 @@ import math
 
 import pytest
 
-from app.governance.checks import (
-    CompleteLineage,
-    ForgettingBudget,
-    LossImproves,
-    MaxRejectedShare,
-    MinMetric,
-    MinRows,
-    NonInferior,
-)
+from app.governance.checks.comparison import ForgettingBudget, MinMetric, NonInferior
+from app.governance.checks.lineage import CompleteLineage
+from app.governance.checks.rows import MaxRejectedShare, MinRows
+from app.governance.checks.training import LossImproves
 from app.governance.evidence import Evidence, EvidenceMissing
 
 

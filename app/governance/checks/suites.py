@@ -1,0 +1,125 @@
+"""Whether the questions that judge a model were fixed before its training, and kept out of it."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from app.core.text import ngrams, words
+from app.governance.checks.base import Check, Share
+from app.governance.evidence import Evidence, EvidenceMissing, Row, find_ancestors, leaf_of
+from app.governance.findings import Finding, passes
+from app.ledger.log import Leaf
+from app.registry.versions import Version
+
+TRAIN = "train"
+
+Pair = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+class SuiteCommitted(Check):
+    """Every suite stands in the ledger before the trainings that it judges. Unit: models trained before their suite.
+
+    The order of the leaves decides. What counts are the artifact's own model and every model behind it, except those
+    that production or an earlier promotion had behind it already. Source: pre-registration, as in Nosek et al. (PNAS,
+    2018).
+    """
+
+    kind: Literal["suite_committed"] = "suite_committed"
+
+    def judge(self, evidence: Evidence) -> Finding:
+        if not evidence.candidate:
+            raise EvidenceMissing("no evaluation was handed in, so no suite: evaluate, then judge again")
+        trained = self._trained(evidence)
+        late = []
+        for label, suite in evidence.suites.items():
+            leaf = leaf_of(suite, registry=evidence.registry)
+            if leaf is None:
+                raise EvidenceMissing(f"suite {suite.ref} is not in the ledger: commit it before training")
+            late += [(label, suite, leaf, model) for model in trained if model.index < leaf.index]
+        inputs = tuple(dict.fromkeys(suite.digest for suite in evidence.suites.values()))
+        inputs += tuple(leaf.statement.subject for leaf in trained)
+        reason = f"{len(evidence.suites)} suites were committed before {len(trained)} trainings"
+        if late:
+            label, suite, leaf, model = late[0]
+            name = f"{model.statement.name} ({model.statement.subject.removeprefix('sha256:')[:12]})"
+            reason = f"suite {suite.ref} ({label}, leaf {leaf.index}) came after model {name}, leaf {model.index}"
+        return Finding(passes(not late), reason, len({model.index for *_, model in late}), 0, inputs)
+
+    def _trained(self, evidence: Evidence) -> list[Leaf]:
+        """Models behind the artifact that no earlier promotion had behind it, and the artifact's own."""
+        before = [*evidence.earlier, *evidence.production.values()]
+        known = [digest for version in before if (digest := version.manifest["inputs"].get("model"))]
+        old = find_ancestors(evidence.registry, known, before=evidence.horizon)[0].keys() - {evidence.artifact.digest}
+        if not evidence.models:
+            raise EvidenceMissing(f"no model is behind {evidence.artifact.kind} {evidence.artifact.ref}: judge a model")
+        return [leaf for leaf in evidence.models if leaf.statement.subject not in old]
+
+
+class Contamination(Check):
+    """Questions of the suites that were trained on. Unit: share of the questions, of the worst suite.
+
+    A question is contaminated when a training row asks the same and gives one of its accepted answers, letters and
+    digits compared; or when it shares a run of 13 words with a training row's question. Answers alone and documents do
+    not count: that the answer is in the documents is what makes a question answerable, and other wordings of a fact
+    that was learned are what a suite of held-out wordings asks for. Source: Brown et al., Language models are few-shot
+    learners (2020), appendix C (13-grams).
+    """
+
+    kind: Literal["contamination"] = "contamination"
+
+    maximum: Share = 0.0
+    """Largest share allowed."""
+
+    ngram_words: PositiveInt = 13
+    """Length of the runs of words that must not be shared."""
+
+    question: str = "question"
+    """Column of the question, in suites and training rows."""
+
+    def judge(self, evidence: Evidence) -> Finding:
+        suites = evidence.suites
+        if not suites:
+            raise EvidenceMissing("no suite was handed in: commit one, and judge the rows against it")
+        if not evidence.training_data:
+            raise EvidenceMissing(
+                f"no training rows are behind {evidence.artifact.ref}: judge what was trained on rows"
+            )
+        rows = [row for version in evidence.training_data for row in evidence.rows(version) if _is_trained(row)]
+        pairs, runs = self._pairs(rows), self._runs(rows)
+        shares = {label: self._share(suite, evidence, pairs, runs) for label, suite in suites.items()}
+        worst = max(shares, key=lambda label: shares[label][0])
+        share, num, total, example = shares[worst]
+        inputs = tuple(version.digest for version in [*suites.values(), *evidence.training_data])
+        reason = f"{num} of {total} questions of {suites[worst].ref} ({worst}) are among the {len(rows)} training rows"
+        reason += f", first {example!r}" if num else ""
+        return Finding(passes(share <= self.maximum), reason, share, self.maximum, inputs)
+
+    def _share(
+        self, suite: Version, evidence: Evidence, pairs: set[Pair], runs: set[tuple[str, ...]]
+    ) -> tuple[float, int, int, str]:
+        rows = evidence.rows(suite)
+        found = [row for row in rows if self._pairs([row]) & pairs or self._runs([row]) & runs]
+        example = min((str(row[self.question]) for row in found), default="")
+        return len(found) / max(len(rows), 1), len(found), len(rows), example
+
+    def _pairs(self, rows: Iterable[Row]) -> set[Pair]:
+        """Question and answer, for every accepted answer of a row."""
+        return {
+            (tuple(words(str(row[self.question]))), tuple(words(answer))) for row in rows for answer in _answers(row)
+        }
+
+    def _runs(self, rows: Iterable[Row]) -> set[tuple[str, ...]]:
+        found: set[tuple[str, ...]] = set()
+        for row in rows:
+            found |= ngrams(words(str(row[self.question])), self.ngram_words)
+        return found
+
+
+def _is_trained(row: Row) -> bool:
+    return bool(row.get("split", TRAIN) == TRAIN)
+
+
+def _answers(row: Row) -> list[str]:
+    answers = [*(row.get("answers") or []), *([row["answer"]] if row.get("answer") else [])]
+    return list(dict.fromkeys(str(answer) for answer in answers))
