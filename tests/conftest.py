@@ -76,6 +76,14 @@ on_both = pytest.mark.parametrize("any_workspace", ["sqlite", "postgresql"], ind
 
 
 @pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A promoted release with its workspace, its evidence pack and the log's public key; to be read only."""
+    from tests.governance.pack.world import pack_scene
+
+    return pack_scene(tmp_path_factory.mktemp("packed"))
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of public data sets beside the checkout, or $SIGNALBOX_SHARED_DATA."""
     folder = Path(os.environ.get("SIGNALBOX_SHARED_DATA", ROOT.parent / "shared" / "data"))

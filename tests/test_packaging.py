@@ -49,7 +49,7 @@ def test_every_import_is_required():
         for path in (ROOT / folder).rglob("*.py")
         for name in imported(path)
     }
-    found = {name: {each.lower() for each in known.get(name, ())} for name in sorted(names)}
+    found = {name: {each.lower().replace("_", "-") for each in known.get(name, ())} for name in sorted(names)}
     assert {
         name for name, packages in found.items() if not {COMES_WITH.get(each, each) for each in packages} & required()
     } == set()

@@ -132,7 +132,7 @@ def load_or_create(keys_dir: Path, name: str, role: str) -> Signer:
     if not public_path.exists() and not private_path.exists():
         _create(private_path, Signer.generate(name, role))
     signer = Signer(name=name, role=role, private=_read_private(private_path))
-    _write_once(public_path, signer.public.vkey.encode() + b"\n", mode=0o644)
+    write_once(public_path, signer.public.vkey.encode() + b"\n", mode=0o644)
     known = load_public(public_path)
     if known.raw == signer.public.raw and known.role != role:
         raise KeyRoleMismatch(f"key {name!r} has the role {known.role!r}, not {role!r}: use another key or name")
@@ -181,10 +181,10 @@ def _create(path: Path, signer: Signer) -> None:
     pem = signer.private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _write_once(path, pem, mode=0o600)
+    write_once(path, pem, mode=0o600)
 
 
-def _write_once(path: Path, data: bytes, *, mode: int) -> None:
+def write_once(path: Path, data: bytes, *, mode: int) -> None:
     """Write a whole file that did not exist; whoever comes second keeps the first one's file."""
     if path.exists():
         return

@@ -5,7 +5,7 @@ Not guaranteed: anything about artifacts that no leaf names (a publication that 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,19 @@ from app.ledger.log import KEY, REQUEST_BATCH, Statement
 from app.ledger.verify_tree import Row
 
 
-def verify_artifacts(rows: Iterable[Row], store: Store, names: Mapping[str, str], report: Report) -> dict[str, Any]:
+def verify_artifacts(
+    rows: Iterable[Row],
+    store: Store,
+    names: Mapping[str, str],
+    report: Report,
+    *,
+    left_out: Collection[str] = frozenset(),
+) -> dict[str, Any]:
     """Check every published artifact once; the manifests that hold come back by digest.
 
     Args:
         names: human references by digest, for the report.
+        left_out: versions whose files need not be there, as in an evidence pack; those that are there are checked.
     """
     manifests: dict[str, Any] = {}
     for kind, digest, statement in _published(rows):
@@ -29,7 +37,7 @@ def verify_artifacts(rows: Iterable[Row], store: Store, names: Mapping[str, str]
         manifest = _check_manifest(store, kind, digest, where, report)
         if manifest is not None:
             manifests[digest] = manifest
-            _check_files(store, kind, digest, manifest, where, report)
+            _check_files(store, kind, digest, manifest, where, report, whole=digest not in left_out)
             _check_statement(statement, manifest, where, report)
     return manifests
 
@@ -57,10 +65,14 @@ def _check_manifest(store: Store, kind: str, digest: str, where: str, report: Re
     return manifest
 
 
-def _check_files(store: Store, kind: str, digest: str, manifest: Mapping[str, Any], where: str, report: Report) -> None:
+def _check_files(
+    store: Store, kind: str, digest: str, manifest: Mapping[str, Any], where: str, report: Report, *, whole: bool
+) -> None:
+    found = store.list_files(kind, digest)
     for name, entry in manifest["files"].items():
-        _check_file(partial(store.file_digest, kind, digest, name), entry["sha256"], f"{where}: {name}", report)
-    for name in sorted(store.list_files(kind, digest) - manifest["files"].keys()):
+        if whole or name in found:
+            _check_file(partial(store.file_digest, kind, digest, name), entry["sha256"], f"{where}: {name}", report)
+    for name in sorted(found - manifest["files"].keys()):
         report.add("extra-file", f"{where}: {name}", "no manifest names this file: it was put there afterwards")
 
 

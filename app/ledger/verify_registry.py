@@ -31,10 +31,14 @@ def verify_registry(connection: Connection, rows: Sequence[Row], manifests: Mani
     """Check rows, keys, approvals and production against the leaves."""
     log = [Leaf(row.index, row.statement) for row in rows if row.statement]
     _check_versions(connection, rows, manifests, report)
-    keys = _check_keys(log, report)
-    approvals = _check_approvals(log, manifests, keys, report)
-    _check_moves(log, approvals, report)
+    verify_statements(log, manifests, report)
     _check_aliases(connection, log, report)
+
+
+def verify_statements(log: Sequence[Leaf], manifests: Manifests, report: Report) -> None:
+    """Check keys, approvals and moves among leaves, by the same rules for a ledger and for a pack."""
+    keys = _check_keys(log, report)
+    _check_moves(log, _check_approvals(log, manifests, keys, report), report)
 
 
 def _check_versions(connection: Connection, rows: Sequence[Row], manifests: Manifests, report: Report) -> None:

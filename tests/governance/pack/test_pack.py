@@ -1,0 +1,86 @@
+"""Making a pack, and using it where the registry would be used."""
+
+import json
+import zipfile
+
+import pytest
+
+from app.governance.approvals import valid_approvals
+from app.governance.gate import replay
+from app.governance.lineage import trace
+from app.governance.pack.reader import PackIsReadOnly, open_pack
+from app.governance.pack.verify import verify_pack
+from app.governance.pack.write import write_pack
+from app.registry.versions import VersionNotFound
+
+
+def names(path):
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def test_the_same_ledger_gives_the_same_bytes(packed, tmp_path):
+    write_pack(packed.release, tmp_path / "again.zip", registry=packed.registry)
+    assert (tmp_path / "again.zip").read_bytes() == packed.pack.read_bytes()
+
+
+def test_a_verdict_replays_from_the_pack_alone(packed):
+    with open_pack(packed.pack) as registry:
+        again = replay(registry.get("verdict", packed.verdict.digest), registry=registry)
+    assert (again.same, again.digest) == (True, packed.verdict.digest)
+
+
+def test_a_pack_answers_as_the_registry_does(packed):
+    with open_pack(packed.pack) as registry:
+        for ref in ("handbook", "handbook@1", "handbook@latest", "handbook@production", packed.release.digest):
+            assert registry.get("release", ref).digest == packed.release.digest
+        assert registry.get("model", "small").manifest == packed.model.manifest
+        assert registry.find("model", "small", packed.model.manifest["inputs"]).digest == packed.model.digest
+        assert len(valid_approvals(packed.release, packed.verdict, registry=registry)) == 1
+        assert trace(registry, packed.release.digest).find("promotion")
+        with pytest.raises(VersionNotFound, match="the pack has no model"):
+            registry.get("model", "large")
+        with pytest.raises(PackIsReadOnly):
+            registry.publish("model", "small", inputs={})
+
+
+def test_data_is_left_out_unless_asked_for(packed, tmp_path):
+    write_pack(packed.release, tmp_path / "data.zip", registry=packed.registry, with_data=True)
+    assert any("/documents.txt" in name for name in names(tmp_path / "data.zip"))
+    assert not any("/documents.txt" in name for name in names(packed.pack))
+    assert any("/suite/" in name and name.endswith("rows.parquet") for name in names(packed.pack))
+    report = verify_pack(tmp_path / "data.zip", public_key=packed.key)
+    assert (report.faults, report.notes) == ([], [])
+
+
+def test_a_release_that_was_never_promoted_can_be_packed(packed, tmp_path):
+    from app.governance.release import build_release, parts_of
+
+    parts = parts_of(packed.release, registry=packed.registry)
+    other = build_release("other", verdict=packed.verdict, registry=packed.registry, **parts)
+    write_pack(other, tmp_path / "other.zip", registry=packed.registry)
+    report = verify_pack(tmp_path / "other.zip", public_key=packed.key)
+    assert report.ok
+    assert any("never promoted" in note for note in report.notes)
+
+
+def test_without_a_key_of_the_auditors_own_the_report_says_so(packed):
+    report = verify_pack(packed.pack)
+    assert report.ok
+    assert any("the pack's own key" in note for note in report.notes)
+
+
+def test_the_commands(packed, tmp_path):
+    from typer.testing import CliRunner
+
+    from app.cli import app
+
+    runner, out = CliRunner(), tmp_path / "pack.zip"
+    workspace = str(packed.registry.workspace.root)
+    made = runner.invoke(app, ["evidence", "handbook@production", "--out", str(out), "-w", workspace, "--json"])
+    assert made.exit_code == 0
+    assert json.loads(made.stdout)["release"] == "handbook@1"
+    checked = runner.invoke(app, ["verify", "--pack", str(out), "--key", str(packed.key), "--json"])
+    assert (checked.exit_code, json.loads(checked.stdout)["ok"]) == (0, True)
+    out.write_bytes(out.read_bytes()[:-100])
+    assert runner.invoke(app, ["verify", "--pack", str(out)]).exit_code == 1
