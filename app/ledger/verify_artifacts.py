@@ -61,8 +61,22 @@ def _check_manifest(store: Store, kind: str, digest: str, where: str, report: Re
     if digest_bytes(data) != digest:
         report.add("changed-manifest", where, "its manifest's bytes are not those published; its files stay unchecked")
         return None
-    manifest: dict[str, Any] = json.loads(data)
+    manifest = _read_manifest(data)
+    if manifest is None:
+        report.add("changed-manifest", where, "its manifest is not one that the store writes: it was made elsewhere")
     return manifest
+
+
+def _read_manifest(data: bytes) -> dict[str, Any] | None:
+    """A manifest of the form that ``Store.publish`` writes, else None."""
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        maps = [manifest["inputs"], manifest["facts"], manifest["files"], *manifest["files"].values()]
+        whole = all(isinstance(each, dict) for each in maps) and isinstance(manifest["parents"], list)
+        digests = [entry["sha256"] for entry in manifest["files"].values()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return manifest if whole and all(isinstance(digest, str) for digest in digests) else None
 
 
 def _check_files(
@@ -70,8 +84,11 @@ def _check_files(
 ) -> None:
     found = store.list_files(kind, digest)
     for name, entry in manifest["files"].items():
-        if whole or name in found:
+        if name in found:
             _check_file(partial(store.file_digest, kind, digest, name), entry["sha256"], f"{where}: {name}", report)
+        elif whole:
+            report.num_files += 1
+            report.add("missing-file", f"{where}: {name}", "the file is gone: restore it, or publish a new version")
     for name in sorted(found - manifest["files"].keys()):
         report.add("extra-file", f"{where}: {name}", "no manifest names this file: it was put there afterwards")
 
@@ -81,8 +98,6 @@ def _check_file(read: Callable[[], str], digest: str, where: str, report: Report
     report.num_files += 1
     try:
         found = read()
-    except FileNotFoundError:
-        report.add("missing-file", where, "the file is gone: restore it, or publish a new version")
     except OSError as error:
         report.add("unreadable-file", where, f"the file cannot be read ({error.strerror})")
     else:

@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from app.core.digests import digest_bytes
 from app.governance.pack import layout
 from app.governance.pack.verify import verify_pack
 from app.ledger.keys import Signer
+from app.ledger.log import Statement
 from tests.governance.pack.broken import Broken, kinds, sentence
 
 
@@ -168,6 +170,46 @@ def test_every_fault_is_named_not_only_the_first(broken):
     broken.members["sbom.cdx.json"] = b"{}"
     named = {fault.where for fault in broken.faults().faults}
     assert {"index.html", "sbom.cdx.json"} <= named
+
+
+def test_a_byte_changed_in_any_member_is_found(broken):
+    whole = dict(broken.members)
+    for name, data in whole.items():
+        for position in {len(data) // 2, len(data) - 2}:
+            changed = data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+            broken.members = {**whole, name: changed}
+            assert broken.faults().exit_status == 1, (name, position)
+
+
+def test_every_member_is_missed(broken):
+    whole = dict(broken.members)
+    for name in whole:
+        broken.members = {each: data for each, data in whole.items() if each != name}
+        assert broken.faults().exit_status == 1, name
+
+
+FORGED = [
+    b"[]",
+    b"{}",
+    b'{"files": {"../../../../dev/zero": {"sha256": "x"}}, "inputs": {}, "facts": {}, "parents": []}',
+]
+
+
+@pytest.mark.parametrize("manifest", FORGED)
+@pytest.mark.parametrize("kind", ["verdict", "approval", "policy", "release", "key"])
+def test_a_forged_leaf_with_a_manifest_of_another_form_is_a_fault_and_no_traceback(broken, manifest, kind):
+    digest = digest_bytes(manifest)
+    broken.members[f"store/{kind}/{digest.removeprefix('sha256:')}/manifest.json"] = manifest
+
+    def forge(rows):
+        statement = Statement(kind=kind, subject=digest, name="x", payload=digest)
+        return [*rows, {"index": 0, "leaf": statement.to_bytes().decode()}]
+
+    broken.lines(layout.LEAVES, forge)
+    listed = {"kind": kind, "name": "x", "number": 1, "digest": digest}
+    broken.edit(layout.INDEX, lambda index: {**index, "versions": [*index["versions"], listed]})
+    report = broken.faults()
+    assert {"bad-proof", "extra-member"} <= kinds(report)
 
 
 HOSTILE = {

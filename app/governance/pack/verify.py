@@ -28,7 +28,7 @@ from app.governance.pack.reader import (
     read_leaves,
     service_key,
 )
-from app.governance.pack.rules import check_promotion, check_replays, check_weights
+from app.governance.pack.rules import HOSTILE, check_promotion, check_replays, check_weights
 from app.ledger import merkle
 from app.ledger.faults import Report
 from app.ledger.keys import KeyUnreadable, Verifier, load_public
@@ -96,22 +96,27 @@ def verify_pack(path: Path, *, public_key: Path | None = None) -> Report:
 
 
 def check_all(check: PackCheck) -> None:
-    """Every check, in the order of the report."""
-    _check_seal(check)
-    _check_keys(check)
-    _check_leaves(check, _check_checkpoint(check))
-    rows = [Row(leaf.index, leaf.statement.kind, leaf.statement.subject, leaf.statement) for leaf in check.log]
-    names = {_digest_of(entry): f"{entry.get('name')}@{entry.get('number')}" for entry in check.index["versions"]}
-    store = Store((check.folder / layout.STORE).as_uri())
-    check.manifests = verify_artifacts(rows, store, names, check.report, left_out=check.left_out)
-    verify_statements(check.log, check.manifests, check.report)
-    _check_versions(check)
-    _check_complete(check)
-    _check_attestations(check)
-    check_weights(check)
-    check_replays(check)
-    check_promotion(check)
-    _add_notes(check)
+    """Every check, in the order of the report; one that a hostile pack makes impossible is a fault of its own."""
+    steps = (
+        _check_seal,
+        _check_keys,
+        _check_leaves,
+        _check_artifacts,
+        _check_statements,
+        _check_versions,
+        _check_complete,
+        _check_attestations,
+        check_weights,
+        check_replays,
+        check_promotion,
+        _add_notes,
+    )
+    for step in steps:
+        try:
+            step(check)
+        except HOSTILE as error:
+            name = step.__name__.removeprefix("_").replace("_", " ")
+            check.report.add("bad-pack", name, f"the pack's content is not of the form that this needs ({error!r})")
 
 
 def _read_key(folder: Path, path: Path | None, report: Report) -> Verifier | None:
@@ -162,7 +167,7 @@ def _check_keys(check: PackCheck) -> None:
             check.report.add("replaced-key", where, "no leaf of the ledger put this key on record")
 
 
-def _check_checkpoint(check: PackCheck) -> Checkpoint | None:
+def _read_checkpoint(check: PackCheck) -> Checkpoint | None:
     if check.verifier is None:
         return None
     try:
@@ -177,8 +182,9 @@ def _check_checkpoint(check: PackCheck) -> Checkpoint | None:
     return checkpoint
 
 
-def _check_leaves(check: PackCheck, checkpoint: Checkpoint | None) -> None:
+def _check_leaves(check: PackCheck) -> None:
     """Every leaf is a statement and has a proof that leads to the signed root; none stands twice."""
+    checkpoint = _read_checkpoint(check)
     check.report.num_leaves = len(check.leaves)
     seen: set[int] = set()
     for leaf in check.leaves:
@@ -198,6 +204,18 @@ def _check_leaves(check: PackCheck, checkpoint: Checkpoint | None) -> None:
 def _included(leaf: PackLeaf, proof: Sequence[bytes], checkpoint: Checkpoint) -> bool:
     hashed = merkle.leaf_hash(leaf.data)
     return merkle.verify_inclusion(hashed, index=leaf.index, size=checkpoint.size, proof=proof, root=checkpoint.root)
+
+
+def _check_artifacts(check: PackCheck) -> None:
+    """Manifests and files are those that the leaves name; the manifests that hold are what later checks go by."""
+    rows = [Row(leaf.index, leaf.statement.kind, leaf.statement.subject, leaf.statement) for leaf in check.log]
+    names = {_digest_of(entry): f"{entry.get('name')}@{entry.get('number')}" for entry in check.index["versions"]}
+    store = Store((check.folder / layout.STORE).as_uri())
+    check.manifests = verify_artifacts(rows, store, names, check.report, left_out=check.left_out)
+
+
+def _check_statements(check: PackCheck) -> None:
+    verify_statements(check.log, check.manifests, check.report)
 
 
 def _check_versions(check: PackCheck) -> None:
