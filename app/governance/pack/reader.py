@@ -70,7 +70,7 @@ class PackRegistry(Registry):
     def __init__(self, folder: Path, index: Mapping[str, Any], leaves: Sequence[Leaf]) -> None:
         self.store = Store((folder / layout.STORE).as_uri())
         self.ledger = PackLedger(leaves)
-        self.workspace = Workspace(folder)
+        self.workspace, self.observer = Workspace(folder), None
         self._versions = list(_read_versions(self.store, index))
 
     def get(self, kind: str, ref: str) -> Version:

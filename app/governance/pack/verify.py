@@ -35,6 +35,7 @@ from app.ledger.keys import KeyUnreadable, Verifier, load_public
 from app.ledger.log import SERVICE_KEY, Leaf, origin_of
 from app.ledger.note import BadNote, Checkpoint, read_checkpoint
 from app.ledger.verify_artifacts import verify_artifacts
+from app.ledger.verify_lineage import verify_lineage
 from app.ledger.verify_registry import verify_statements
 from app.ledger.verify_tree import Row
 from app.registry.versions import Version, VersionNotFound
@@ -215,7 +216,9 @@ def _check_artifacts(check: PackCheck) -> None:
 
 
 def _check_statements(check: PackCheck) -> None:
+    """Keys, approvals, moves, times and parents, by the same rules as in a live ledger."""
     verify_statements(check.log, check.manifests, check.report)
+    verify_lineage(check.log, check.manifests, check.report)
 
 
 def _check_versions(check: PackCheck) -> None:

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select as query
-
 from app.core.digests import canonical_json, digest_bytes, digest_file, hex_of
 from app.core.errors import SignalboxError
-from app.core.schema import checkpoints
 from app.governance.pack import layout
 from app.governance.pack.archive import write_archive
 from app.governance.pack.attest import attest_all
@@ -81,12 +78,8 @@ def write_pack(
 
 def _checkpoint(ledger: Ledger) -> tuple[str, Checkpoint]:
     """The newest signed checkpoint, as text and read."""
-    with ledger.database.read() as connection:
-        newest = query(checkpoints.c.note).order_by(checkpoints.c.size.desc()).limit(1)
-        note = connection.execute(newest).scalar_one_or_none()
-    if note is None:
-        raise NotPackable("the ledger has no checkpoint: run `signalbox verify` and restore the database")
-    return str(note), read_checkpoint(str(note), [ledger.signer.public])
+    note = ledger.checkpoint()
+    return note, read_checkpoint(note, [ledger.signer.public])
 
 
 def _stored(contents: Contents, registry: Registry) -> Members:
