@@ -17,6 +17,7 @@ from app.governance.gate import judge
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
 from app.governance.promotion import promote
 from app.governance.release import build_release, parts_of
+from app.ledger.keys import Signer
 from app.monitoring.plan import RetrainPlan
 from app.registry.tracking import Tracker
 from app.registry.versions import PRODUCTION, Registry, Version
@@ -258,15 +259,18 @@ def retrain(plan: RetrainPlan, *, registry: Registry, settings: SignalboxSetting
     )
 
 
-def put_into_production(release: Version, *, registry: Registry, actor: str, reason: str) -> None:
+def put_into_production(release: Version, *, registry: Registry, reason: str, signer: Signer | None = None) -> None:
     """Promote a release by its own verdict and policy, and tell MLflow which model that is.
+
+    Args:
+        signer: who makes the move; the log's own key by default.
 
     Raises:
         PromotionRefused: the verdict or the approvals do not carry it.
     """
     verdict = verdict_of(release, registry=registry)
     policy = policy_of(registry.get("policy", verdict.manifest["inputs"]["policy"]))
-    promote(release, verdict=verdict, registry=registry, policy=policy, actor=actor, reason=reason)
+    promote(release, verdict=verdict, registry=registry, policy=policy, signer=signer, reason=reason)
     if release.facts["small"]:
         model = registry.get("model", release.facts["small"])
         Tracker(registry.workspace).set_production(model.name, model)

@@ -12,7 +12,7 @@ from app.core.errors import UsageError
 from app.governance.approvals import approve
 from app.governance.gate import summary
 from app.governance.policy import load_policy, policy_of
-from app.ledger.keys import load_or_create
+from app.ledger.key_sources import open_signer
 from app.loop import find_knowledge, propose_first, put_into_production, verdict_of
 from app.monitoring.actor import REFUSED_STATUS
 from app.registry.versions import Version
@@ -33,11 +33,11 @@ def main(
     dataset: Annotated[str, typer.Option(help="Documents of a proposed release.")] = "handbook",
     policy: Annotated[str, typer.Option(help="Policy that judges it: a file, or a shipped one's name.")] = "candidate",
     approver: Annotated[
-        str | None, typer.Option(help="Sign an approval with this approver's key of the workspace.")
+        str | None, typer.Option(help="Sign an approval with this key; made by `signalbox keys new`.")
     ] = None,
     printed_name: Annotated[str | None, typer.Option(help="The approver's name, as it stands in the approval.")] = None,
     reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "promoted by hand",
-    actor: Annotated[str, typer.Option(help="Who, for the ledger.")] = "operator",
+    key: Annotated[str | None, typer.Option(help="Key that signs the promotion; default: the log's own.")] = None,
     serve_config: Annotated[Path, typer.Option(help="Serve config to deploy.")] = LOCAL_CONFIG,
     serve: Annotated[bool, typer.Option(help="Deploy it here; not where another cluster serves.")] = True,
     config: Config = None,
@@ -50,12 +50,13 @@ def main(
         parts: dict[str, Any] = {"small": small, "large": large, "dataset": dataset, "policy": policy}
         chosen = _propose(here, release, suite, **parts) if suite else here.registry.get("release", release)
         if approver:
-            signer = load_or_create(here.workspace.keys_dir, name=approver, role="approver")
+            signer = open_signer(here.workspace.keys_dir, approver)
             verdict = verdict_of(chosen, registry=here.registry)
             meaning = policy_of(here.registry.get("policy", verdict.manifest["inputs"]["policy"])).approvals.meaning
-            person = {"printed_name": str(printed_name), "meaning": meaning}
-            approve(verdict, chosen, signer=signer, registry=here.registry, **person)
-        put_into_production(chosen, registry=here.registry, actor=actor, reason=reason)
+            name = str(printed_name)
+            approve(verdict, chosen, signer=signer, printed_name=name, meaning=meaning, registry=here.registry)
+        mover = open_signer(here.workspace.keys_dir, key) if key else None
+        put_into_production(chosen, registry=here.registry, signer=mover, reason=reason)
         if serve:
             deploy(workspace=here.workspace, release_ref=chosen.digest, config_path=serve_config)
         print(f"{chosen.ref} ({chosen.short}) is in production{' and serves' if serve else ''}")

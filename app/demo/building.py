@@ -14,9 +14,11 @@ from app.evaluation.pipeline import evaluate
 from app.evaluation.suite import publish_suite
 from app.governance.approvals import approve, valid_approvals
 from app.governance.gate import summary
+from app.governance.keys import new_key
 from app.governance.policy import load_policy
 from app.governance.promotion import ApprovalsMissing
-from app.ledger.keys import load_or_create
+from app.ledger.key_sources import NoSuchKey, open_signer
+from app.ledger.keys import Signer
 from app.loop import (
     Candidate,
     Knowledge,
@@ -147,7 +149,7 @@ def approve_release(scene: Scene, release: Version) -> None:
     verdict = verdict_of(release, registry=scene.registry)
     if not valid_approvals(release, verdict, registry=scene.registry):
         _show_refusal(scene, release)
-    signer = load_or_create(scene.workspace.keys_dir, name=APPROVER, role="approver")
+    signer = _approver(scene)
     approval = approve(
         verdict, release, signer=signer, printed_name=PRINTED_NAME, meaning=MEANING, registry=scene.registry
     )
@@ -160,7 +162,7 @@ def approve_release(scene: Scene, release: Version) -> None:
 
 def promote_release(scene: Scene, release: Version) -> None:
     """Put an approved release into production."""
-    put_into_production(release, registry=scene.registry, actor="demo", reason="first release of the demo")
+    put_into_production(release, registry=scene.registry, reason="first release of the demo")
     scene.say(f"{release.ref} is in production")
 
 
@@ -191,9 +193,18 @@ def _rung(scene: Scene, rung: str, model: Version, suite: Version) -> Measured:
     return measured(rung, evaluation, cost_build_usd=model.facts["train"]["cost_usd"], settings=scene.settings.ladder)
 
 
+def _approver(scene: Scene) -> Signer:
+    """The key that stands for a person here; outside a demo, somebody makes their own with `signalbox keys new`."""
+    try:
+        return open_signer(scene.workspace.keys_dir, APPROVER)
+    except NoSuchKey:
+        scene.say(f"made for this demo: signalbox keys new {APPROVER} --role approver --person {PRINTED_NAME!r}")
+        return new_key(scene.registry, APPROVER, role="approver", person=PRINTED_NAME)
+
+
 def _show_refusal(scene: Scene, release: Version) -> None:
     try:
-        put_into_production(release, registry=scene.registry, actor="demo", reason="without approval")
+        put_into_production(release, registry=scene.registry, reason="without approval")
     except ApprovalsMissing as refused:
         scene.say(f"refused, as it should be: {refused}")
     else:

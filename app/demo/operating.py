@@ -162,7 +162,7 @@ def promote_under_load(scene: Scene, release: Version) -> None:
     with SteadyTraffic(scene.users, questions) as steady:
         job_id = submit(
             scene.workspace,
-            f"python -m jobs.promote --release {release.digest} --actor demo --reason drift",
+            f"python -m jobs.promote --release {release.digest} --reason drift",
             submission_id=f"promote-{release.short}-{_digits()}",
             env={"PYTHONPATH": str(ROOT)},
         )

@@ -1,22 +1,42 @@
 """Approvals: an Ed25519 signature over artifact, verdict, printed name, time and meaning (21 CFR Part 11, 11.50).
 
-Guarantees: an approval binds one verdict and one artifact, is a version and a ledger leaf, and its key is on record
-in the ledger. The trainer's key is refused, under whatever name or role it comes. The printed name stands in the
-manifest alone; the leaf names the key, which should be named by a pseudonym.
-Not guaranteed: that the person behind a key is who the printed name says.
+The signer drafts and signs a body where the private key is; ``record`` checks all of it and publishes. Which decisions
+count is said once, in ``app.ledger.decisions``.
+Guarantees: a decision binds one verdict and one artifact, is a version and a ledger leaf, its key is on record for the
+person printed, and the trainer's key and person are refused under whatever name. The printed name stands in the
+manifest alone; leaves name keys, which should be named by a pseudonym.
+Not guaranteed: that the person behind a key is who the registrar was told.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
-from app.core.clock import timestamp
+from app.core.clock import rfc3339, timestamp, utc_now
+from app.core.digests import digest_json
 from app.core.errors import SignalboxError, UsageError
 from app.governance.checks import Approvals
 from app.governance.evidence import find_ancestors
 from app.governance.findings import Finding
-from app.ledger.keys import Signer, Verifier, facts_signer, public_keys, sign_facts
-from app.ledger.log import KEY
-from app.registry.versions import Registry, Version
+from app.governance.keys import key_book, manifests_of, pseudonym_of
+from app.ledger.decisions import (
+    APPROVAL,
+    DECISIONS,
+    REJECTION,
+    WITHDRAWAL,
+    Decision,
+    DecisionBook,
+    Rule,
+    find_objection,
+)
+from app.ledger.key_book import END, KeyBook
+from app.ledger.keys import Signer, Verifier, facts_signer, sign_facts
+from app.ledger.log import Leaf, Statement
+from app.registry.versions import Registry, Version, VersionNotFound
+
+REJECTED, WITHDRAWN = "rejected", "withdrawn"
+"""Meanings of the signatures that are no approvals."""
 
 
 class ApproverRefused(SignalboxError):
@@ -25,6 +45,10 @@ class ApproverRefused(SignalboxError):
 
 class NothingToApprove(UsageError):
     """The verdict does not concern the artifact, or it is red: approve what a gate let through."""
+
+
+class BadStatement(UsageError):
+    """A signed statement says too little or cannot be true: draft it again, and sign that."""
 
 
 @dataclass(frozen=True)
@@ -36,54 +60,133 @@ class Approval:
     printed_name: str
     meaning: str
     time: str
+    person: str = ""
 
 
 def approve(
-    verdict: Version, artifact: Version, *, signer: Signer, printed_name: str, meaning: str, registry: Registry
+    verdict: Version,
+    artifact: Version,
+    *,
+    signer: Signer,
+    printed_name: str,
+    meaning: str,
+    registry: Registry,
+    valid_for_days: float | None = None,
 ) -> Version:
-    """Sign an artifact and its verdict, and publish the approval; signing the same again gives the first approval.
+    """Sign an artifact and its verdict, and publish the approval; one that stands already comes back as it is.
 
     Args:
         artifact: what will be promoted, a release or the judged artifact itself.
         printed_name: the person's name, as it is printed beside the signature.
         meaning: what the signature says, such as ``approved for production``.
+        valid_for_days: after which it counts no more.
 
     Raises:
-        ApproverRefused: the key has no approving role, or it is the trainer's.
-        NothingToApprove: the verdict is red or is about something else.
+        ApproverRefused: the key may not approve this.
+        NothingToApprove: the verdict is red or is about something else, or the signature would say too little.
     """
-    _check_subject(verdict, artifact)
-    if not printed_name.strip() or not meaning.strip():
-        raise NothingToApprove("an approval needs a printed name and a meaning: give both")
-    _check_approver(signer.public, artifact, registry)
-    inputs = {"artifact": artifact.digest, "verdict": verdict.digest, "key": signer.public.vkey, "meaning": meaning}
-    if found := registry.find("approval", artifact.name, inputs):
+    said = {"printed_name": printed_name, "meaning": meaning, "key": signer.public.vkey}
+    for standing in decisions(registry).standing(APPROVAL, artifact.digest, verdict.digest):
+        if {**standing.body, **said} == standing.body and not standing.expired(timestamp()):
+            return registry.get(APPROVAL, standing.digest)
+    body = draft(verdict.digest, artifact, signer=signer.public, printed_name=printed_name, meaning=meaning)
+    if valid_for_days is not None:
+        body["expires"] = rfc3339(utc_now() + timedelta(days=valid_for_days))
+    return record(sign_facts(body, signer), registry=registry)
+
+
+def reject(
+    verdict: Version, artifact: Version, *, signer: Signer, printed_name: str, reason: str, registry: Registry
+) -> Version:
+    """Sign that this artifact must not go into production; it blocks promotion until its person withdraws it."""
+    body = draft(verdict.digest, artifact, signer=signer.public, printed_name=printed_name, meaning=REJECTED)
+    signed = sign_facts(body | {"decision": REJECTION, "reason": reason}, signer)
+    return record(signed, registry=registry)
+
+
+def withdraw(decision: Version, *, signer: Signer, printed_name: str, reason: str, registry: Registry) -> Version:
+    """Take an approval or a rejection of one's own back."""
+    body = draft_withdrawal(decision, signer=signer.public, printed_name=printed_name, reason=reason)
+    return record(sign_facts(body, signer), registry=registry)
+
+
+def draft(
+    verdict: str, artifact: Version | Mapping[str, Any], *, signer: Verifier, printed_name: str, meaning: str
+) -> dict[str, Any]:
+    """The body of an approval, to be signed within a few minutes.
+
+    Args:
+        verdict: its digest.
+        artifact: a version, or its ``kind`` and ``digest`` as a server stated them.
+    """
+    named = artifact if isinstance(artifact, Mapping) else {"kind": artifact.kind, "digest": artifact.digest}
+    return {
+        "decision": APPROVAL,
+        "artifact": named["digest"],
+        "artifact_kind": named["kind"],
+        "verdict": verdict,
+        "key": signer.vkey,
+        "printed_name": printed_name,
+        "meaning": meaning,
+        "time": timestamp(),
+    }
+
+
+def draft_withdrawal(decision: Version, *, signer: Verifier, printed_name: str, reason: str) -> dict[str, Any]:
+    """The body of a withdrawal."""
+    about = decision.facts["signed"]["body"]
+    artifact = {"kind": about["artifact_kind"], "digest": about["artifact"]}
+    body = draft(about["verdict"], artifact, signer=signer, printed_name=printed_name, meaning=WITHDRAWN)
+    return body | {"decision": WITHDRAWAL, "of": decision.digest, "reason": reason}
+
+
+def record(signed: Mapping[str, Any], *, registry: Registry) -> Version:
+    """Check a signed decision and publish it; the same bytes again give the same version.
+
+    Raises:
+        BadStatement: the signature does not hold, or the body is incomplete, out of time or untrue.
+        ApproverRefused: the key or its person may not decide about this.
+        NothingToApprove: the verdict is red or about something else.
+    """
+    body, signer = _read(signed)
+    kind = body["decision"]
+    artifact = _get(registry, str(body.get("artifact_kind")), str(body["artifact"]))
+    verdict = _get(registry, "verdict", str(body["verdict"]))
+    _check_subject(verdict, artifact, approving=kind == APPROVAL)
+    inputs = {"signed": digest_json(dict(signed))}
+    if found := registry.find(kind, artifact.name, inputs):
         return found
-    registry.ledger.register_key(signer.public)
-    body = {**inputs, "artifact_kind": artifact.kind, "printed_name": printed_name, "time": timestamp()}
-    return registry.publish(
-        "approval",
-        artifact.name,
-        inputs=inputs,
-        parents=[verdict.digest, artifact.digest],
-        facts={"signed": sign_facts(body, signer), "printed_name": printed_name, "meaning": meaning},
-        actor=signer.public.key_name,
-    )
+    _check_signer(signer, body, artifact, registry)
+    _check_now(signed, kind, verdict, registry)
+    facts = {"signed": dict(signed), "printed_name": body["printed_name"], "meaning": body["meaning"]}
+    parents = [verdict.digest, artifact.digest, *([body["of"]] if kind == WITHDRAWAL else [])]
+    return registry.publish(kind, artifact.name, inputs=inputs, parents=parents, facts=facts, actor=signer.key_name)
 
 
-def valid_approvals(artifact: Version, verdict: Version, *, registry: Registry) -> list[Approval]:
-    """Approvals of this artifact under this verdict whose signature holds and whose key may approve, oldest first."""
-    on_record = {leaf.statement.subject for leaf in registry.ledger.leaves(KEY)}
-    valid = []
-    for version in registry.versions("approval"):
-        approval = read_approval(version)
-        signed = version.facts.get("signed", {}).get("body", {})
-        bound = (signed.get("artifact"), signed.get("verdict")) == (artifact.digest, verdict.digest)
-        if not approval or not bound or approval.signer.digest not in on_record:
-            continue
-        if not refusal(approval.signer, artifact, registry):
-            valid.append(approval)
-    return valid
+def decisions(registry: Registry, book: KeyBook | None = None) -> DecisionBook:
+    """Every decision of the registry's ledger, judged."""
+    kinds = ("verdict", *DECISIONS)
+    leaves = sorted((leaf for kind in kinds for leaf in registry.ledger.leaves(kind)), key=lambda leaf: leaf.index)
+    return DecisionBook.read(leaves, manifests_of(registry), book or key_book(registry))
+
+
+def valid_approvals(
+    artifact: Version, verdict: Version, *, registry: Registry, before: int = END, at: str | None = None
+) -> list[Approval]:
+    """Approvals of this artifact under this verdict that count, oldest first.
+
+    Args:
+        before: only those whose leaf stands before this index: who judges a past promotion gives its leaf's.
+        at: RFC 3339 moment at which expired ones are left out; now by default.
+    """
+    standing = decisions(registry).standing(APPROVAL, artifact.digest, verdict.digest, before=before)
+    fresh = [each for each in standing if not each.expired(at or timestamp())]
+    return [_as_approval(each) for each in fresh if not _trained_by(artifact, each.signer, registry)]
+
+
+def rejections(artifact: Version, verdict: Version, *, registry: Registry) -> list[Decision]:
+    """Rejections that nobody withdrew."""
+    return decisions(registry).standing(REJECTION, artifact.digest, verdict.digest)
 
 
 def read_approval(version: Version) -> Approval | None:
@@ -96,58 +199,98 @@ def read_approval(version: Version) -> Approval | None:
     return Approval(version.digest, signer, str(body["printed_name"]), str(body["meaning"]), str(body["time"]))
 
 
-def judge_approvals(rule: Approvals, approvals: list[Approval]) -> Finding:
+def judge_approvals(rule: Approvals, approvals: list[Approval], *, at: str | None = None) -> Finding:
     """Whether enough different keys of different persons signed with the meaning that the policy asks for."""
-    counted = [approval for approval in approvals if _counts(rule, approval)]
-    keys = {approval.signer.digest for approval in counted}
-    people = {" ".join(approval.printed_name.casefold().split()) for approval in counted}
-    number = min(len(keys), len(people))
+    stated = Rule.read(rule.model_dump(mode="json"))
+    number, counted = stated.count(map(_as_decision, approvals), at or timestamp())
     reason = f"{number} of {rule.required} approvals by {' or '.join(rule.roles)} with the meaning {rule.meaning!r}"
-    inputs = tuple(approval.digest for approval in counted)
+    inputs = tuple(each.digest for each in counted)
     return Finding("green" if number >= rule.required else "red", reason, number, rule.required, inputs)
 
 
 def refusal(signer: Verifier, artifact: Version, registry: Registry) -> str | None:
     """Why a key may not approve this artifact; None when it may."""
-    if signer.role in ("trainer", "service"):
-        return f"its role is {signer.role}"
-    if signer.digest in trainer_keys(registry):
-        return "the same key is on record as a trainer's"
-    if {signer.key_name, signer.name} & _trained_by(artifact, registry):
-        return "it trained a model behind this artifact"
-    return None
+    return key_book(registry).approver_objection(signer) or _trained_by(artifact, signer, registry)
 
 
-def trainer_keys(registry: Registry) -> set[str]:
-    """Digests of raw public keys that the ledger or the workspace's key folder knows as a trainer's."""
-    logged = [Verifier.parse(leaf.statement.name) for leaf in registry.ledger.leaves(KEY)]
-    known = [*logged, *public_keys(registry.workspace.keys_dir)]
-    return {verifier.digest for verifier in known if verifier.role == "trainer"}
+def _as_approval(decision: Decision) -> Approval:
+    body = decision.body
+    said = (str(body["printed_name"]), str(body["meaning"]), str(body["time"]))
+    return Approval(decision.digest, decision.signer, *said, person=decision.person)
 
 
-def _counts(rule: Approvals, approval: Approval) -> bool:
-    named = not rule.of or approval.signer.key_name in rule.of
-    return named and approval.signer.role in rule.roles and approval.meaning == rule.meaning
+def _as_decision(approval: Approval) -> Decision:
+    body = {"printed_name": approval.printed_name, "meaning": approval.meaning, "time": approval.time}
+    person = approval.person or " ".join(approval.printed_name.casefold().split())
+    return Decision(0, APPROVAL, approval.digest, approval.signer, person, body)
 
 
-def _trained_by(artifact: Version, registry: Registry) -> set[str]:
-    """Actors of the model leaves behind an artifact."""
+def _trained_by(artifact: Version, signer: Verifier, registry: Registry) -> str | None:
+    """Whether a key's name stands as the actor of a model leaf behind an artifact."""
     found, _ = find_ancestors(registry, [artifact.digest])
-    return {leaf.statement.actor for leaf in found.values() if leaf.statement.kind == "model"}
+    actors = {leaf.statement.actor for leaf in found.values() if leaf.statement.kind == "model"}
+    return "it trained a model behind this artifact" if {signer.key_name, signer.name} & actors else None
 
 
-def _check_subject(verdict: Version, artifact: Version) -> None:
+def _read(signed: Mapping[str, Any]) -> tuple[Mapping[str, Any], Verifier]:
+    signer = facts_signer(signed)
+    body = signed.get("body")
+    if signer is None or not isinstance(body, Mapping):
+        raise BadStatement("the signature does not hold: sign the statement as it was drafted")
+    if body.get("decision") not in DECISIONS or body.get("key") != signer.vkey:
+        raise BadStatement("the statement is no approval, rejection or withdrawal by the key that signed it")
+    for name in ("printed_name", "meaning"):
+        if not str(body.get(name, "")).strip():
+            raise NothingToApprove("an approval needs a printed name and a meaning: give both")
+    if body["decision"] != APPROVAL and not str(body.get("reason", "")).strip():
+        raise BadStatement(f"a {body['decision']} needs a reason: say why, in a sentence")
+    return body, signer
+
+
+def _get(registry: Registry, kind: str, digest: str) -> Version:
+    """A version by digest, whatever kind its digest was said to have."""
+    try:
+        return registry.get(kind, digest)
+    except VersionNotFound:
+        others = [version for version in registry.versions() if version.digest == digest]
+        if others:
+            return others[0]
+        raise
+
+
+def _check_subject(verdict: Version, artifact: Version, *, approving: bool = True) -> None:
     if verdict.kind != "verdict":
         raise NothingToApprove(f"{verdict.kind} {verdict.ref} is no verdict: judge {artifact.ref}, then approve")
     judged = verdict.facts["artifact"]["digest"]
     if judged not in (artifact.digest, *artifact.parents):
         ref = verdict.facts["artifact"]["ref"]
         raise NothingToApprove(f"verdict {verdict.ref} is about {ref}, not {artifact.ref}: name its own verdict")
-    if verdict.facts["light"] == "red":
+    if approving and verdict.facts["light"] == "red":
         raise NothingToApprove(f"verdict {verdict.ref} is red: make a candidate that passes, then approve that")
 
 
-def _check_approver(signer: Verifier, artifact: Version, registry: Registry) -> None:
-    if reason := refusal(signer, artifact, registry):
+def _check_signer(signer: Verifier, body: Mapping[str, Any], artifact: Version, registry: Registry) -> None:
+    reason = refusal(signer, artifact, registry)
+    person = key_book(registry).person(signer.digest)
+    if reason is None and pseudonym_of(registry, str(body["printed_name"])) != person:
+        reason = "the printed name is not that of the person it belongs to"
+    if reason:
         message = f"key {signer.key_name} may not approve {artifact.ref} ({reason}): use an approver's own key"
-        raise ApproverRefused(message)
+        raise ApproverRefused(f"{message}, made with `signalbox keys new`")
+
+
+def _check_now(signed: Mapping[str, Any], kind: str, verdict: Version, registry: Registry) -> None:
+    """What ``verify`` will ask of the leaf, asked beforehand of one that would be appended now."""
+    leaf = Leaf(registry.ledger.size, Statement(kind=kind, subject="", time=timestamp()))
+    leaves = {found.statement.subject: found for found in registry.ledger.leaves("verdict", subject=verdict.digest)}
+    objection = find_objection(leaf, signed, leaves, key_book(registry))
+    if objection is None and kind == WITHDRAWAL:
+        objection = _foreign(signed, registry)
+    if objection:
+        raise BadStatement(f"the {kind} is not taken ({objection}): draft it again, sign that, and look at the clock")
+
+
+def _foreign(signed: Mapping[str, Any], registry: Registry) -> str | None:
+    book = key_book(registry)
+    person = book.person(Verifier.parse(str(signed["key"])).digest)
+    return decisions(registry, book).foreign(signed["body"], person)

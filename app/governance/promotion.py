@@ -1,22 +1,29 @@
-"""The only way into production: ``promote`` with verdict and approvals, and ``rollback`` to what was there before.
+"""The only way into production: ``promote`` with verdict and approvals; and ``rollback``, ``stop``, ``resume``.
+
+Every move is a leaf with a reason, signed by the key that made it. A stop leaves the alias ``production`` where it is
+and takes the release's models out of service, until a resume, a rollback or the promotion of another release.
 
 Guarantees: the alias ``production`` and its ledger leaf change in one transaction or not at all; a promotion demands a
-verdict that replays to itself and is not red, under the very policy named, and the approvals that policy asks for.
-Not guaranteed: against somebody who edits the database; ``signalbox verify`` names an alias moved that way.
+verdict that replays to itself and is not red, under the very policy named, the approvals that policy asks for, and no
+rejection that stands. Not guaranteed: against somebody who edits the database; ``signalbox verify`` names an alias
+moved that way.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
 from app.core.clock import timestamp
-from app.core.errors import SignalboxError
+from app.core.errors import SignalboxError, UsageError
 from app.core.schema import aliases, versions
-from app.governance.approvals import judge_approvals, valid_approvals
+from app.governance.approvals import judge_approvals, rejections, valid_approvals
 from app.governance.gate import replay
+from app.governance.keys import key_book
 from app.governance.policy import Policy, publish_policy
-from app.ledger.log import MOVES, PRODUCTION, PROMOTION, ROLLBACK, Leaf, Statement
+from app.ledger.keys import Signer, sign_facts
+from app.ledger.log import MOVES, PRODUCTION, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
+from app.ledger.moves import may_move
 from app.registry.versions import Registry, Version, VersionNotFound
 
 
@@ -32,59 +39,158 @@ class ApprovalsMissing(PromotionRefused):
     """Not enough valid approvals: have an approver who is not the trainer sign this artifact and verdict."""
 
 
+class Rejected(PromotionRefused):
+    """Somebody rejected it: have them withdraw that, or make a better candidate."""
+
+
 class NeverPromoted(PromotionRefused):
     """A rollback goes only to what was in production before: promote it instead."""
 
 
+class MoverRefused(PromotionRefused):
+    """This key may not move production: use a key on record with the role that the message names."""
+
+
+class ProductionStopped(PromotionRefused):
+    """Production is stopped: resume or roll back, each with a reason."""
+
+
+class ReasonMissing(UsageError):
+    """A move of production says why: give a reason."""
+
+
+class NothingToStop(UsageError):
+    """Nothing is in production, or it is stopped already: see `signalbox status`."""
+
+
+class NothingToResume(UsageError):
+    """Production is not stopped: there is nothing to resume."""
+
+
 def promote(
-    release: Version, *, verdict: Version, registry: Registry, policy: Policy, actor: str, reason: str = ""
+    release: Version, *, verdict: Version, registry: Registry, policy: Policy, reason: str, signer: Signer | None = None
 ) -> None:
     """Put a version into production; does nothing when it is there by this verdict already.
+
+    Args:
+        signer: who makes the move; the log's own key by default.
 
     Raises:
         VerdictRefused: the verdict does not carry this promotion.
         ApprovalsMissing: the policy asks for more approvals than there are.
+        Rejected: a rejection stands.
+        ProductionStopped: this very release was stopped.
+        MoverRefused, ReasonMissing: who moves, or why, is not in order.
     """
+    mover = _check_mover(PROMOTION, signer, reason, registry)
     policy_version = publish_policy(policy, registry)
     _check_verdict(release, verdict, policy_version, registry)
+    if stood := rejections(release, verdict, registry=registry):
+        said = "; ".join(f"{each.body['printed_name']}: {each.body['reason']}" for each in stood)
+        raise Rejected(f"{release.ref} is not promoted, it was rejected ({said}): have that withdrawn, or better it")
     finding = judge_approvals(policy.approvals, valid_approvals(release, verdict, registry=registry))
     if finding.light != "green":
         raise ApprovalsMissing(f"{release.ref} is not promoted, {finding.reason}: have it approved, then try again")
+    if is_stopped(registry, release):
+        raise ProductionStopped(f"{release.ref} was stopped: run `signalbox resume --reason ...`, or roll back")
     parents = (verdict.digest, policy_version.digest, *finding.inputs)
     if _stands(release, parents, registry):
         return
-    facts: dict[str, Any] = {"actor": actor, "reason": reason, "light": verdict.facts["light"]}
-    facts |= {"verdict": verdict.digest, "policy": policy_version.digest, "approvals": list(finding.inputs)}
-    _move(PROMOTION, release, parents, facts, registry=registry, actor=actor)
+    facts: dict[str, Any] = {"light": verdict.facts["light"], "verdict": verdict.digest}
+    facts |= {"policy": policy_version.digest, "approvals": list(finding.inputs)}
+    _move(PROMOTION, release, parents, facts, registry=registry, signer=mover, reason=reason)
 
 
-def rollback(to: Version, *, registry: Registry, actor: str, reason: str) -> None:
+def rollback(to: Version, *, registry: Registry, reason: str, signer: Signer | None = None) -> None:
     """Put an earlier production version back; its own promotion, with verdict and approvals, stands behind it.
 
     Raises:
         NeverPromoted: it was never in production.
+        ProductionStopped: it is in production, but stopped.
+        MoverRefused, ReasonMissing: who moves, or why, is not in order.
     """
+    mover = _check_mover(ROLLBACK, signer, reason, registry)
     promoted = [leaf for leaf in moves(registry, to) if leaf.statement.kind == PROMOTION]
     behind = [leaf for leaf in promoted if leaf.statement.subject == to.digest]
     if not behind:
         raise NeverPromoted(f"{to.ref} was never in production: promote it, which asks for a verdict and approvals")
+    if is_stopped(registry, to):
+        raise ProductionStopped(f"{to.ref} is what was stopped: run `signalbox resume --reason ...` to serve it again")
     if registry.alias(to.kind, to.name, PRODUCTION) == to.digest:
         return
-    facts = {"actor": actor, "reason": reason}
-    _move(ROLLBACK, to, behind[-1].statement.parents, facts, registry=registry, actor=actor)
+    _move(ROLLBACK, to, behind[-1].statement.parents, {}, registry=registry, signer=mover, reason=reason)
+
+
+def stop(release: Version, *, registry: Registry, reason: str, signer: Signer | None = None) -> None:
+    """Take the models of what is in production out of service; every key on record may, as with an emergency brake.
+
+    Raises:
+        NothingToStop: it is not in production, or stopped already.
+        MoverRefused, ReasonMissing: who stops, or why, is not in order.
+    """
+    mover = _check_mover(STOP, signer, reason, registry)
+    if registry.alias(release.kind, release.name, PRODUCTION) != release.digest or is_stopped(registry, release):
+        raise NothingToStop(f"{release.ref} is not in production, or stopped already: nothing to stop")
+    _move(STOP, release, (), {}, registry=registry, signer=mover, reason=reason)
+
+
+def resume(release: Version, *, registry: Registry, reason: str, signer: Signer | None = None) -> None:
+    """End a stop: the release that was stopped serves with its models again.
+
+    Raises:
+        NothingToResume: it is not stopped.
+        MoverRefused, ReasonMissing: who resumes, or why, is not in order.
+    """
+    mover = _check_mover(RESUME, signer, reason, registry)
+    if not is_stopped(registry, release):
+        raise NothingToResume(f"{release.ref} is not stopped: nothing to resume")
+    _move(RESUME, release, (), {}, registry=registry, signer=mover, reason=reason)
+
+
+def is_stopped(registry: Registry, version: Version) -> bool:
+    """Whether the last move of the version's name was a stop of this very version."""
+    last = list(moves(registry, version))[-1:]
+    return bool(last) and (last[0].statement.kind, last[0].statement.subject) == (STOP, version.digest)
+
+
+def previous_of(release: Version, *, registry: Registry) -> Version:
+    """What was in production before what is there now, as a rollback without a name needs it.
+
+    Raises:
+        NeverPromoted: nothing was.
+    """
+    placed = [
+        leaf.statement.subject for leaf in moves(registry, release) if leaf.statement.kind in (PROMOTION, ROLLBACK)
+    ]
+    now = registry.alias(release.kind, release.name, PRODUCTION)
+    earlier = [digest for digest in placed if digest != now]
+    if not earlier:
+        raise NeverPromoted(f"nothing was in production before {release.ref}: `signalbox stop` takes its models out")
+    return registry.get(release.kind, earlier[-1])
 
 
 def moves(registry: Registry, version: Version) -> Iterator[Leaf]:
-    """Promotion and rollback leaves of the name that ``version`` bears, oldest first."""
+    """Move leaves of the name that ``version`` bears, oldest first."""
     target = target_of(version)
-    for leaf in registry.ledger.leaves():
-        if leaf.statement.kind in MOVES and leaf.statement.name == target:
-            yield leaf
+    found = (leaf for kind in MOVES for leaf in registry.ledger.leaves(kind) if leaf.statement.name == target)
+    yield from sorted(found, key=lambda leaf: leaf.index)
 
 
 def target_of(version: Version) -> str:
     """How leaves name the alias ``production`` of a version."""
     return f"{version.kind}/{version.name}"
+
+
+def _check_mover(kind: str, signer: Signer | None, reason: str, registry: Registry) -> Signer:
+    """The log's own key is put on record with its first move; all others by ``signalbox keys new``."""
+    if not reason.strip():
+        raise ReasonMissing(f"a {kind} goes into the ledger with its reason: give one")
+    mover = signer or registry.ledger.signer
+    if mover.public == registry.ledger.signer.public:
+        registry.ledger.register_key(mover.public)
+    if objection := may_move(kind, mover.public, key_book(registry)):
+        raise MoverRefused(f"key {mover.public.key_name} may not make a {kind} ({objection}): use another key")
+    return mover
 
 
 def _check_verdict(release: Version, verdict: Version, policy: Version, registry: Registry) -> None:
@@ -119,22 +225,34 @@ def _stands(release: Version, parents: Sequence[str], registry: Registry) -> boo
 
 
 def _move(
-    kind: str, version: Version, parents: Sequence[str], facts: dict[str, Any], *, registry: Registry, actor: str
+    kind: str,
+    version: Version,
+    parents: Sequence[str],
+    facts: Mapping[str, Any],
+    *,
+    registry: Registry,
+    signer: Signer,
+    reason: str,
 ) -> None:
-    """Write the record to the store, then alias and leaf in one transaction."""
+    """Write the signed record to the store, then alias and leaf in one transaction."""
     previous = registry.alias(version.kind, version.name, PRODUCTION)
-    record = {"kind": kind, "name": target_of(version), "inputs": {"subject": version.digest, "previous": previous}}
-    payload = registry.store.publish(kind, None, {**record, "parents": list(parents), "facts": facts})
+    actor, name = signer.public.key_name, target_of(version)
+    body = {"move": kind, "name": name, "subject": version.digest, "previous": previous, "parents": list(parents)}
+    signed = sign_facts({**body, "reason": reason, "time": timestamp()}, signer)
+    record = {"kind": kind, "name": name, "inputs": {"subject": version.digest, "previous": previous}}
+    record |= {"parents": list(parents), "facts": {**facts, "actor": actor, "reason": reason, "signed": signed}}
+    payload = registry.store.publish(kind, None, record)
     statement = Statement(
         kind=kind,
         subject=version.digest,
-        name=target_of(version),
+        name=name,
         parents=tuple(parents),
         payload=payload,
         actor=actor,
     )
     with registry.database.write() as connection:
-        _set_alias(connection, version)
+        if kind in (PROMOTION, ROLLBACK):
+            _set_alias(connection, version)
         registry.ledger.append([statement], connection=connection)
 
 

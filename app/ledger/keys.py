@@ -1,8 +1,9 @@
-"""Ed25519 keys: a private PEM file of mode 0600, a public file beside it, and a role that belongs to the key's name.
+"""Ed25519 keys: a private half, a public file, and a role that belongs to the key's name.
 
-Purpose: one place that makes, loads and names keys. A key is known as ``role/name`` (``approver/jane``) and written for
-others as a C2SP verifier key, ``role/name+<key id>+<base64>`` (https://c2sp.org/signed-note): its role cannot change
-without changing the key id that every signature carries.
+Purpose: one place that makes and names keys; where private halves lie besides files says ``app.ledger.key_sources``.
+A key is known as ``role/name`` (``approver/jane``) and written for others as a C2SP verifier key,
+``role/name+<key id>+<base64>`` (https://c2sp.org/signed-note): its role cannot change without changing the key id that
+every signature carries.
 
 Guarantees: a private key is never written with wider permissions than 0600 and never overwritten; two processes that
 create the same key at once end up with the same one. Not guaranteed: secrecy against the account that owns the file.
@@ -17,7 +18,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
@@ -29,6 +30,13 @@ from app.core.errors import SignalboxError, UsageError
 ROLES = ("trainer", "approver", "reviewer", "auditor", "service")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 ED25519 = b"\x01"
+
+
+class PrivateKey(Protocol):
+    """What signs: a key of the ``cryptography`` library, or one that never leaves its token."""
+
+    def sign(self, data: bytes, /) -> bytes: ...
+    def public_key(self) -> Ed25519PublicKey: ...
 
 
 class KeyUnreadable(SignalboxError):
@@ -98,7 +106,7 @@ class Signer:
 
     name: str
     role: str
-    private: Ed25519PrivateKey
+    private: PrivateKey
 
     @property
     def public(self) -> Verifier:
@@ -110,7 +118,7 @@ class Signer:
     @classmethod
     def generate(cls, name: str, role: str) -> "Signer":
         """A new key in memory only."""
-        _check_name(name, role)
+        check_name(name, role)
         return cls(name=name, role=role, private=Ed25519PrivateKey.generate())
 
 
@@ -126,12 +134,12 @@ def load_or_create(keys_dir: Path, name: str, role: str) -> Signer:
         KeyRoleMismatch: the key exists with another role.
         KeyUnreadable: the key file is not an Ed25519 PEM key.
     """
-    _check_name(name, role)
+    check_name(name, role)
     private_path, public_path = keys_dir / f"{name}.pem", keys_dir / f"{name}.pub"
     keys_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not public_path.exists() and not private_path.exists():
-        _create(private_path, Signer.generate(name, role))
-    signer = Signer(name=name, role=role, private=_read_private(private_path))
+        write_pem(private_path, Ed25519PrivateKey.generate())
+    signer = Signer(name=name, role=role, private=read_pem(private_path))
     write_once(public_path, signer.public.vkey.encode() + b"\n", mode=0o644)
     known = load_public(public_path)
     if known.raw == signer.public.raw and known.role != role:
@@ -170,17 +178,18 @@ def facts_signer(signed: Mapping[str, Any]) -> Verifier | None:
     return verifier if verifier.verify(signature, body) else None
 
 
-def _check_name(name: str, role: str) -> None:
+def check_name(name: str, role: str) -> None:
+    """BadKeyName unless both can name a key."""
     if not NAME_PATTERN.fullmatch(name):
         raise BadKeyName(f"{name!r} cannot name a key: use 1 to 64 of a-z, 0-9, dot, dash, underscore")
     if role not in ROLES:
         raise BadKeyName(f"{role!r} is not a role: use one of {', '.join(ROLES)}")
 
 
-def _create(path: Path, signer: Signer) -> None:
-    pem = signer.private.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+def write_pem(path: Path, key: Ed25519PrivateKey, passphrase: str = "") -> None:
+    """Write a private key as PKCS#8, encrypted when there is a passphrase; a file that is there stays as it is."""
+    sealed = serialization.BestAvailableEncryption(passphrase.encode()) if passphrase else serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, sealed)
     write_once(path, pem, mode=0o600)
 
 
@@ -202,11 +211,21 @@ def write_once(path: Path, data: bytes, *, mode: int) -> None:
         os.unlink(staged)
 
 
-def _read_private(path: Path) -> Ed25519PrivateKey:
+def read_pem(path: Path, passphrase: str = "") -> Ed25519PrivateKey:
+    """A private key's file; KeyUnreadable when it is none, or not under that passphrase."""
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise KeyUnreadable(f"cannot read the private key {path}: restore it from its backup ({error})") from error
+    return parse_pem(data, where=str(path), passphrase=passphrase)
+
+
+def parse_pem(data: bytes, *, where: str, passphrase: str = "") -> Ed25519PrivateKey:
+    """An Ed25519 key in PEM; KeyUnreadable when it is none, or not under that passphrase."""
+    try:
+        key = serialization.load_pem_private_key(data, password=passphrase.encode() or None)
+    except (ValueError, TypeError) as error:
+        raise KeyUnreadable(f"cannot read the private key {where}: restore it, or set its passphrase") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise KeyUnreadable(f"{path} is not an Ed25519 key: restore it from its backup")
+        raise KeyUnreadable(f"{where} is not an Ed25519 key: restore it from its backup")
     return key

@@ -29,10 +29,11 @@ from app.ledger.tree import TreeReader, store_runs
 SERVICE_KEY = "service"
 
 KEY, REQUEST_BATCH, PROMOTION, ROLLBACK = "key", "request-batch", "promotion", "rollback"
+STOP, RESUME = "stop", "resume"
 """Kinds of statements that publish no version; all others are kinds of versions."""
-MOVES = (PROMOTION, ROLLBACK)
+MOVES = (PROMOTION, ROLLBACK, STOP, RESUME)
 PRODUCTION = "production"
-"""The alias that only statements of the kinds ``MOVES`` may move."""
+"""The alias that only statements of the kinds ``MOVES`` may move; a stop leaves it where it is."""
 
 
 PLAIN = r'[^"\\\x00-\x1f]*+'

@@ -46,8 +46,8 @@ def _published(rows: Iterable[Row]) -> Iterator[tuple[str, str, Statement | None
     """Kind and digest of every manifest that leaves name; where a leaf is unreadable, its columns speak."""
     seen: set[tuple[str, str]] = set()
     for row in rows:
-        digest = row.statement.payload if row.statement else row.subject
-        if digest and row.kind not in (REQUEST_BATCH, KEY) and (row.kind, digest) not in seen:
+        digest = row.statement.payload if row.statement else row.subject * (row.kind != KEY)
+        if digest and row.kind != REQUEST_BATCH and (row.kind, digest) not in seen:
             seen.add((row.kind, digest))
             yield row.kind, digest, row.statement
 

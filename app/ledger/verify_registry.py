@@ -1,8 +1,7 @@
-"""Hold the registry's tables against the log: version rows, keys, approvals, and what is in production.
+"""Hold the registry's tables against the log: version rows, and what is in production, here and in MLflow.
 
-Guarantees: a version row without a leaf or a leaf without its row, a ``production`` alias that no promotion or rollback
-leaf put there, a promotion without verdict or valid approval, and a key that plays two parts are each named.
-Not guaranteed: that a verdict was right; ``app.governance.gate.replay`` judges it again.
+Guarantees: a version row without a leaf, a leaf without its row, and a ``production`` alias that no promotion or
+rollback leaf put there are each named; keys, decisions and moves are checked by ``app.ledger.verify_signatures``.
 """
 
 from collections import defaultdict
@@ -14,9 +13,12 @@ from sqlalchemy import Connection, select
 from app.core.digests import digest_json
 from app.core.schema import aliases, versions
 from app.ledger.faults import Report
-from app.ledger.keys import KeyUnreadable, Verifier, facts_signer
-from app.ledger.log import KEY, MOVES, PRODUCTION, PROMOTION, REQUEST_BATCH, ROLLBACK, Leaf, Statement
+from app.ledger.log import MOVES, PRODUCTION, REQUEST_BATCH, Leaf
+from app.ledger.verify_mlflow import verify_mlflow
+from app.ledger.verify_signatures import verify_statements
 from app.ledger.verify_tree import Row
+
+__all__ = ["read_refs", "verify_registry", "verify_statements"]
 
 Manifests = Mapping[str, Any]
 
@@ -28,11 +30,12 @@ def read_refs(connection: Connection) -> dict[str, str]:
 
 
 def verify_registry(connection: Connection, rows: Sequence[Row], manifests: Manifests, report: Report) -> None:
-    """Check rows, keys, approvals and production against the leaves."""
+    """Check rows, keys, decisions, moves and production against the leaves."""
     log = [Leaf(row.index, row.statement) for row in rows if row.statement]
     _check_versions(connection, rows, manifests, report)
     verify_statements(log, manifests, report)
     _check_aliases(connection, log, report)
+    verify_mlflow(connection, log, manifests, report)
 
 
 def verify_statements(log: Sequence[Leaf], manifests: Manifests, report: Report) -> None:
@@ -74,78 +77,6 @@ def _check_forgotten(stored: set[tuple[str, str]], rows: Sequence[Row], report: 
         if (statement.kind, statement.subject) not in stored:
             where = f"leaf {row.index}, {statement.kind} {statement.name}"
             report.add("missing-version", where, "the registry has lost the version that this leaf published")
-
-
-def _check_keys(log: Sequence[Leaf], report: Report) -> dict[str, set[str]]:
-    """Roles on record by the digest of the raw public key."""
-    roles: dict[str, set[str]] = defaultdict(set)
-    for leaf in log:
-        if leaf.statement.kind != KEY:
-            continue
-        try:
-            verifier = Verifier.parse(leaf.statement.name)
-        except KeyUnreadable as error:
-            report.add("bad-key", f"leaf {leaf.index}", str(error))
-            continue
-        roles[verifier.digest].add(verifier.role)
-        if len(roles[verifier.digest]) > 1:
-            report.add(
-                "key-of-two-roles", f"leaf {leaf.index}, key {verifier.key_name}", "this key has another role too"
-            )
-    return roles
-
-
-def _check_approvals(
-    log: Sequence[Leaf], manifests: Manifests, keys: Mapping[str, set[str]], report: Report
-) -> dict[str, Mapping[str, Any]]:
-    """What each valid approval signs, by the approval's digest."""
-    valid: dict[str, Mapping[str, Any]] = {}
-    for leaf in log:
-        signed = manifests.get(leaf.statement.subject, {}).get("facts", {}).get("signed")
-        if leaf.statement.kind != "approval" or leaf.statement.subject not in manifests:
-            continue
-        where = f"leaf {leaf.index}, approval {leaf.statement.name}"
-        signer = facts_signer(signed or {})
-        if signer is None:
-            report.add("bad-approval", where, "its signature does not hold")
-        elif "trainer" in keys.get(signer.digest, ()) or not keys.get(signer.digest):
-            report.add("bad-approval", where, f"its key {signer.key_name} is the trainer's, or not on record")
-        else:
-            valid[leaf.statement.subject] = signed["body"]
-    return valid
-
-
-def _check_moves(log: Sequence[Leaf], approvals: Mapping[str, Mapping[str, Any]], report: Report) -> None:
-    """Every promotion has a verdict and a valid approval behind it; every rollback an earlier promotion."""
-    kinds: dict[str, str] = {}
-    promoted: set[tuple[str, str]] = set()
-    for leaf in log:
-        statement = leaf.statement
-        target = (statement.name, statement.subject)
-        if statement.kind == PROMOTION:
-            _check_promotion(leaf, kinds, approvals, report)
-            promoted.add(target)
-        elif statement.kind == ROLLBACK and target not in promoted:
-            report.add("bad-rollback", f"leaf {leaf.index}", f"{statement.name} was never promoted to what it names")
-        elif statement.payload == statement.subject:
-            kinds[statement.subject] = statement.kind
-
-
-def _check_promotion(
-    leaf: Leaf, kinds: Mapping[str, str], approvals: Mapping[str, Mapping[str, Any]], report: Report
-) -> None:
-    statement, where = leaf.statement, f"leaf {leaf.index}, promotion of {leaf.statement.name}"
-    verdicts = {parent for parent in statement.parents if kinds.get(parent) == "verdict"}
-    if statement.subject not in kinds:
-        report.add("bad-promotion", where, "no leaf before it publishes what it promotes")
-    if not verdicts:
-        report.add("bad-promotion", where, "it names no verdict that stands before it")
-    if not any(_approves(approvals.get(parent), statement, verdicts) for parent in statement.parents):
-        report.add("bad-promotion", where, "it names no valid approval of what it promotes")
-
-
-def _approves(body: Mapping[str, Any] | None, statement: Statement, verdicts: set[str]) -> bool:
-    return body is not None and body.get("artifact") == statement.subject and body.get("verdict") in verdicts
 
 
 def _check_aliases(connection: Connection, log: Sequence[Leaf], report: Report) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from app.core.parquet import write_rows
 from app.governance.evidence import Evidence
+from app.governance.keys import enrol
 from app.governance.policy import parse_policy
 from app.ledger.keys import load_or_create
 from app.registry.versions import Registry
@@ -25,6 +26,11 @@ POLICY = {
         {"kind": "approvals"},
     ],
 }
+
+
+def person_of(name):
+    """Jane's key belongs to Jane Doe, every other name's to a person of that name."""
+    return {"jane": "Jane Doe"}.get(name, name.title())
 
 
 @dataclass
@@ -72,8 +78,11 @@ class World:
     def evidence(self, artifact, **given):
         return Evidence.collect(artifact, registry=self.registry, **given)
 
-    def signer(self, name="jane", role="approver"):
-        return load_or_create(self.registry.workspace.keys_dir, name, role)
+    def signer(self, name="jane", role="approver", *, person=None):
+        """A key on record, for the person that ``person_of`` names unless another is given."""
+        signer = load_or_create(self.registry.workspace.keys_dir, name, role)
+        enrol(self.registry, signer.public, person="" if role == "service" else person or person_of(name))
+        return signer
 
 
 @pytest.fixture

@@ -1,0 +1,158 @@
+"""Check keys, decisions and moves among leaves; it needs no database, so that a pack is checked by the same rules.
+
+Guarantees: named are a key of two roles, a key revived after its revocation, every decision that does not count and
+why, a move that nobody signed or may make, a promotion without verdict, without the approvals that its policy asked
+for at that moment, or against a rejection, and a rollback, stop or resume of what it cannot concern.
+Not guaranteed: that a verdict was right; ``app.governance.gate.replay`` judges it again.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from app.ledger.decisions import APPROVAL, DECISIONS, MAX_SKEW_S, REJECTION, DecisionBook, Rule, read_time
+from app.ledger.faults import Report
+from app.ledger.key_book import NEW, KeyBook
+from app.ledger.keys import KeyUnreadable, Verifier
+from app.ledger.log import KEY, MOVES, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
+from app.ledger.moves import find_move_faults
+
+Manifests = Mapping[str, Any]
+
+
+def verify_statements(log: Sequence[Leaf], manifests: Manifests, report: Report) -> None:
+    """Check keys, decisions and moves; ``manifests`` are those that hold, by digest."""
+
+    def manifest_of(_: str, digest: str) -> Mapping[str, Any] | None:
+        return manifests.get(digest)
+
+    keys = KeyBook.read(log, manifest_of)
+    decisions = DecisionBook.read(log, manifest_of, keys)
+    _check_keys(log, keys, report)
+    _check_decisions(log, decisions, manifests, report)
+    _check_moves(log, decisions, keys, manifests, report)
+
+
+def _check_keys(log: Sequence[Leaf], keys: KeyBook, report: Report) -> None:
+    for leaf in log:
+        if leaf.statement.kind == KEY:
+            _check_key_leaf(leaf, report)
+    roles: dict[str, set[str]] = defaultdict(set)
+    for event in keys.events:
+        where, digest = f"leaf {event.index}, key {event.verifier.key_name}", event.verifier.digest
+        roles[digest].add(event.verifier.role)
+        if event.event == NEW and len(roles[digest]) > 1:
+            report.add("key-of-two-roles", where, "this key has another role too")
+        if event.event == NEW and keys.revocation(digest, event.index):
+            report.add("revived-key", where, "it was revoked before, which is final")
+        if event.event == NEW and event.person != (keys.person(digest) or event.person):
+            report.add("key-of-two-persons", where, "this key is on record for another person")
+
+
+def _check_key_leaf(leaf: Leaf, report: Report) -> None:
+    try:
+        verifier = Verifier.parse(leaf.statement.name)
+    except KeyUnreadable as error:
+        report.add("bad-key", f"leaf {leaf.index}", str(error))
+        return
+    if verifier.digest != leaf.statement.subject:
+        report.add("bad-key", f"leaf {leaf.index}", "its subject is not the digest of the key that it names")
+
+
+def _check_decisions(log: Sequence[Leaf], book: DecisionBook, manifests: Manifests, report: Report) -> None:
+    for position, leaf in enumerate(log):
+        statement = leaf.statement
+        if statement.kind not in DECISIONS or statement.subject not in manifests:
+            continue
+        where = f"leaf {leaf.index}, {statement.kind} {statement.name}"
+        objection = book.objections.get(leaf.index) or _find_misplaced(log, position)
+        if objection:
+            report.add(f"bad-{statement.kind}", where, objection)
+
+
+def _find_misplaced(log: Sequence[Leaf], position: int) -> str | None:
+    """How a leaf's own time contradicts its neighbours'."""
+    skew = timedelta(seconds=MAX_SKEW_S)
+    here = read_time(log[position].statement.time)
+    before = log[position - 1].statement.time if position else None
+    after = log[position + 1].statement.time if position + 1 < len(log) else None
+    if before and here < read_time(before) - skew:
+        return f"it is back-dated: its leaf says {log[position].statement.time}, the leaf before it {before}"
+    if after and here > read_time(after) + skew:
+        return f"it is post-dated: its leaf says {log[position].statement.time}, the leaf after it {after}"
+    return None
+
+
+def _check_moves(
+    log: Sequence[Leaf], decisions: DecisionBook, keys: KeyBook, manifests: Manifests, report: Report
+) -> None:
+    """Every move is signed; promotions have verdict and approvals, all others something that they can concern."""
+    known: dict[str, Statement] = {}
+    history: dict[str, list[Statement]] = defaultdict(list)
+    for position, leaf in enumerate(log):
+        statement = leaf.statement
+        if statement.kind in MOVES:
+            where = f"leaf {leaf.index}, {statement.kind} of {statement.name}"
+            record = manifests.get(statement.payload, {})
+            faults = [*find_move_faults(leaf, record, keys), *_find_out_of_place(statement, history[statement.name])]
+            if misplaced := _find_misplaced(log, position):
+                faults.append(misplaced)
+            if statement.kind == PROMOTION:
+                faults.extend(_find_promotion_faults(leaf, known, decisions, manifests))
+            for fault in faults:
+                report.add(f"bad-{statement.kind}", where, fault)
+            history[statement.name].append(statement)
+        elif statement.payload == statement.subject:
+            known[statement.subject] = statement
+
+
+def _find_out_of_place(statement: Statement, history: Sequence[Statement]) -> Iterator[str]:
+    """Rollbacks go where production was; a stop concerns what is there, a resume what was stopped."""
+    placed = [each.subject for each in history if each.kind in (PROMOTION, ROLLBACK)]
+    if statement.kind == ROLLBACK and statement.subject not in placed:
+        yield f"{statement.name} was never promoted to what it names"
+    if statement.kind in (STOP, RESUME) and placed[-1:] != [statement.subject]:
+        yield f"what it names was not in production as {statement.name}"
+    if statement.kind == RESUME and (not history or history[-1].kind != STOP):
+        yield f"{statement.name} was not stopped"
+
+
+def _find_promotion_faults(
+    leaf: Leaf, known: Mapping[str, Statement], decisions: DecisionBook, manifests: Manifests
+) -> Iterator[str]:
+    statement = leaf.statement
+    if statement.subject not in known:
+        yield "no leaf before it publishes what it promotes"
+    parents = {
+        kind: [digest for digest in statement.parents if _kind(known, digest) == kind] for kind in ("verdict", "policy")
+    }
+    if not parents["verdict"]:
+        yield "it names no verdict that stands before it"
+    for verdict in parents["verdict"]:
+        yield from _find_verdict_faults(statement, verdict, known, manifests)
+    rule = Rule.of_policy(manifests.get(parents["policy"][0], {})) if parents["policy"] else Rule()
+    verdict = parents["verdict"][0] if parents["verdict"] else ""
+    about = (statement.subject, verdict)
+    standing = decisions.standing(APPROVAL, *about, before=leaf.index)
+    number, _ = rule.count([each for each in standing if each.digest in statement.parents], statement.time)
+    if number < rule.required:
+        said = f"with the meaning {rule.meaning!r} that counted at that moment"
+        yield f"it has {number} of {rule.required} approvals {said}: it names no valid approval of what it promotes"
+    for rejection in decisions.standing(REJECTION, *about, before=leaf.index):
+        yield f"leaf {rejection.index} rejected it, and nobody withdrew that"
+
+
+def _kind(known: Mapping[str, Statement], digest: str) -> str:
+    return known[digest].kind if digest in known else ""
+
+
+def _find_verdict_faults(
+    statement: Statement, verdict: str, known: Mapping[str, Statement], manifests: Manifests
+) -> Iterator[str]:
+    facts = manifests.get(verdict, {}).get("facts", {})
+    if facts.get("light") == "red":
+        yield "its verdict is red"
+    concerned = [statement.subject, *(known[statement.subject].parents if statement.subject in known else ())]
+    if facts and facts.get("artifact", {}).get("digest") not in concerned:
+        yield "its verdict is about something else"
