@@ -12,7 +12,7 @@ judge alike. Not guaranteed: that a server which holds the log's key and lies ab
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -65,9 +65,10 @@ class Rule:
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Rule":
         """From a check's JSON; what is not stated has its default."""
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        tuples = {name: tuple(known[name]) for name in ("roles", "of") if name in known}
-        return cls(**{**known, **tuples})
+        known: dict[str, Any] = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        for name in known.keys() & {"roles", "of"}:
+            known[name] = tuple(known[name])
+        return cls(**known)
 
     @classmethod
     def of_policy(cls, manifest: Mapping[str, Any]) -> "Rule":

@@ -48,7 +48,7 @@ def build_served(world, policy):
     release = build_release("handbook", verdict=verdict, registry=registry, **parts)
     meaning = "approved for production"
     approve(verdict, release, signer=world.signer(), printed_name="Jane Doe", meaning=meaning, registry=registry)
-    promote(release, verdict=verdict, registry=registry, policy=policy, actor="demo")
+    promote(release, verdict=verdict, registry=registry, policy=policy, reason="test")
     _log_answer(registry, release)
     return registry, release
 
