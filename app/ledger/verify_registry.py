@@ -38,12 +38,6 @@ def verify_registry(connection: Connection, rows: Sequence[Row], manifests: Mani
     verify_mlflow(connection, log, manifests, report)
 
 
-def verify_statements(log: Sequence[Leaf], manifests: Manifests, report: Report) -> None:
-    """Check keys, approvals and moves among leaves, by the same rules for a ledger and for a pack."""
-    keys = _check_keys(log, report)
-    _check_moves(log, _check_approvals(log, manifests, keys, report), report)
-
-
 def _check_versions(connection: Connection, rows: Sequence[Row], manifests: Manifests, report: Report) -> None:
     order = {(row.kind, row.subject): row.index for row in rows}
     stored = connection.execute(select(versions).order_by(versions.c.kind, versions.c.name, versions.c.number)).all()

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from app.governance.checks.base import Check
 from app.governance.evidence import Evidence
@@ -25,6 +25,9 @@ class Approvals(Check):
 
     meaning: str = "approved for production"
     """What the signature must say."""
+
+    valid_for_days: PositiveFloat | None = None
+    """How long a signature counts, judged when the promotion is made; none: until it expires by itself."""
 
     def judge(self, evidence: Evidence) -> Finding:
         reason = f"{self.required} approval(s) by {' or '.join(self.roles)}, never the trainer: judged at promotion"

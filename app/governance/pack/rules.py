@@ -72,8 +72,9 @@ def _check_approved(check: "PackCheck", leaf: Leaf, release: Version) -> None:
     try:
         verdict = next(each for each in check.registry.versions("verdict") if each.digest in leaf.statement.parents)
         policy = check.registry.get("policy", verdict.manifest["inputs"]["policy"])
-        approved = valid_approvals(release, verdict, registry=check.registry)
-        finding = judge_approvals(policy_of(policy).approvals, approved)
+        then = leaf.statement.time
+        approved = valid_approvals(release, verdict, registry=check.registry, before=leaf.index, at=then)
+        finding = judge_approvals(policy_of(policy).approvals, approved, at=then)
     except StopIteration:
         check.report.add("bad-promotion", _where(leaf), "the pack holds no verdict that it names")
     except HOSTILE as error:

@@ -11,11 +11,11 @@ from app.core.workspace import Workspace
 from app.governance.approvals import approve
 from app.governance.evidence import Evidence
 from app.governance.gate import judge
+from app.governance.keys import new_key
 from app.governance.pack.write import write_pack
 from app.governance.policy import parse_policy, publish_policy
 from app.governance.promotion import promote
 from app.governance.release import build_release
-from app.ledger.keys import load_or_create
 from app.registry.versions import Registry, Version, open_registry
 from tests.governance.conftest import POLICY, SCHEMA
 
@@ -59,9 +59,9 @@ def play(registry, root):
         "handbook", small=model, index=index, dataset=dataset, router=router, verdict=verdict, registry=registry,
         policy=publish_policy(policy, registry),
     )  # fmt: skip
-    signer = load_or_create(registry.workspace.keys_dir, "jane", "approver")
+    signer = new_key(registry, "jane", role="approver", person="Jane Doe")
     approve(verdict, release, signer=signer, printed_name="Jane Doe", meaning=MEANING, registry=registry)
-    promote(release, verdict=verdict, registry=registry, policy=policy, actor="demo", reason="a test")
+    promote(release, verdict=verdict, registry=registry, policy=policy, reason="a test")
     return release, verdict, model
 
 
