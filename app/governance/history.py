@@ -18,7 +18,7 @@ from app.core.digests import canonical_json, digest_bytes
 from app.core.errors import UsageError
 from app.ledger import merkle
 from app.ledger.keys import Verifier
-from app.ledger.log import MOVES, PROMOTION, ROLLBACK, Leaf, NotAStatement, Statement
+from app.ledger.log import MOVES, Leaf, NotAStatement, Statement
 from app.ledger.note import BadNote, Checkpoint, read_checkpoint
 from app.ledger.verify_lineage import is_back_dated
 from app.registry.versions import Registry, VersionNotFound
@@ -105,7 +105,7 @@ Move = tuple[Leaf, list[bytes], Mapping[str, Any]]
 def _state(leaf: Leaf | None) -> dict[str, Any]:
     if leaf is None:
         return {"state": "nothing was in production", "digest": None}
-    running = leaf.statement.kind in (PROMOTION, ROLLBACK)
+    running = leaf.statement.kind != "stop"
     return {"state": "in production" if running else "stopped", "digest": leaf.statement.subject}
 
 

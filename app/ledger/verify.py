@@ -19,7 +19,7 @@ from app.core.store import Store
 from app.core.workspace import Workspace
 from app.ledger.faults import Fault, Report
 from app.ledger.keys import KeyUnreadable, Verifier, load_public
-from app.ledger.log import SERVICE_KEY, Leaf
+from app.ledger.log import SERVICE_KEY
 from app.ledger.verify_artifacts import verify_artifacts
 from app.ledger.verify_lineage import verify_lineage
 from app.ledger.verify_registry import read_refs, verify_registry
@@ -51,7 +51,7 @@ def _verify(connection: Connection, workspace: Workspace, verifier: Verifier | N
     manifests = verify_artifacts(rows, Store(workspace.store_uri), read_refs(connection), report)
     verify_requests(rows, workspace.requests_dir, report)
     verify_registry(connection, rows, manifests, report)
-    verify_lineage([Leaf(row.index, row.statement) for row in rows if row.statement], manifests, report)
+    verify_lineage(rows, manifests, report)
 
 
 @contextmanager

@@ -7,21 +7,26 @@ Not guaranteed: to see a time that is wrong by less, or one that every later lea
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 from app.ledger.faults import Report
-from app.ledger.log import REQUEST_BATCH, Leaf
+from app.ledger.log import REQUEST_BATCH, Statement
+from app.ledger.verify_tree import Row
 
 CLOCK_TOLERANCE_S = 60.0
 """How far writers' clocks may lie apart, together with a wait for the database's write lock."""
 TIME = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-6]\d(\.\d{1,6})?Z")
 
 
-def verify_lineage(log: Sequence[Leaf], manifests: Mapping[str, Any], report: Report) -> None:
+Log: TypeAlias = Sequence[tuple[int, Statement]]
+
+
+def verify_lineage(rows: Iterable[Row], manifests: Mapping[str, Any], report: Report) -> None:
     """Check times and parents of all leaves that could be read, in the order of the log."""
+    log = [(row.index, row.statement) for row in rows if row.statement]
     _check_times(log, report)
     _check_parents(log, report)
     _check_again(log, manifests, report)
@@ -34,32 +39,31 @@ def is_back_dated(time: str, *, after: str) -> bool:
     return _moment(after) - _moment(time) > timedelta(seconds=CLOCK_TOLERANCE_S)
 
 
-def _check_times(log: Sequence[Leaf], report: Report) -> None:
-    timed = []
-    for leaf in log:
-        if TIME.fullmatch(leaf.statement.time):
-            timed.append(leaf)
-        else:
-            report.add("bad-time", _name(leaf), f"its time {leaf.statement.time!r} is no RFC 3339 time in UTC")
-    for leaf, message in _out_of_order(timed):
-        report.add("back-dated-leaf", _name(leaf), message)
+def _check_times(log: Log, report: Report) -> None:
+    matches = TIME.fullmatch
+    timed = [entry for entry in log if matches(entry[1].time)]
+    for index, statement in log if len(timed) < len(log) else ():
+        if not matches(statement.time):
+            message = f"its time {statement.time!r} is no RFC 3339 time in UTC"
+            report.add("bad-time", _name(index, statement), message)
+    for index, statement, message in _out_of_order(timed):
+        report.add("back-dated-leaf", _name(index, statement), message)
 
 
-def _out_of_order(log: Sequence[Leaf]) -> Iterable[tuple[Leaf, str]]:
+def _out_of_order(log: Log) -> Iterator[tuple[int, Statement, str]]:
     """The fewest leaves without which all others stand in the order of time, and what each says against it."""
-    times = [leaf.statement.time for leaf in log]
+    times = [statement.time for _, statement in log]
     if all(before <= after for before, after in pairwise(times)):
         return
-    kept = _longest_run(times)
-    places = iter([*kept, len(times)])
+    places = iter([*_longest_run(times), len(times)])
     following, before = next(places), ""
     for number, time in enumerate(times):
         if number == following:
             following, before = next(places), time
         elif before and is_back_dated(time, after=before):
-            yield log[number], f"its time {time} lies before {before} of the leaves before it: it was back-dated"
+            yield *log[number], f"its time {time} lies before {before} of the leaves before it: it was back-dated"
         elif following < len(times) and is_back_dated(times[following], after=time):
-            yield log[number], f"its time {time} lies after {times[following]} of the leaves after it"
+            yield *log[number], f"its time {time} lies after {times[following]} of the leaves after it"
 
 
 def _longest_run(times: Sequence[str]) -> list[int]:
@@ -82,36 +86,37 @@ def _longest_run(times: Sequence[str]) -> list[int]:
     return kept
 
 
-def _check_parents(log: Sequence[Leaf], report: Report) -> None:
+def _check_parents(log: Log, report: Report) -> None:
     """What a leaf was made from stands before it, where it stands in the log at all."""
     first: dict[str, int] = {}
-    for leaf in log:
-        first.setdefault(leaf.statement.subject, leaf.index)
-    for leaf in log:
-        for parent in leaf.statement.parents:
-            if first.get(parent, -1) >= leaf.index:
+    for index, statement in log:
+        first.setdefault(statement.subject, index)
+    for index, statement in log:
+        for parent in statement.parents:
+            if first.get(parent, -1) >= index:
                 message = f"it names {parent[:19]} as a parent, which stands only in leaf {first[parent]}"
-                report.add("bad-parent", _name(leaf), message)
+                report.add("bad-parent", _name(index, statement), message)
 
 
-def _check_again(log: Sequence[Leaf], manifests: Mapping[str, Any], report: Report) -> None:
+def _check_again(log: Log, manifests: Mapping[str, Any], report: Report) -> None:
     """A version is published by one leaf, whose payload is its subject; any other of its kind forges an edge."""
     published: dict[tuple[str, str], int] = {}
-    for leaf in log:
-        statement = leaf.statement
-        version = (statement.kind, statement.subject)
-        if statement.kind == REQUEST_BATCH or manifests.get(statement.subject, {}).get("kind") != statement.kind:
+    for index, statement in log:
+        manifest = manifests.get(statement.subject)
+        if manifest is None or manifest.get("kind") != statement.kind or statement.kind == REQUEST_BATCH:
             continue
+        first = published.setdefault((statement.kind, statement.subject), index)
         if statement.payload != statement.subject:
-            report.add("forged-edge", _name(leaf), "it names parents of a version that another leaf publishes")
-        elif published.setdefault(version, leaf.index) != leaf.index:
-            message = f"leaf {published[version]} published this version already: that one's parents count"
-            report.add("published-twice", _name(leaf), message)
+            message = "it names parents of a version that another leaf publishes"
+            report.add("forged-edge", _name(index, statement), message)
+        elif first != index:
+            message = f"leaf {first} published this version already: that one's parents count"
+            report.add("published-twice", _name(index, statement), message)
 
 
 def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _name(leaf: Leaf) -> str:
-    return f"leaf {leaf.index}, {leaf.statement.kind} {leaf.statement.name}".rstrip()
+def _name(index: int, statement: Statement) -> str:
+    return f"leaf {index}, {statement.kind} {statement.name}".rstrip()

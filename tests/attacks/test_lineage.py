@@ -14,9 +14,10 @@ from app.core.schema import leaves
 from app.governance.history import production_at
 from app.ledger import merkle
 from app.ledger.faults import Report
-from app.ledger.log import Leaf, Statement
+from app.ledger.log import Statement
 from app.ledger.verify import verify
 from app.ledger.verify_lineage import CLOCK_TOLERANCE_S, verify_lineage
+from app.ledger.verify_tree import Row
 
 FORGED = digest_bytes(b"a dataset that nobody published")
 
@@ -97,7 +98,9 @@ def timed(*offsets_s):
     """Leaves at these seconds after a fixed moment."""
     start = utc_now() - timedelta(days=1)
     times = [rfc3339(start + timedelta(seconds=offset)) for offset in offsets_s]
-    return [Leaf(number, Statement("trigger", f"t{number}", time=time)) for number, time in enumerate(times)]
+    return [
+        Row(number, "trigger", "t", Statement("trigger", f"t{number}", time=time)) for number, time in enumerate(times)
+    ]
 
 
 FAR = 2 * CLOCK_TOLERANCE_S
