@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from app.ledger.faults import Report
-from app.ledger.log import REQUEST_BATCH, Statement
+from app.ledger.log import REQUEST_BATCH, Leaf, Statement
 from app.ledger.verify_tree import Row
 
 CLOCK_TOLERANCE_S = 60.0
@@ -24,7 +24,7 @@ TIME = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-6]\d(\.\d{1,6})?Z")
 Log: TypeAlias = Sequence[tuple[int, Statement]]
 
 
-def verify_lineage(rows: Iterable[Row], manifests: Mapping[str, Any], report: Report) -> None:
+def verify_lineage(rows: Iterable[Row] | Iterable[Leaf], manifests: Mapping[str, Any], report: Report) -> None:
     """Check times and parents of all leaves that could be read, in the order of the log."""
     log = [(row.index, row.statement) for row in rows if row.statement]
     _check_times(log, report)

@@ -57,6 +57,10 @@ def handbook(tmp_path):
     return folder
 
 
+def openlineage_events(root):
+    return [json.loads(line) for line in (root / "openlineage.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.cluster
 def test_a_folder_becomes_rows_once(cluster_workspace, handbook):
     root = cluster_workspace.root
@@ -70,6 +74,12 @@ def test_a_folder_becomes_rows_once(cluster_workspace, handbook):
         done = run(job, "--dataset", "jobs", "--json", workspace=root)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.splitlines()[-1])["kind"] == kind
+    told = [event for event in openlineage_events(root) if event["job"]["name"] == "jobs.ingest"]
+    runs = {event["run"]["runId"]: event for event in told if event["eventType"] == "COMPLETE"}
+    versions = [[each["facets"]["version"]["datasetVersion"] for each in event["outputs"]] for event in runs.values()]
+    assert versions.count([dataset["digest"]]) == 2
+    source = (ROOT / "jobs/ingest.py").read_text()
+    assert {event["job"]["facets"]["sourceCode"]["sourceCode"] for event in told} == {source}
 
 
 @pytest.mark.cluster
@@ -94,3 +104,7 @@ def test_bad_input_is_one_sentence(cluster_workspace, job, arguments, status, sa
     assert len(said_lines) == 1
     assert said in said_lines[0]
     assert "Traceback" not in done.stderr
+    if job != "retrain":  # refused before it began
+        last = openlineage_events(cluster_workspace.root)[-1]
+        assert (last["job"]["name"], last["eventType"]) == (f"jobs.{job}", "FAIL")
+        assert said in last["run"]["facets"]["errorMessage"]["message"]
