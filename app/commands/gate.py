@@ -1,6 +1,8 @@
 """`signalbox gate`: the checks there are, verdicts, and judging again what was judged."""
 
 import json
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,13 +70,21 @@ def show(verdict: Verdict, workspace: WorkspaceOption = None, as_json: JsonOptio
 
 
 @app.command()
-def replay(verdict: Verdict, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def replay(
+    verdict: Verdict,
+    pack: Annotated[
+        Path | None, typer.Option(help="Judge from this evidence pack alone: no workspace is read.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Judge again from what a verdict recorded. Exit status 1 names each thing that did not come out the same."""
     from app.governance.gate import replay as judge_again
+    from app.governance.pack.reader import open_pack
 
-    registry = _registry(workspace)
-    version = registry.get("verdict", verdict)
-    again = judge_again(version, registry=registry)
+    with open_pack(pack) if pack else nullcontext(_registry(workspace)) as registry:
+        version = registry.get("verdict", verdict)
+        again = judge_again(version, registry=registry)
     if as_json:
         typer.echo(json.dumps({"verdict": version.digest, "light": version.facts.get("light"), **again.to_json()}))
     elif again.same:

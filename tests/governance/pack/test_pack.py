@@ -82,5 +82,9 @@ def test_the_commands(packed, tmp_path):
     assert json.loads(made.stdout)["release"] == "handbook@1"
     checked = runner.invoke(app, ["verify", "--pack", str(out), "--key", str(packed.key), "--json"])
     assert (checked.exit_code, json.loads(checked.stdout)["ok"]) == (0, True)
+    verdict = packed.verdict.digest
+    again = runner.invoke(app, ["gate", "replay", verdict, "--pack", str(out), "-w", str(tmp_path / "none"), "--json"])
+    assert (again.exit_code, json.loads(again.stdout)["same"]) == (0, True)
+    assert not (tmp_path / "none").exists()
     out.write_bytes(out.read_bytes()[:-100])
     assert runner.invoke(app, ["verify", "--pack", str(out)]).exit_code == 1
