@@ -63,7 +63,7 @@ def render_page(contents: Contents, *, registry: Registry, checkpoint: Checkpoin
         evaluations=[(each, list(figures(each))) for each in contents.of_kind("evaluation")],
         approvals=[(each, read_approval(each)) for each in contents.of_kind("approval")],
         moves=list(_moves(contents, registry)),
-        keys=[leaf for leaf in contents.leaves if leaf.statement.kind == KEY],
+        keys=list(_keys(contents, registry)),
         lineage=trace(registry, contents.release.digest),
         left_out=dict(contents.left_out),
         mapping=[_met(framework, _absent(contents)) for framework in load_mapping()],
@@ -131,6 +131,15 @@ def _model(model: Version, contents: Contents) -> dict[str, Any]:
         "signature": signed.get(model.digest),
         "folder": f"{layout.SIGNATURES}/{layout.short(model.digest)}/",
     }
+
+
+def _keys(contents: Contents, registry: Registry) -> Iterator[dict[str, Any]]:
+    """Key events: what was put on record or revoked, and why."""
+    for leaf in contents.leaves:
+        if leaf.statement.kind == KEY:
+            facts = registry.store.manifest(KEY, leaf.statement.payload)["facts"] if leaf.statement.payload else {}
+            said = {"event": facts.get("event", "new"), "person": facts.get("person", "")}
+            yield {"leaf": leaf, **said, "reason": facts.get("reason", "")}
 
 
 def _moves(contents: Contents, registry: Registry) -> Iterator[dict[str, Any]]:
