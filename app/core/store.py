@@ -3,11 +3,13 @@
 Layout: ``<uri>/<kind>/<64 hex>/files/...`` and ``manifest.json`` beside them, written last.
 
 Guarantees: a reader sees a whole version or none; publishing what is there already changes nothing; a manifest
-names the sha256 and size of every file. Not guaranteed: that bytes stay what they were; ``signalbox verify`` checks it.
+names the sha256 and size of every file; only ``erase`` changes a published file, and marks the version. Not guaranteed:
+that bytes stay what they were; ``signalbox verify`` checks it.
 """
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +22,8 @@ from app.core.errors import SignalboxError, UsageError
 
 MANIFEST = "manifest.json"
 FILES = "files"
+ERASED = "erased"
+"""Beside the manifest of a version that lost bytes by erasure: a text that changes with every one of them."""
 
 
 class ArtifactMissing(SignalboxError):
@@ -78,8 +82,9 @@ class Store:
         remote = f"{self._path(kind, digest)}/{FILES}"
         if isinstance(self._fs, fs.LocalFileSystem):
             return Path(remote)
-        cache = _cache_dir() / kind / hex_of(digest)
+        cache = _cache_dir() / kind / f"{hex_of(digest)}{self.erased_mark(kind, digest)}"
         if not cache.exists():
+            self._forget(kind, digest)
             staged = Path(tempfile.mkdtemp(dir=_made(cache.parent)))
             fs.copy_files(remote, str(staged), source_filesystem=self._fs)
             try:
@@ -103,6 +108,34 @@ class Store:
         base = f"{self._path(kind, digest)}/{FILES}"
         found = self._fs.get_file_info(fs.FileSelector(base, allow_not_found=True, recursive=True))
         return {info.path.removeprefix(base).lstrip("/") for info in found if info.type == fs.FileType.File}
+
+    def erase(self, kind: str, digest: str, name: str, replacement: Path | None) -> None:
+        """Remove a published file, or put what is left of it in its place; the bytes before are gone.
+
+        For erasure alone, which first names the file's old and new digest in the ledger.
+        """
+        base = self._path(kind, digest)
+        target = f"{base}/{FILES}/{name}"
+        if replacement:
+            fs.copy_files(str(replacement), f"{target}.tmp", destination_filesystem=self._fs)
+            self._fs.move(f"{target}.tmp", target)
+        elif self._fs.get_file_info(target).type == fs.FileType.File:
+            self._fs.delete_file(target)
+        self._write_last(f"{base}/{ERASED}", f"-{os.urandom(8).hex()}".encode())
+        self._forget(kind, digest)
+
+    def erased_mark(self, kind: str, digest: str) -> str:
+        """Empty for a version as it was published; another text after every erasure from it."""
+        try:
+            with self._fs.open_input_stream(f"{self._path(kind, digest)}/{ERASED}") as stream:
+                return bytes(stream.read()).decode("ascii", "replace")
+        except FileNotFoundError:
+            return ""
+
+    def _forget(self, kind: str, digest: str) -> None:
+        """Drop every local copy of a version; a copy may hold what was erased since."""
+        for copy in (_cache_dir() / kind).glob(f"{hex_of(digest)}*"):
+            shutil.rmtree(copy, ignore_errors=True)
 
     def _path(self, kind: str, digest: str) -> str:
         return f"{self._root}/{kind}/{hex_of(digest)}"

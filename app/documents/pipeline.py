@@ -1,8 +1,9 @@
 """Ingest: a folder of documents to a dataset version, with Ray Data over the files.
 
 Guarantees: every document found is published or stands in the rejects table, which is checked before anything is
-published; the same documents and settings give the same version without work; identical bytes are one document. Not
-guaranteed: workers on other machines need the folder under the same path.
+published; the same documents and settings give the same version without work; identical bytes are one document; a
+document that was erased is refused by a reject. Not guaranteed: workers on other machines need the folder under the
+same path.
 """
 
 import json
@@ -18,10 +19,11 @@ from app.core.progress import progress
 from app.documents.errors import DocumentsLost, EmptyCorpus
 from app.documents.read import ROWS_FORMAT, Scan, scan
 from app.documents.sandbox import Sandbox
-from app.documents.schema import DOCUMENTS, REJECTS
+from app.documents.schema import DOCUMENTS, REJECTS, reject
 from app.documents.settings import DocumentSettings
-from app.documents.work import FileWorker, Outcome, Part, merge_outcomes, split_work
+from app.documents.work import FileWorker, Outcome, Part, merge_outcomes, rejected, split_work
 from app.inference.encoder import PINNED, TokenCounter
+from app.ledger.erasures import ErasedDocuments
 from app.registry.tables import CHUNKS, CHUNKS_FILE, DOCUMENTS_FILE, REJECTS_FILE
 from app.registry.versions import Registry, Version
 
@@ -46,10 +48,12 @@ def ingest(
         DocumentsLost: the count of documents does not add up; nothing is published.
     """
     found = scan(source, limits=settings.limits)
-    inputs = _inputs(found, settings=settings, limit=limit)
+    erased = ErasedDocuments(registry.ledger, registry.store)
+    inputs = _inputs(found, settings=settings, limit=limit) | ({"erased": erased.names} if erased.names else {})
     if version := registry.find(KIND, name, inputs):
         return version
-    outcomes = merge_outcomes(convert_files(found, settings=settings, limit=limit), limit=limit)
+    converted = [_allowed(outcome, erased) for outcome in convert_files(found, settings=settings, limit=limit)]
+    outcomes = merge_outcomes(converted, limit=limit)
     tables = _tables(found, outcomes, source=source)
     with tempfile.TemporaryDirectory() as folder:
         for file, table, rows in zip(FILES, TABLES, tables, strict=True):
@@ -108,6 +112,16 @@ def _inputs(found: Scan, *, settings: DocumentSettings, limit: int | None) -> di
         "tokenizer": PINNED["tokenizer.json"],
         "code_version": CODE_VERSION,
     }
+
+
+def _allowed(outcome: Outcome, erased: ErasedDocuments) -> Outcome:
+    """A document that an erasure names becomes a reject, so that it does not come back."""
+    document = outcome["document"]
+    leaf = erased.leaf_of(document["document_id"]) if document else None
+    if document is None or leaf is None:
+        return outcome
+    reason = f"erased: leaf {leaf} of the ledger names this document; take out what was erased, then ingest it again"
+    return rejected(outcome["order"], reject(document["source"], reason, stage="read", num_bytes=0))
 
 
 def _check_complete(parts: Sequence[Part], outcomes: Sequence[Outcome]) -> None:

@@ -30,6 +30,7 @@ SERVICE_KEY = "service"
 
 KEY, REQUEST_BATCH, PROMOTION, ROLLBACK = "key", "request-batch", "promotion", "rollback"
 STOP, RESUME = "stop", "resume"
+ERASURE = "erasure"
 """Kinds of statements that publish no version; all others are kinds of versions."""
 MOVES = (PROMOTION, ROLLBACK, STOP, RESUME)
 PRODUCTION = "production"

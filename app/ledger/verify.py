@@ -20,7 +20,7 @@ from app.core.workspace import Workspace
 from app.ledger.faults import Fault, Report
 from app.ledger.keys import KeyUnreadable, Verifier, load_public
 from app.ledger.log import SERVICE_KEY
-from app.ledger.verify_artifacts import verify_artifacts
+from app.ledger.verify_artifacts import erasures_of, verify_artifacts
 from app.ledger.verify_lineage import verify_lineage
 from app.ledger.verify_registry import read_refs, verify_registry
 from app.ledger.verify_requests import verify_requests
@@ -48,8 +48,9 @@ def verify(workspace: Workspace, *, public_key: Path | None = None) -> Report:
 def _verify(connection: Connection, workspace: Workspace, verifier: Verifier | None, report: Report) -> None:
     _check_database(connection, report)
     rows = verify_tree(connection, verifier, report)
-    manifests = verify_artifacts(rows, Store(workspace.store_uri), read_refs(connection), report)
-    verify_requests(rows, workspace.requests_dir, report)
+    store = Store(workspace.store_uri)
+    manifests = verify_artifacts(rows, store, read_refs(connection), report)
+    verify_requests(rows, workspace.requests_dir, report, erased=erasures_of(rows, store).receipts)
     verify_registry(connection, rows, manifests, report)
     verify_lineage(rows, manifests, report)
 

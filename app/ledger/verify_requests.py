@@ -32,8 +32,11 @@ def verify_requests(
     named = [(row.statement.name, row.statement.subject) for row in rows if row.statement and row.kind == REQUEST_BATCH]
     for name, root in dict.fromkeys(named):
         report.num_files += 1
-        for kind, where, message in check_part(requests_dir / name, root, erased=(erased or {}).get(name, set())):
+        gone = (erased or {}).get(name, set())
+        for kind, where, message in check_part(requests_dir / name, root, erased=gone):
             report.add(kind, f"request log {name}{where}", message)
+        if gone:
+            report.notes.append(f"request log {name}: {len(gone)} rows erased, their receipts remain")
     parts = {path.name for path in parts_of(requests_dir)}
     if waiting := sorted(parts - {name for name, _ in named}):
         report.notes.append(f"{len(waiting)} parts of the request log are not in the ledger yet, first {waiting[0]}")
@@ -95,6 +98,11 @@ def _compare(leaves: Sequence[str], receipts: Sequence[str], erased: set[int]) -
     expected = [leaf for place, leaf in enumerate(receipts) if place not in erased]
     if list(leaves) == expected:
         return
+    gone, present = {leaf for place, leaf in enumerate(receipts) if place in erased}, set(leaves)
+    if left := gone & present - set(expected):
+        message = f"{len(left)} rows that a leaf says were erased are still there: run `signalbox erase --resume`"
+        yield "erasure-under-way", "", message
+        leaves = [leaf for leaf in leaves if leaf not in left]
     missing, added = Counter(expected) - Counter(leaves), Counter(leaves) - Counter(expected)
     changed = {_id(leaf) for leaf in missing} & {_id(leaf) for leaf in added}
     for identity in sorted(changed):

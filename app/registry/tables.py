@@ -9,6 +9,8 @@ DOCUMENTS_FILE = "documents.parquet"
 CHUNKS_FILE = "chunks.parquet"
 ROWS_FILE = "rows.parquet"
 """Synthetic rows, questions of a suite, or an evaluation's outcomes: a row for each question."""
+INDEX_FILE = "index.faiss"
+"""The vectors of ``CHUNKS_FILE`` in the same folder, in its order."""
 REJECTS_FILE = "rejects.parquet"
 """What did not make it into the version, each with its reason."""
 

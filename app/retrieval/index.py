@@ -12,14 +12,13 @@ import pyarrow as pa
 
 from app.core.errors import SignalboxError
 from app.core.parquet import read_rows, write_rows
-from app.registry.tables import CHUNKS, CHUNKS_FILE
+from app.registry.tables import CHUNKS, CHUNKS_FILE, INDEX_FILE
 
 if TYPE_CHECKING:
     import faiss
     import numpy as np
     from numpy.typing import NDArray
 
-INDEX_FILE = "index.faiss"
 INDEX_KIND = "flat-inner-product"
 
 

@@ -1,0 +1,179 @@
+"""What an erasure changes, file by file: the rows that stay are written aside, the originals are only read.
+
+Guarantees: a row stays exactly as it was or goes; vectors and chunks of an index stay in step. An index of a type
+that cannot remove vectors, and a file that holds no rows, goes whole.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from app.core.digests import digest_file
+from app.core.parquet import ROW_GROUP_SIZE, parts_of
+from app.governance.matching import Matcher
+from app.ledger.batches import SCHEMA, read_part, read_receipts, receipts_path, root_of, row_leaves, write_table
+from app.ledger.erasures import ErasedFile
+from app.ledger.log import REQUEST_BATCH
+from app.registry.tables import CHUNKS_FILE, INDEX_FILE
+from app.registry.versions import Registry, Version
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+KEPT = ("model", "policy", "verdict", "approval", "release")
+"""Kinds whose files hold no rows of content: weights are for retraining, the others say what people decided."""
+SCANNED_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Change:
+    """A file that loses bytes; ``staged`` is where what stays of it was written, None when nothing does."""
+
+    ref: str
+    entry: ErasedFile
+    staged: Path | None
+
+
+def changes_of(matcher: Matcher, registry: Registry, *, aside: Path) -> list[Change]:
+    """Everything that is to go, once nothing new descends from it; what stays of each file is written ``aside``."""
+    known = -1
+    while matcher.num_known != known:
+        known = matcher.num_known
+        for _, path in _tables(registry):
+            _learn(matcher, path)
+    return [*_versions(matcher, registry, aside), *_parts(matcher, registry, aside)]
+
+
+def left_over(matcher: Matcher, registry: Registry) -> list[str]:
+    """Where a subject stands that no erasure reaches: manifests, tables of the database, model files, logs."""
+    found = []
+    for version in registry.versions():
+        if matcher.text(registry.store.manifest_bytes(version.kind, version.digest).decode()):
+            found.append(f"the manifest of {version.kind} {version.ref}, which proofs need")
+        if version.kind == "model":
+            held = [path for path in registry.folder(version).rglob("*") if _holds(matcher, path)]
+            found += [f"model {version.ref}: {path.name}" for path in sorted(held)]
+    for folder in (registry.workspace.runs_dir, registry.workspace.logs_dir):
+        found += [str(path.relative_to(folder.parent)) for path in sorted(folder.rglob("*")) if _holds(matcher, path)]
+    return [*found, *_database(matcher, registry)]
+
+
+def _tables(registry: Registry) -> Iterator[tuple[Version | None, Path]]:
+    for version in registry.versions():
+        if version.kind not in KEPT:
+            folder = registry.folder(version)
+            yield from ((version, folder / name) for name in _present(version, folder) if name.endswith(".parquet"))
+    for path in parts_of(registry.workspace.requests_dir):
+        yield None, path
+
+
+def _present(version: Version, folder: Path) -> list[str]:
+    """Files of a version that no erasure took yet."""
+    return [name for name in sorted(version.manifest["files"]) if (folder / name).is_file()]
+
+
+def _learn(matcher: Matcher, path: Path) -> None:
+    table = pq.read_table(path)
+    matcher.learn(table, matcher.rows(table))
+
+
+def _versions(matcher: Matcher, registry: Registry, aside: Path) -> Iterator[Change]:
+    for version in registry.versions():
+        if version.kind in KEPT:
+            continue
+        folder = registry.folder(version)
+        for name in _present(version, folder):
+            staged = aside / f"{len(list(aside.iterdir()))}"
+            result = _file(matcher, folder, name, staged)
+            if result is not None:
+                new = digest_file(staged) if staged.exists() else ""
+                entry = ErasedFile(version.kind, version.digest, name, digest_file(folder / name), new, result)
+                yield Change(f"{version.kind} {version.ref}: {name}", entry, staged if new else None)
+
+
+def _file(matcher: Matcher, folder: Path, name: str, staged: Path) -> int | None:
+    """Write what stays of a file aside; the number of rows that go, None when the file stays as it is."""
+    path = folder / name
+    if name.endswith(".parquet"):
+        return _rows(matcher, path, staged)
+    if name == INDEX_FILE:
+        return _vectors(matcher, path, folder / CHUNKS_FILE, staged)
+    return 0 if _holds(matcher, path) else None
+
+
+def _rows(matcher: Matcher, path: Path, staged: Path) -> int | None:
+    table = pq.read_table(path)
+    mask = matcher.rows(table)
+    if not mask.any():
+        return None
+    pq.write_table(table.filter(pa.array(~mask)), staged, compression="zstd", row_group_size=ROW_GROUP_SIZE)
+    return int(mask.sum())
+
+
+def _vectors(matcher: Matcher, path: Path, chunks: Path, staged: Path) -> int | None:
+    import faiss
+    import numpy as np
+
+    mask = matcher.rows(pq.read_table(chunks)) if chunks.is_file() else np.zeros(0, dtype=bool)
+    if not mask.any():
+        return None
+    index = faiss.read_index(str(path))
+    try:
+        index.remove_ids(np.flatnonzero(mask).astype(np.int64))
+    except RuntimeError:
+        return int(mask.sum())
+    faiss.write_index(index, str(staged))
+    return int(mask.sum())
+
+
+def _parts(matcher: Matcher, registry: Registry, aside: Path) -> Iterator[Change]:
+    for path in parts_of(registry.workspace.requests_dir):
+        table = read_part(path)
+        mask = matcher.rows(table)
+        if not mask.any():
+            continue
+        staged = aside / path.name
+        write_table(staged, table.filter(pa.array(~mask)))
+        root, places = _receipts(path, table, mask)
+        new = digest_file(staged)
+        entry = ErasedFile(REQUEST_BATCH, root, path.name, digest_file(path), new, int(mask.sum()), places)
+        yield Change(f"request log {path.name}", entry, staged)
+
+
+def _receipts(path: Path, table: pa.Table, mask: "NDArray[np.bool_]") -> tuple[str, tuple[int, ...]]:
+    """The batch's root, and the places of the receipts of the rows under a mask."""
+    if not receipts_path(path).exists() or not table.schema.equals(SCHEMA):
+        return "", ()
+    receipts = read_receipts(path)
+    gone = {leaf for leaf, goes in zip(row_leaves(table), mask, strict=True) if goes}
+    return root_of(receipts), tuple(place for place, leaf in enumerate(receipts) if leaf in gone)
+
+
+def _holds(matcher: Matcher, path: Path) -> bool:
+    """Whether a subject occurs in a file, read as text; large files and folders are passed over."""
+    if not path.is_file() or path.stat().st_size > SCANNED_BYTES:
+        return False
+    return matcher.text(path.read_bytes().decode("utf-8", "ignore"))
+
+
+def _database(matcher: Matcher, registry: Registry) -> Iterator[str]:
+    """Columns of the metadata database, MLflow's tables among them, in which a subject stands."""
+    from sqlalchemy import MetaData, String, select
+
+    metadata = MetaData()
+    with registry.database.read() as connection:
+        metadata.reflect(connection)
+        for table in metadata.sorted_tables:
+            for column in table.columns:
+                if isinstance(column.type, String) and _any(matcher, connection.execute(select(column)).scalars()):
+                    yield f"the database's column {table.name}.{column.name}"
+
+
+def _any(matcher: Matcher, values: Any) -> bool:
+    texts: Sequence[str] = [str(value) for value in values if value]
+    return bool(matcher.rows(pa.table({"text": pa.array(texts, pa.string())})).any())

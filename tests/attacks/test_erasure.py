@@ -1,0 +1,480 @@
+"""Erasure: everything of a person or a document goes, every proof stays, and nobody can delete under its name."""
+
+import json
+import os
+import sqlite3
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app
+from app.core.digests import canonical_json, digest_file
+from app.core.parquet import write_rows
+from app.documents.schema import DOCUMENTS, REJECTS
+from app.evaluation.schema import ROWS as OUTCOMES
+from app.evaluation.suite import publish_suite
+from app.governance import erasure
+from app.governance.erasure import ErasureBlocked, NothingToErase, erase, resume, unfinished
+from app.governance.matching import SubjectTooShort
+from app.ledger import merkle
+from app.ledger.batches import batch_statement, read_part, seal, write_part, write_table
+from app.ledger.erasures import ErasedDocuments
+from app.ledger.log import ERASURE, Statement
+from app.ledger.note import read_checkpoint
+from app.ledger.receipts import check_receipt, commit
+from app.ledger.verify import verify
+from app.registry.tables import CHUNKS
+from app.retrieval.index import write_index
+from app.retrieval.search import SearchIndex
+from app.serving.log import receipt_proof
+from app.synthesis.schema import ROWS
+
+NAME = "Zuzana Okafor-Lindqvist"
+DIM = 8
+TIME = datetime(2026, 11, 22, 9, tzinfo=UTC)
+TEXTS = [
+    ("d0", "handbook.md", "The yearly fee is 12 crowns."),
+    ("d0", "handbook.md", f"Ask {NAME} at extension 4411 about fees."),
+    ("d1", "staff.md", "The manager of the branch at Quayside decides on loans."),
+    ("d1", "staff.md", "Her deputy holds the spare key of the vault."),
+    ("d2", "rules.md", "Members vote once a year."),
+]
+
+
+def chunk(number):
+    document, source, text = TEXTS[number]
+    return {
+        "chunk_id": f"c{number}",
+        "document_id": document,
+        "source": source,
+        "title": source.removesuffix(".md").title(),
+        "heading_path": ["Part"],
+        "ordinal": number,
+        "text": text,
+    }
+
+
+def taught(number):
+    empty = dict.fromkeys(ROWS.names, "")
+    answer = TEXTS[number][2]
+    ids = {"row_id": f"row{number}", "chunk_id": f"c{number}", "document_id": TEXTS[number][0], "seed": 1}
+    words = {"question": f"What does passage {number} say?", "answer": answer, "answers": [answer], "split": "train"}
+    return {**empty, **ids, **words, "source": TEXTS[number][1]}
+
+
+def answer_row(number, **more):
+    cited = {name: chunk(number)[name] for name in ("chunk_id", "document_id", "source", "title")}
+    said = {"question": f"question {number}?", "answer": TEXTS[number][2], "citations": [cited], "status": 200}
+    asked = {"messages": [{"role": "user", "content": f"question {number}?"}], **more}
+    response = {"choices": [{"message": {"content": TEXTS[number][2]}}]}
+    return {"request_id": f"q{number}", "time": TIME, **said, "request_json": asked, "response_json": response}
+
+
+@pytest.fixture
+def world(registry, tmp_path):
+    """A dataset of three documents and all that is made from it, with five answers in the log."""
+
+    def publish(kind, name, files, **more):
+        folder = tmp_path / kind
+        folder.mkdir()
+        for file, (schema, rows) in files.items():
+            write_rows(folder / file, rows, schema=schema)
+        return registry.publish(kind, name, folder=folder, inputs={"kind": kind}, **more)
+
+    documents = [
+        {"document_id": d, "source": s, "title": s, "format": "md", "num_chunks": 2, "num_chars": 90}
+        for d, s in dict((d, s) for d, s, _ in TEXTS).items()
+    ]
+    rejects = [{"source": "cv.pdf", "reason": f"the file of {NAME} is locked", "stage": "convert", "bytes": 5}]
+    chunks, rows = [chunk(n) for n in range(5)], [taught(n) for n in range(5)]
+    files = {"documents.parquet": (DOCUMENTS, documents), "chunks.parquet": (CHUNKS, chunks)}
+    dataset = publish("dataset", "handbook", {**files, "rejects.parquet": (REJECTS, rejects)})
+    synthetic = publish("synthetic", "handbook-qa", {"rows.parquet": (ROWS, rows)}, parents=[dataset.digest])
+    folder = tmp_path / "vectors"
+    folder.mkdir()
+    write_index(folder, np.eye(5, DIM, dtype=np.float32), chunks)
+    index = registry.publish("index", "handbook", folder=folder, inputs={"i": 1}, parents=[dataset.digest])
+    model = publish("model", "small", {}, parents=[synthetic.digest])
+    suite = publish_suite(
+        "handbook",
+        [{"question_id": f"s{n}", **{k: row[k] for k in ("question", "answers", "subject", "source")}}
+         for n, row in enumerate(rows)],
+        origin="test",
+        registry=registry,
+    )  # fmt: skip
+    empty = dict.fromkeys(OUTCOMES.names)
+    outcomes = [
+        {**empty, "question_id": f"s{n}", "question": row["question"], "answers": row["answers"], "prediction": "?"}
+        for n, row in enumerate(rows)
+    ]
+    evaluation = publish("evaluation", "small", {"rows.parquet": (OUTCOMES, outcomes)}, parents=[model.digest])
+    router = publish("router", "handbook", {}, parents=[model.digest])
+    part = registry.workspace.requests_dir / "part.parquet"
+    part.parent.mkdir()
+    sealed = [seal(answer_row(n, **({"user": "user-7781"} if n == 4 else {}))) for n in range(5)]
+    write_part(part, sealed)
+    registry.ledger.append([batch_statement(part)])
+    made = (dataset, synthetic, index, model, suite, evaluation, router)
+    registry.world = {version.kind: version for version in made} | {"headers": [each.header for each in sealed]}
+    assert verify(registry.workspace).ok
+    return registry
+
+
+def rows_of(registry, kind, name):
+    return pq.read_table(registry.folder(registry.world[kind]) / name).to_pylist()
+
+
+def all_bytes(workspace):
+    """Everything that the workspace holds, tables decompressed, JSON unescaped."""
+    for path in sorted(workspace.root.rglob("*")):
+        if not path.is_file():
+            continue
+        yield path, path.read_bytes()
+        if path.suffix == ".parquet":
+            yield path, json.dumps(pq.read_table(path).to_pylist(), default=str, ensure_ascii=False).encode()
+        if path.suffix == ".db":
+            with sqlite3.connect(path) as connection:
+                yield path, "\n".join(connection.iterdump()).encode()
+
+
+def places_of(workspace, text):
+    return {path.name for path, data in all_bytes(workspace) if text.encode() in data}
+
+
+CASES = {
+    "a name": ({"subjects": [NAME]}, [NAME, "extension 4411"], ["c1"], ["q1"]),
+    "a name in other words": ({"subjects": ["zuzana  OKAFOR-lindqvist"]}, [NAME], ["c1"], ["q1"]),
+    "a document by its source": (
+        {"documents": ["staff.md"]},
+        ["Quayside", "deputy", "staff.md"],
+        ["c2", "c3"],
+        ["q2", "q3"],
+    ),
+    "a document by its id": ({"documents": ["d1"]}, ["Quayside", "spare key"], ["c2", "c3"], ["q2", "q3"]),
+    "a user": ({"subjects": ["user-7781"]}, ["user-7781"], [], ["q4"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_content_is_gone_and_all_else_stays(world, case):
+    what, texts, chunks, requests = CASES[case]
+    for text in texts:
+        assert places_of(world.workspace, text), "the search that follows can fail"
+    erase(world, **what, reason="asked for", actor="jane")
+    for text in texts:
+        assert places_of(world.workspace, text) == set()
+    report = verify(world.workspace)
+    assert report.faults == []
+    assert any("erased by leaf" in note for note in report.notes) or not chunks
+    assert [row["chunk_id"] for row in rows_of(world, "dataset", "chunks.parquet")] == rest("c", chunks)
+    assert [row["chunk_id"] for row in rows_of(world, "index", "chunks.parquet")] == rest("c", chunks)
+    assert [row["chunk_id"] for row in rows_of(world, "synthetic", "rows.parquet")] == rest("c", chunks)
+    assert [row["question_id"] for row in rows_of(world, "suite", "rows.parquet")] == rest("s", [c[1:] for c in chunks])
+    assert len(rows_of(world, "evaluation", "rows.parquet")) == 5 - len(chunks)
+    part = read_part(world.workspace.requests_dir / "part.parquet")
+    assert part["request_id"].to_pylist() == rest("q", requests)
+
+
+def rest(letter, gone):
+    return [f"{letter}{n}" for n in range(5) if f"{letter}{n}" not in gone and str(n) not in gone]
+
+
+def test_the_index_forgets_the_vector_and_finds_the_others(world):
+    erase(world, subjects=[NAME], reason="asked for", actor="jane")
+    index = SearchIndex.open(world.folder(world.world["index"]))
+    assert len(index) == 4
+    hits = index.search(np.eye(5, DIM, dtype=np.float32), 5)
+    assert [found[0].chunk_id for place, found in enumerate(hits) if place != 1] == ["c0", "c2", "c3", "c4"]
+    assert all(hit.chunk_id != "c1" for found in hits for hit in found)
+
+
+def test_every_older_proof_still_holds(world):
+    key = world.ledger.signer.public
+    before = world.ledger.checkpoint()
+    old = read_checkpoint(before, [key])
+    inclusion = [world.ledger.inclusion_proof(n, old.size) for n in range(old.size)]
+    receipts = [receipt_proof(world.workspace.requests_dir, world.ledger, f"q{n}") for n in range(5)]
+    digests = [version.digest for version in world.versions()]
+    erase(world, subjects=[NAME], documents=["d1"], reason="asked for", actor="jane")
+    assert [version.digest for version in world.versions()] == digests
+    leaves = [leaf.statement.to_bytes() for leaf in world.ledger.leaves()]
+    for n, proof in enumerate(inclusion):
+        leaf = merkle.leaf_hash(leaves[n])
+        assert merkle.verify_inclusion(leaf, index=n, size=old.size, proof=proof, root=old.root)
+    path = world.ledger.consistency_proof(old.size)
+    new = read_checkpoint(world.ledger.checkpoint(), [key])
+    roots = {"old_root": old.root, "new_root": new.root}
+    assert merkle.verify_consistency(old_size=old.size, new_size=new.size, proof=path, **roots)
+    for n, proof in enumerate(receipts):
+        again = receipt_proof(world.workspace.requests_dir, world.ledger, f"q{n}")
+        asked = {"header": world.world["headers"][n], "response": answer_row(n)["response_json"]}
+        for each in (proof, again):
+            assert check_receipt(each, verifier=key, **asked).faults == [], n
+
+
+def test_leaf_and_record_hold_the_subject_as_a_commitment_alone(world):
+    result = erase(world, subjects=[NAME], reason="asked for", actor="jane")
+    leaf = next(iter(world.ledger.leaves(ERASURE)))
+    target = canonical_json({"documents": [], "subjects": [NAME]})
+    assert leaf.index == result.leaf
+    assert leaf.statement.subject == commit(bytes.fromhex(result.opening), target)
+    record = world.store.manifest(ERASURE, leaf.statement.payload)
+    assert NAME not in json.dumps(record)
+    assert "handbook.md" not in json.dumps(record)
+    assert record["inputs"]["reason"] == "asked for"
+    assert {entry["file"] for entry in record["facts"]["files"]} >= {"chunks.parquet", "index.faiss", "part.parquet"}
+
+
+def test_what_people_must_do_is_said(world):
+    result = erase(world, subjects=[NAME], reason="asked for", actor="jane", dry_run=True)
+    assert list(result.retrain) == ["small@1"]
+    assert list(result.rebuild) == ["router handbook@1"]
+    assert list(result.sources) == ["handbook.md"]
+    assert result.leaf is None
+    assert places_of(world.workspace, NAME), "a dry run changes nothing"
+    assert {path.name for path in (world.workspace.root / "erasures").glob("*")} == {".lock"}
+    text = "\n".join(erasure.lines(result))
+    for said in ("must be retrained: model small@1", "router handbook@1", "handbook.md", "part.parquet: 1 rows"):
+        assert said in text
+
+
+def test_what_no_erasure_reaches_is_named(world):
+    world.publish("trigger", "t", inputs={"who": NAME})
+    (world.workspace.logs_dir).mkdir()
+    (world.workspace.logs_dir / "job.log").write_text(f"question by {NAME}\n")
+    left = erase(world, subjects=[NAME], reason="asked for", actor="jane").left_over
+    assert any("manifest of trigger t@1" in each for each in left)
+    assert any("logs/job.log" in each for each in left)
+
+
+def test_models_are_deleted_when_asked_but_not_in_production(world, tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"learned " + NAME.encode())
+    parents = [world.world["synthetic"].digest]
+    model = world.publish("model", "large", folder=folder, inputs={"m": 2}, parents=parents)
+    release = world.publish("release", "assistant", inputs={"r": 1}, parents=[model.digest])
+    move(world, release)
+    with pytest.raises(ErasureBlocked, match="large@1 is in production"):
+        erase(world, subjects=[NAME], reason="asked for", actor="jane", delete_models=True)
+    assert places_of(world.workspace, NAME)
+    move(world, None)
+    erase(world, subjects=[NAME], reason="asked for", actor="jane", delete_models=True)
+    assert places_of(world.workspace, NAME) == set()
+    assert verify(world.workspace).faults == []
+
+
+def move(registry, release):
+    from sqlalchemy import delete, insert, select
+
+    from app.core.schema import aliases, versions
+
+    with registry.database.write() as connection:
+        connection.execute(delete(aliases))
+        if release:
+            row = connection.execute(select(versions.c.id).where(versions.c.digest == release.digest)).scalar_one()
+            values = {"kind": "release", "name": release.name, "alias": "production", "version_id": row}
+            connection.execute(insert(aliases).values(**values, updated_at=""))
+
+
+@pytest.mark.parametrize("step", ["publish", "append", "first file", "last file"])
+def test_an_erasure_killed_in_the_middle_goes_on(world, step, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_, **__):
+        raise Killed
+
+    real = erasure._apply
+    targets = {"publish": (world.store, "publish", killed), "append": (world.ledger, "append", killed)}
+    applied = []
+
+    def some(entry, staged, registry):
+        if step == "first file" or len(applied) == 5:
+            raise Killed
+        applied.append(entry)
+        real(entry, staged, registry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*targets.get(step, (erasure, "_apply", some)))
+        with pytest.raises(Killed):
+            erase(world, subjects=[NAME], reason="asked for", actor="jane")
+    kinds = {fault.kind for fault in verify(world.workspace).faults}
+    assert kinds == (set() if step in targets else {"erasure-under-way"})
+    assert len(unfinished(world)) == 1
+    with pytest.raises(ErasureBlocked, match="--resume"):
+        erase(world, subjects=["somebody else"], reason="asked for", actor="jane")
+    resume(world)
+    assert resume(world) == []
+    assert verify(world.workspace).faults == []
+    assert places_of(world.workspace, NAME) == set()
+    assert len(list(world.ledger.leaves(ERASURE))) == 1
+
+
+def test_one_erasure_after_another(world):
+    erase(world, subjects=[NAME], reason="asked for", actor="jane")
+    erase(world, documents=["d1"], reason="withdrawn", actor="jane")
+    assert verify(world.workspace).faults == []
+    assert [row["chunk_id"] for row in rows_of(world, "index", "chunks.parquet")] == ["c0", "c4"]
+    with pytest.raises(NothingToErase):
+        erase(world, subjects=[NAME], reason="asked for", actor="jane")
+
+
+def test_an_erased_document_is_known_and_no_other(world):
+    erase(world, documents=["staff.md"], reason="withdrawn", actor="jane")
+    erased = ErasedDocuments(world.ledger, world.store)
+    assert erased.leaf_of("d1") == next(iter(world.ledger.leaves(ERASURE))).index
+    assert [erased.leaf_of(each) for each in ("d0", "d2", "")] == [None, None, None]
+
+
+@pytest.mark.parametrize("subject", ["", "ab", "  a ", "?!?"])
+def test_a_subject_that_is_in_everything_is_refused(world, subject):
+    with pytest.raises(SubjectTooShort):
+        erase(world, subjects=[subject], reason="asked for", actor="jane")
+
+
+def test_a_reason_with_the_subject_in_it_is_refused(world):
+    result = run(world, "--subject", NAME, "--reason", f"{NAME} asked")
+    assert result.exit_code != 0
+    assert list(world.ledger.leaves(ERASURE)) == []
+
+
+def run(registry, *arguments):
+    return CliRunner().invoke(app, ["erase", "-w", str(registry.workspace.root), *arguments])
+
+
+def test_the_command(world):
+    dry = json.loads(run(world, "--document", "staff.md", "--reason", "withdrawn", "--dry-run", "--json").stdout)
+    assert (dry["num_rows"] > 0, dry["leaf"]) == (True, None)
+    done = run(world, "--document", "staff.md", "--reason", "withdrawn", "--by", "jane")
+    assert done.exit_code == 0
+    assert "must be retrained: model small@1" in done.stdout
+    assert "0 erasures finished" in run(world, "--resume").stdout
+    assert run(world).exit_code != 0
+
+
+# What an attacker makes of it
+
+
+def faults(registry):
+    return {(fault.kind, fault.where) for fault in verify(registry.workspace).faults}
+
+
+def record_of(registry, *entries, kind=ERASURE):
+    """An erasure leaf of the attacker's own, appended under the log's key."""
+    facts = {"files": [{"num_rows": 0, "receipts": [], **entry} for entry in entries]}
+    manifest = {"kind": kind, "name": "x", "inputs": {}, "parents": [], "facts": facts}
+    payload = registry.store.publish(kind, None, manifest)
+    registry.ledger.append([Statement(kind=kind, subject="sha256:" + "0" * 64, name="x", payload=payload)])
+
+
+def test_content_deleted_without_an_erasure_leaf_is_a_fault(world):
+    folder = world.folder(world.world["dataset"])
+    pq.write_table(pq.read_table(folder / "chunks.parquet").slice(1), folder / "chunks.parquet")
+    (world.folder(world.world["synthetic"]) / "rows.parquet").unlink()
+    part = world.workspace.requests_dir / "part.parquet"
+    write_table(part, read_part(part).slice(1))
+    kinds = {kind for kind, _ in faults(world)}
+    assert kinds == {"changed-file", "missing-file", "missing-row"}
+    assert ("missing-row", "request log part.parquet, request q0") in faults(world)
+
+
+def test_a_journal_hides_nothing(world):
+    """Verification believes the ledger, not what lies beside it."""
+    part = world.workspace.requests_dir / "part.parquet"
+    write_table(part, read_part(part).slice(1))
+    plan = world.workspace.root / "erasures" / "0000"
+    plan.mkdir(parents=True)
+    (plan / "plan.json").write_text("{}")
+    assert ("missing-row", "request log part.parquet, request q0") in faults(world)
+
+
+def test_more_than_the_leaf_says_cannot_go(world):
+    erase(world, subjects=[NAME], reason="asked for", actor="jane")
+    part = world.workspace.requests_dir / "part.parquet"
+    write_table(part, read_part(part).slice(1))
+    path = world.folder(world.world["dataset"]) / "chunks.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+    found = faults(world)
+    assert ("missing-row", "request log part.parquet, request q0") in found
+    assert any(kind == "changed-file" and where.endswith("chunks.parquet") for kind, where in found)
+
+
+def test_an_answer_cannot_be_altered_under_an_erasure_leaf(world):
+    """Even who holds the log's key can only remove a row of the request log: the others must open their receipts."""
+    part = world.workspace.requests_dir / "part.parquet"
+    old, table = digest_file(part), read_part(part)
+    rows = table.to_pylist()[1:]
+    rows[0]["answer"] = "something else"
+    write_table(part, pa.Table.from_pylist(rows, schema=table.schema))
+    root = next(leaf.statement.subject for leaf in world.ledger.leaves("request-batch"))
+    entry = {"kind": "request-batch", "digest": root, "file": part.name, "old": old, "new": digest_file(part)}
+    record_of(world, entry | {"receipts": [0], "num_rows": 1})
+    assert faults(world) == {("changed-row", "request log part.parquet, request q1")}
+
+
+def test_weights_cannot_be_swapped_under_an_erasure_leaf(world, tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"honest")
+    model = world.publish("model", "large", folder=folder, inputs={"m": 2})
+    path = world.folder(model) / "weights.bin"
+    old = digest_file(path)
+    path.write_bytes(b"backdoor")
+    record_of(world, {"kind": "model", "digest": model.digest, "file": path.name, "old": old, "new": digest_file(path)})
+    assert {kind for kind, _ in faults(world)} == {"bad-erasure"}
+
+
+def test_an_erasure_leaf_cannot_be_made_up_around_bytes_that_were_tampered_with_before(world):
+    """It has to name the published digest as the old one."""
+    path = world.folder(world.world["dataset"]) / "chunks.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+    between = digest_file(path)
+    pq.write_table(pq.read_table(path).slice(1), path)
+    entry = {"kind": "dataset", "digest": world.world["dataset"].digest, "file": path.name}
+    record_of(world, {**entry, "old": between, "new": digest_file(path)})
+    assert {kind for kind, _ in faults(world)} == {"bad-erasure"}
+
+
+def test_what_the_ledger_alone_cannot_tell(world):
+    """The key's holder can rewrite a table under a well-formed erasure leaf: found by comparing with a copy, not here.
+
+    What stays on record: who, when, why, the old digest and the new one. A backup whose file has the old digest
+    shows that rows were altered, not removed.
+    """
+    path = world.folder(world.world["dataset"]) / "chunks.parquet"
+    backup, old = pq.read_table(path).to_pylist(), digest_file(path)
+    forged = [row | {"text": "The yearly fee is 99 crowns."} if row["chunk_id"] == "c0" else row for row in backup]
+    write_rows(path, forged, schema=CHUNKS)
+    entry = {"kind": "dataset", "digest": world.world["dataset"].digest, "file": path.name}
+    record_of(world, {**entry, "old": old, "new": digest_file(path)})
+    report = verify(world.workspace)
+    assert report.faults == []
+    assert any("chunks.parquet: erased by leaf" in note for note in report.notes)
+    assert not all(row in backup for row in pq.read_table(path).to_pylist()), "the comparison that a backup allows"
+
+
+def test_an_erasure_leaf_without_the_key_does_not_hold(world):
+    from app.ledger.keys import Signer
+    from app.ledger.log import Ledger
+
+    path = world.folder(world.world["dataset"]) / "chunks.parquet"
+    old = digest_file(path)
+    os.truncate(path, 0)
+    world.ledger = Ledger(world.database, Signer.generate("service", "service"))
+    entry = {"kind": "dataset", "digest": world.world["dataset"].digest, "file": path.name}
+    record_of(world, {**entry, "old": old, "new": digest_file(path)})
+    assert "changed-checkpoint" in {kind for kind, _ in faults(world)}
+
+
+def test_a_changed_erasure_record_erases_nothing(world):
+    erase(world, subjects=[NAME], reason="asked for", actor="jane")
+    leaf = next(iter(world.ledger.leaves(ERASURE)))
+    path = world.workspace.root / "store" / ERASURE / leaf.statement.payload.removeprefix("sha256:") / "manifest.json"
+    path.write_text(path.read_text().replace("asked for", "never mind"))
+    kinds = {kind for kind, _ in faults(world)}
+    assert {"changed-manifest", "changed-file", "missing-row"} <= kinds
