@@ -163,15 +163,15 @@ def _holds(matcher: Matcher, path: Path) -> bool:
 
 def _database(matcher: Matcher, registry: Registry) -> Iterator[str]:
     """Columns of the metadata database, MLflow's tables among them, in which a subject stands."""
-    from sqlalchemy import MetaData, String, select
+    from sqlalchemy import String, column, inspect, select, table
 
-    metadata = MetaData()
     with registry.database.read() as connection:
-        metadata.reflect(connection)
-        for table in metadata.sorted_tables:
-            for column in table.columns:
-                if isinstance(column.type, String) and _any(matcher, connection.execute(select(column)).scalars()):
-                    yield f"the database's column {table.name}.{column.name}"
+        inspector = inspect(connection)
+        for name in sorted(inspector.get_table_names()):
+            for each in inspector.get_columns(name):
+                query: Any = select(column(each["name"])).select_from(table(name))
+                if isinstance(each["type"], String) and _any(matcher, connection.execute(query).scalars()):
+                    yield f"the database's column {name}.{each['name']}"
 
 
 def _any(matcher: Matcher, values: Any) -> bool:

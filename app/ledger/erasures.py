@@ -61,6 +61,11 @@ class Erasures:
         """Leaf index and entry of everything that was erased from one file."""
         return self.files.get((kind, digest, file), [])
 
+    def digest_now(self, kind: str, digest: str, file: str, published: str) -> str:
+        """What a file's digest must be now; empty when the file must be gone."""
+        erased = self.of(kind, digest, file)
+        return erased[-1][1].new if erased else published
+
 
 def read_erasures(leaves: Iterable[tuple[int, Statement]], store: Store) -> Erasures:
     """The records of erasure leaves; one whose manifest is not the one published counts for nothing."""

@@ -9,6 +9,8 @@ from app.core.parquet import read_rows
 from app.documents.errors import EmptyCorpus
 from app.documents.pipeline import ingest
 from app.documents.settings import ChunkSettings, DocumentSettings, LimitSettings
+from app.governance.erasure import erase
+from app.ledger.verify import verify
 from app.registry.versions import Registry
 
 SETTINGS = DocumentSettings(limits=LimitSettings(timeout_s=10))
@@ -65,3 +67,27 @@ def test_a_folder_without_a_readable_document_publishes_nothing(tmp_path: Path, 
     with pytest.raises(EmptyCorpus, match="none of the 1 documents"):
         ingest(tmp_path / "docs", "none", registry=registry, settings=SETTINGS)
     assert registry.versions() == []
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_an_erased_document_does_not_come_back(tmp_path: Path, registry: Registry):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("staff", "rules"):
+        (folder / f"{name}.md").write_text(f"# {name}\n\nThe {name} page says a thing or two about itself.\n")
+    first = ingest(folder, "handbook", registry=registry, settings=SETTINGS)
+    assert sorted(row["source"] for row in read_rows(registry.folder(first) / "documents.parquet")) == [
+        "rules.md",
+        "staff.md",
+    ]
+    leaf = erase(registry, documents=["staff.md"], reason="withdrawn", actor="jane").leaf
+    (folder / "fees.md").write_text("# fees\n\nThe yearly fee is 12 crowns.\n")
+    (folder / "renamed.md").write_bytes((folder / "staff.md").read_bytes())
+    again = ingest(folder, "handbook", registry=registry, settings=SETTINGS)
+    documents, rejects = (read_rows(registry.folder(again) / f"{name}.parquet") for name in ("documents", "rejects"))
+    assert sorted(row["source"] for row in documents) == ["fees.md", "rules.md"]
+    assert sorted(row["source"] for row in rejects) == ["renamed.md", "staff.md"]
+    assert all(row["reason"].startswith(f"erased: leaf {leaf} ") for row in rejects)
+    assert again.facts["num_found"] == 4
+    assert verify(registry.workspace).faults == []

@@ -14,6 +14,7 @@ from pathlib import Path
 from app.core.digests import digest_bytes, digest_file
 from app.core.errors import SignalboxError
 from app.governance.pack.layout import SIGNATURE_FILE, SIGNING_KEY_FILE
+from app.ledger.erasures import Erasures
 from app.ledger.keys import Verifier, facts_signer, sign_facts, write_once
 from app.registry.versions import Registry, Version
 
@@ -54,11 +55,13 @@ def sign_weights(model: Version, *, registry: Registry) -> Version:
         )
 
 
-def check_files(version: Version, folder: Path) -> None:
-    """WeightsChanged when a file of a version is missing or is not the one published."""
+def check_files(version: Version, folder: Path, *, erasures: Erasures | None = None) -> None:
+    """WeightsChanged when a file of a version is missing or is not the one published, or what an erasure left of it."""
+    erasures = erasures or Erasures()
     for name, entry in version.manifest["files"].items():
         path = folder / name
-        if not path.is_file() or digest_file(path) != entry["sha256"]:
+        wanted = erasures.digest_now(version.kind, version.digest, name, entry["sha256"])
+        if (digest_file(path) if path.is_file() else "") != wanted:
             message = f"{version.kind} {version.ref}: {name} is not the file that was published"
             raise WeightsChanged(f"{message}: run `signalbox verify`, then restore it from a backup")
 

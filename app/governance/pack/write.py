@@ -25,8 +25,9 @@ from app.governance.pack.dsse import sign_statement, statement
 from app.governance.pack.page import render_page
 from app.governance.pack.weights import KIND as SIGNATURE
 from app.governance.pack.weights import check_files
+from app.ledger.erasures import read_erasures
 from app.ledger.keys import Verifier
-from app.ledger.log import KEY, SERVICE_KEY, Ledger
+from app.ledger.log import ERASURE, KEY, SERVICE_KEY, Ledger
 from app.ledger.note import Checkpoint, read_checkpoint
 from app.registry.versions import Registry, Version
 
@@ -88,12 +89,14 @@ def _stored(contents: Contents, registry: Registry) -> Members:
     members: Members = {}
     for kind, digest in [*manifests, *contents.records]:
         members[f"{layout.STORE}/{kind}/{hex_of(digest)}/manifest.json"] = registry.store.manifest_bytes(kind, digest)
+    erasures = read_erasures([(leaf.index, leaf.statement) for leaf in registry.ledger.leaves(ERASURE)], registry.store)
     for version in contents.versions:
         if version.digest not in contents.left_out and version.manifest["files"]:
             folder = registry.folder(version)
-            check_files(version, folder)
+            check_files(version, folder, erasures=erasures)
             base = f"{layout.STORE}/{version.kind}/{hex_of(version.digest)}/files"
-            members |= {f"{base}/{name}": folder / name for name in version.manifest["files"]}
+            there = [name for name in version.manifest["files"] if (folder / name).is_file()]
+            members |= {f"{base}/{name}": folder / name for name in there}
     return members
 
 
