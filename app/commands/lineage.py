@@ -116,7 +116,8 @@ def _said(proof: dict[str, Any]) -> list[str]:
         leaf = json.loads(move["leaf"])
         mark = "in force" if number == proof["in_force"] else ""
         said = f"  leaf {move['index']:>6}  {leaf['time']}  {leaf['kind']:<10} {leaf['subject'][:19]}"
-        lines.append(f"{said}  by {leaf['actor']}  {mark}".rstrip())
+        reason = move["record"].get("facts", {}).get("reason", "")
+        lines.append(f"{said}  by {leaf['actor']}: {reason}  {mark}".rstrip())
     return [*lines, proof["rests_on"]]
 
 

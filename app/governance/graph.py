@@ -52,7 +52,7 @@ class Graph:
 
     @cached_property
     def moves(self) -> dict[str, list[Leaf]]:
-        """Promotions, rollbacks and stops by the digest they are about."""
+        """Promotions, rollbacks, stops and resumes by the digest they are about."""
         found: dict[str, list[Leaf]] = defaultdict(list)
         for kind in MOVES:
             for leaf in self.registry.ledger.leaves(kind):

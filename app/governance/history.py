@@ -1,6 +1,6 @@
 """What was in production at a moment, and the proof of it: for ``signalbox production --at``.
 
-A proof holds every move leaf of one name (promotion, rollback, stop) with its inclusion proof, and the signed
+A proof holds every move leaf of one name (promotion, rollback, stop, resume) with its inclusion proof, and the signed
 checkpoint that all of them lead to. The one in force is the last that is not later than the moment.
 Guarantees: ``check`` needs the log's public key and nothing else; it names each leaf, proof or signature that does not
 hold, and a move that is left out between two others, since each names what was there before.
@@ -18,7 +18,7 @@ from app.core.digests import canonical_json, digest_bytes
 from app.core.errors import UsageError
 from app.ledger import merkle
 from app.ledger.keys import Verifier
-from app.ledger.log import MOVES, Leaf, NotAStatement, Statement
+from app.ledger.log import MOVES, STOP, Leaf, NotAStatement, Statement
 from app.ledger.note import BadNote, Checkpoint, read_checkpoint
 from app.ledger.verify_lineage import is_back_dated
 from app.registry.versions import Registry, VersionNotFound
@@ -28,6 +28,8 @@ RESTS_ON = (
     "whole log up to it: `signalbox verify` recomputes it from every leaf, and the same checkpoint in a witness's "
     "hands shows that no other log was given to others."
 )
+
+STOPPED = "stopped, its models out of service"
 
 
 class BadMoment(UsageError):
@@ -105,8 +107,8 @@ Move = tuple[Leaf, list[bytes], Mapping[str, Any]]
 def _state(leaf: Leaf | None) -> dict[str, Any]:
     if leaf is None:
         return {"state": "nothing was in production", "digest": None}
-    running = leaf.statement.kind != "stop"
-    return {"state": "in production" if running else "stopped", "digest": leaf.statement.subject}
+    state = STOPPED if leaf.statement.kind == STOP else "in production"
+    return {"state": state, "digest": leaf.statement.subject}
 
 
 def _proven(registry: Registry, leaf: Leaf, size: int) -> dict[str, Any]:

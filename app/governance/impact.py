@@ -161,7 +161,8 @@ def _near(graph: Graph, document: str) -> str:
     """The nearest source path of the newest dataset."""
     datasets = [digest for digest, leaf in graph.leaves.items() if leaf.statement.kind == "dataset"]
     newest = graph.version(datasets[-1]) if datasets else None
-    sources = graph.table(newest, DOCUMENTS_FILE, columns=["source"])["source"].to_pylist() if newest else []
+    rows = graph.table(newest, DOCUMENTS_FILE, columns=["source"]).to_pylist() if newest else []
+    sources = [str(row["source"]) for row in rows]
     near = get_close_matches(document, sources, n=1) or sources[:1]
     return f"did you mean {near[0]}?" if near else "ingest documents first"
 

@@ -120,12 +120,13 @@ def trace_any(registry: Registry, ref: str, *, onwards: bool = False) -> Node:
 
 def find_answer(registry: Registry, request_id: str) -> dict[str, Any]:
     """The request log's row of a request; NothingToTrace when the log has none."""
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     for path in reversed(parts_of(registry.workspace.requests_dir)):
-        rows: list[dict[str, Any]] = pq.read_table(path, filters=[("request_id", "=", request_id)]).to_pylist()
-        if rows:
-            return {**rows[0], "part": path.name}
+        place = pc.index(pq.read_table(path, columns=["request_id"])["request_id"], request_id).as_py()
+        if place >= 0:
+            return {**pq.read_table(path).slice(place, 1).to_pylist()[0], "part": path.name}
     raise NothingToTrace(f"the request log has no {request_id}: give the x-request-id of an answered request")
 
 

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.core.clock import utc_now
-from app.governance.history import BadMoment, check, parse_moment, production_at
+from app.governance.history import STOPPED, BadMoment, check, parse_moment, production_at
+from app.governance.promotion import resume, stop
 from app.ledger.keys import Signer
 from app.ledger.log import Statement
 
@@ -119,10 +120,15 @@ def test_a_move_out_of_the_order_of_time_is_named(moved):
     assert any("out of the order" in fault for fault in check(proof_of(registry), registry.ledger.signer.public))
 
 
-def test_a_rollback_is_in_force_like_a_promotion(moved):
-    registry, release, _, _ = moved
-    registry.ledger.append([Statement("rollback", release.digest, "release/handbook")])
-    assert proof_of(registry)["digest"] == release.digest
+def test_a_stop_is_told_and_a_resume_ends_it(served):
+    registry, release = served
+    stop(release, registry=registry, reason="it errs")
+    stopped = utc_now()
+    resume(release, registry=registry, reason="mended")
+    assert (proof_of(registry, stopped)["state"], proof_of(registry, stopped)["digest"]) == (STOPPED, release.digest)
+    assert proof_of(registry)["state"] == "in production"
+    for moment in (stopped, None):
+        assert check(proof_of(registry, moment), registry.ledger.signer.public) == []
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,14 @@
 
 import json
 import logging
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from openlineage.client import event_v2
+from openlineage.client.serde import Serde
 
 from app.governance.openlineage import EVENTS_FILE, recorded
 
@@ -112,3 +117,54 @@ def test_the_run_that_started_the_job_is_its_parent(registry, monkeypatch):
     parent = run(registry)[0]["run"]["facets"]["parent"]
     assert (parent["job"]["namespace"], parent["job"]["name"]) == ("airflow", "nightly")
     assert parent["run"]["runId"] == run_id
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes events as an OpenLineage server does."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.events.append((self.path, json.loads(body)))
+        self.send_response(201)
+        self.end_headers()
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+@pytest.fixture
+def collector(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    server.events = []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    before = dict(os.environ)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("OPENLINEAGE_URL", f"http://127.0.0.1:{server.server_port}")
+    yield server
+    server.shutdown()
+    thread.join()
+    for name in os.environ.keys() - before.keys():  # the client writes its configuration there
+        del os.environ[name]
+
+
+def test_events_go_to_a_server_by_http(registry, collector):
+    assert run(registry) == []
+    assert [path for path, _ in collector.events] == ["/api/v1/lineage"] * 2
+    assert [event["eventType"] for _, event in collector.events] == ["START", "COMPLETE"]
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_events_are_read_by_the_clients_own_classes(registry, made):
+    work = (lambda registry: registry.publish("model", "small", inputs={})) if made else (lambda registry: None)
+    for event in run(registry, work, source=Path(__file__)):
+        again = event_v2.RunEvent(
+            eventTime=event["eventTime"],
+            eventType=event_v2.RunState[event["eventType"]],
+            run=event_v2.Run(**event["run"]),
+            job=event_v2.Job(**event["job"]),
+            inputs=[event_v2.InputDataset(**each) for each in event["inputs"]],
+            outputs=[event_v2.OutputDataset(**each) for each in event["outputs"]],
+            producer=event["producer"],
+        )
+        assert json.loads(Serde.to_json(again)) == event
