@@ -24,7 +24,8 @@ def imported(path: Path) -> set[str]:
 
 
 def required() -> set[str]:
-    wanted = PROJECT["project"]["dependencies"]
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = [*PROJECT["project"]["dependencies"], *extras["postgresql"], *extras["pkcs11"]]
     return {item.split("[")[0].split("=")[0].split(">")[0].strip().lower() for item in wanted}
 
 

@@ -116,10 +116,16 @@ def _parts(contents: Contents) -> Iterator[tuple[str, Version]]:
 
 
 def _facts(version: Version, contents: Contents) -> dict[str, Any]:
-    counted = {key: value for key, value in sorted(version.facts.items()) if isinstance(value, int | float | str)}
-    shown = ", ".join(f"{key.removeprefix('num_')} {value}" for key, value in counted.items())
-    left_out = contents.left_out.get(version.digest, "")
-    return {"version": version, "facts": shown, "at": contents.times[version.digest], "left_out": left_out}
+    """What a row about a version shows: its plain figures, what it was made from, and where its files are."""
+    refs = {each.digest: f"{each.kind} {each.ref}" for each in contents.versions}
+    plain = {key: value for key, value in sorted(version.facts.items()) if isinstance(value, int | float | str)}
+    return {
+        "version": version,
+        "facts": _shown({key: value for key, value in plain.items() if value not in refs}),
+        "made_from": [refs.get(digest, digest) for digest in dict.fromkeys(version.parents)],
+        "at": contents.times[version.digest],
+        "left_out": contents.left_out.get(version.digest, ""),
+    }
 
 
 def _model(model: Version, contents: Contents) -> dict[str, Any]:
@@ -127,10 +133,16 @@ def _model(model: Version, contents: Contents) -> dict[str, Any]:
     training = model.facts.get("train")
     return {
         **_facts(model, contents),
-        "training": training if isinstance(training, dict) else {},
+        "training": _shown(training) if isinstance(training, dict) else "",
         "signature": signed.get(model.digest),
         "folder": f"{layout.SIGNATURES}/{layout.short(model.digest)}/",
     }
+
+
+def _shown(figures_by_name: Mapping[str, Any]) -> str:
+    """Figures for people, numbers to four digits."""
+    pairs = ((name.removeprefix("num_"), value) for name, value in sorted(figures_by_name.items()))
+    return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in pairs)
 
 
 def _keys(contents: Contents, registry: Registry) -> Iterator[dict[str, Any]]:
