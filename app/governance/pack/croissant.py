@@ -12,6 +12,7 @@ from typing import Any
 
 from app.core.digests import hex_of
 from app.governance.pack.layout import STORE
+from app.ledger.erasures import Erasures
 from app.registry.versions import Registry, Version
 
 KINDS = ("dataset", "synthetic", "suite")
@@ -19,8 +20,8 @@ NO_LICENCE = "not stated by the publisher"
 UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
-def describe(version: Version, *, registry: Registry, published_at: str) -> dict[str, Any]:
-    """The Croissant description (JSON-LD) of a version of one of ``KINDS``.
+def describe(version: Version, *, registry: Registry, published_at: str, erasures: Erasures) -> dict[str, Any]:
+    """The Croissant description (JSON-LD) of a version of one of ``KINDS``, as erasures left it.
 
     Raises:
         mlcroissant.ValidationError: something that the format asks for is missing.
@@ -38,7 +39,7 @@ def describe(version: Version, *, registry: Registry, published_at: str) -> dict
         license=[str(version.facts.get("license") or NO_LICENCE)],
         date_published=datetime.fromisoformat(published_at),
         creators=[mlc.Organization(ctx=context, name="the publisher of the ledger", url="urn:signalbox:ledger")],
-        distribution=list(_files(context, version)),
+        distribution=list(_files(context, version, erasures)),
         record_sets=list(_record_sets(context, version, folder)),
         cite_as=f"{version.kind} {version.ref}, {version.digest}",
     )
@@ -46,11 +47,14 @@ def describe(version: Version, *, registry: Registry, published_at: str) -> dict
     return described
 
 
-def _files(context: Any, version: Version) -> Iterator[Any]:
+def _files(context: Any, version: Version, erasures: Erasures) -> Iterator[Any]:
     import mlcroissant as mlc
 
     base = f"../{STORE}/{version.kind}/{hex_of(version.digest)}/files"
     for name, entry in sorted(version.manifest["files"].items()):
+        digest = erasures.digest_now(version.kind, version.digest, name, entry["sha256"])
+        if not digest:
+            continue
         yield mlc.FileObject(
             ctx=context,
             id=_identity(name),
@@ -58,7 +62,7 @@ def _files(context: Any, version: Version) -> Iterator[Any]:
             content_url=f"{base}/{name}",
             content_size=f"{entry['bytes']} B",
             encoding_formats=[_encoding(name)],
-            sha256=hex_of(entry["sha256"]),
+            sha256=hex_of(digest),
         )
 
 

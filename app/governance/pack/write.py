@@ -25,7 +25,7 @@ from app.governance.pack.dsse import sign_statement, statement
 from app.governance.pack.page import render_page
 from app.governance.pack.weights import KIND as SIGNATURE
 from app.governance.pack.weights import check_files
-from app.ledger.erasures import read_erasures
+from app.ledger.erasures import Erasures, read_erasures
 from app.ledger.keys import Verifier
 from app.ledger.log import ERASURE, KEY, SERVICE_KEY, Ledger
 from app.ledger.note import Checkpoint, read_checkpoint
@@ -65,7 +65,9 @@ def write_pack(
     """
     contents = select(release, registry=registry, with_weights=with_weights, with_data=with_data)
     note, checkpoint = _checkpoint(registry.ledger)
-    members = _described(contents, registry) | _stored(contents, registry) | _logged(contents, registry, checkpoint)
+    erasures = read_erasures([(leaf.index, leaf.statement) for leaf in registry.ledger.leaves(ERASURE)], registry.store)
+    members = _described(contents, registry, erasures) | _stored(contents, registry, erasures)
+    members |= _logged(contents, registry, checkpoint)
     members[layout.CHECKPOINT] = note.encode()
     members[layout.INDEX] = _pretty(_index(contents, checkpoint))
     members[layout.README] = layout.README_TEXT.encode()
@@ -83,13 +85,12 @@ def _checkpoint(ledger: Ledger) -> tuple[str, Checkpoint]:
     return note, read_checkpoint(note, [ledger.signer.public])
 
 
-def _stored(contents: Contents, registry: Registry) -> Members:
+def _stored(contents: Contents, registry: Registry, erasures: Erasures) -> Members:
     """Manifests of versions and events, and files of versions that are not left out."""
     manifests = [(version.kind, version.digest) for version in contents.versions]
     members: Members = {}
     for kind, digest in [*manifests, *contents.records]:
         members[f"{layout.STORE}/{kind}/{hex_of(digest)}/manifest.json"] = registry.store.manifest_bytes(kind, digest)
-    erasures = read_erasures([(leaf.index, leaf.statement) for leaf in registry.ledger.leaves(ERASURE)], registry.store)
     for version in contents.versions:
         if version.digest not in contents.left_out and version.manifest["files"]:
             folder = registry.folder(version)
@@ -114,13 +115,13 @@ def _logged(contents: Contents, registry: Registry, checkpoint: Checkpoint) -> M
     return members | {layout.LEAVES: _json_lines(leaves), layout.PROOFS: _json_lines(proofs)}
 
 
-def _described(contents: Contents, registry: Registry) -> Members:
+def _described(contents: Contents, registry: Registry, erasures: Erasures) -> Members:
     """The evidence again in the formats of others."""
     times = contents.times
     members: Members = {layout.BOM: bill_of_materials(contents)}
     for kind in KINDS:
         for version in contents.of_kind(kind):
-            described = describe(version, registry=registry, published_at=times[version.digest])
+            described = describe(version, registry=registry, published_at=times[version.digest], erasures=erasures)
             members[f"{layout.DATASETS}/{short_name(version)}.croissant.json"] = _pretty(described)
     for model in contents.of_kind("model"):
         members[f"{layout.CARDS}/{short_name(model)}.md"] = card(model, contents).encode()

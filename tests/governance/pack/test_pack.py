@@ -5,6 +5,7 @@ import zipfile
 
 import pytest
 
+from app.core.digests import digest_bytes
 from app.governance.approvals import valid_approvals
 from app.governance.gate import replay
 from app.governance.lineage import trace
@@ -68,6 +69,28 @@ def test_without_a_key_of_the_auditors_own_the_report_says_so(packed):
     report = verify_pack(packed.pack)
     assert report.ok
     assert any("the pack's own key" in note for note in report.notes)
+
+
+def test_after_an_erasure_the_pack_holds_and_says_what_went(packed, tmp_path):
+    import shutil
+
+    from app.core.workspace import Workspace
+    from app.governance.erasure import erase
+    from app.registry.versions import open_registry
+    from tests.governance.pack.world import PERSON
+
+    shutil.copytree(packed.registry.workspace.root, tmp_path / "workspace")
+    registry = open_registry(Workspace.find(tmp_path / "workspace"))
+    erase(registry, subjects=[PERSON], reason="asked for", actor="jane")
+    write_pack(packed.release, tmp_path / "erased.zip", registry=registry)
+    report = verify_pack(tmp_path / "erased.zip", public_key=packed.key)
+    assert report.faults == []
+    assert any("cannot be judged again: rows of evaluation small-exam@1" in note for note in report.notes)
+    with zipfile.ZipFile(tmp_path / "erased.zip") as archive:
+        assert not any(PERSON.encode() in archive.read(name) for name in archive.namelist())
+        described = json.loads(archive.read(next(each for each in archive.namelist() if "datasets/suite-" in each)))
+        rows = archive.read(described["distribution"][0]["contentUrl"].removeprefix("../"))
+    assert digest_bytes(rows) == f"sha256:{described['distribution'][0]['sha256']}"
 
 
 def test_the_commands(packed, tmp_path):

@@ -17,10 +17,12 @@ from app.governance.policy import parse_policy, publish_policy
 from app.governance.promotion import promote
 from app.governance.release import build_release
 from app.registry.versions import Registry, Version, open_registry
-from tests.governance.conftest import POLICY, SCHEMA
+from tests.governance.conftest import POLICY
 
 MEANING = "approved for production"
 INTERVAL = {"value": 0.96, "low": 0.91, "high": 0.99}
+PERSON = "Zuzana Okafor-Lindqvist"
+OUTCOMES = pa.schema([("question_id", pa.string()), ("question", pa.string()), ("exact_match", pa.float64())])
 ROWS = pa.schema([("row_id", pa.string()), ("question", pa.string()), ("answers", pa.list_(pa.string()))])
 
 
@@ -47,9 +49,10 @@ def play(registry, root):
     """Publish everything and promote it: ``(release, verdict, model)``."""
     (dataset, rows, index, suite), policy = _data(registry, root), parse_policy(POLICY)
     model = _model(registry, root / "model", [rows.digest, dataset.digest])
-    outcomes = [{"question_id": f"q{n}", "exact_match": float(n >= 4)} for n in range(100)]
+    asked = [f"Who is {PERSON}?", *(f"What is {n}?" for n in range(1, 100))]
+    outcomes = [{"question_id": f"q{n}", "question": asked[n], "exact_match": float(n >= 4)} for n in range(100)]
     evaluation = registry.publish(
-        "evaluation", "small-exam", folder=_folder(root, "evaluation", outcomes, SCHEMA), inputs={"n": 1},
+        "evaluation", "small-exam", folder=_folder(root, "evaluation", outcomes, OUTCOMES), inputs={"n": 1},
         parents=[model.digest, suite.digest], facts={"suite": suite.digest, "exact_match": INTERVAL},
     )  # fmt: skip
     evidence = Evidence.collect(model, registry=registry, candidate={"target": evaluation})
@@ -70,7 +73,10 @@ def _data(registry, root):
     folder.mkdir()
     (folder / "documents.txt").write_text("the handbook " * 100)
     dataset = registry.publish("dataset", "handbook", folder=folder, inputs={"n": 1}, facts={"num_rows": 90})
-    taught = [{"row_id": "r1", "question": "What?", "answers": ["That"]}]
+    taught = [
+        {"row_id": "r1", "question": "What?", "answers": ["That"]},
+        {"row_id": "r2", "question": f"Who is {PERSON}?", "answers": ["A clerk"]},
+    ]
     folder = _folder(root, "rows", taught, ROWS)
     rows = registry.publish("synthetic", "handbook-qa", folder=folder, inputs={"n": 1}, parents=[dataset.digest])
     suite = registry.publish("suite", "exam", folder=_folder(root, "suite", taught, ROWS), inputs={"n": 1})
