@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from app.console.lineage import render, render_text
+from app.console.lineage import render, render_page, render_text
+from app.core.files import replace_text
 from app.core.parquet import read_rows
 from app.demo.building import Models
 from app.demo.operating import wait_until
@@ -18,6 +19,7 @@ from app.training.loss import CURVE_FILE
 
 FLUSH_S = 30.0
 MAX_FAULTS_SHOWN = 10
+PICTURE = "lineage.html"
 
 
 def prove(scene: Scene) -> None:
@@ -70,6 +72,8 @@ def _trace(scene: Scene) -> str:
     wait_until(lambda: _is_logged(scene, best.request_id), timeout_s=FLUSH_S)
     tree = trace_answer(scene.registry, find_answer(scene.registry, best.request_id))
     scene.console.print(render(tree))
+    scene.workspace.demo_dir.mkdir(parents=True, exist_ok=True)
+    replace_text(scene.workspace.demo_dir / PICTURE, render_page(tree, title=f"Lineage of {tree.kind} {tree.label}"))
     return render_text(tree)
 
 

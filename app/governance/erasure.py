@@ -26,9 +26,10 @@ from typing import Any
 from app.core.digests import canonical_json, digest_file
 from app.core.errors import SignalboxError, UsageError
 from app.governance.erasing import Change, changes_of, left_over
+from app.governance.graph import Graph
 from app.governance.matching import Matcher
 from app.ledger.erasures import ErasedFile, commit_documents
-from app.ledger.log import ERASURE, PRODUCTION, REQUEST_BATCH, Statement
+from app.ledger.log import ERASURE, REQUEST_BATCH, Statement
 from app.ledger.receipts import commit, new_salt
 from app.registry.versions import Registry, Version
 
@@ -270,7 +271,7 @@ def _descendants(registry: Registry, found: Sequence[Change]) -> tuple[list[Vers
 
 
 def _deletions(registry: Registry, models: Sequence[Version]) -> list[Change]:
-    serving = _in_production(registry)
+    serving = Graph(registry).in_production
     for model in models:
         if model.digest in serving:
             message = f"{model.ref} is in production: promote a release without it, then erase with --models delete"
@@ -282,17 +283,3 @@ def _deletions(registry: Registry, models: Sequence[Version]) -> list[Change]:
             old = registry.store.file_digest("model", model.digest, name)
             changes.append(Change(f"model {model.ref}: {name}", ErasedFile("model", model.digest, name, old, ""), None))
     return changes
-
-
-def _in_production(registry: Registry) -> set[str]:
-    """Digests behind every release that the alias ``production`` names."""
-    known = {version.digest: version for version in registry.versions()}
-    names = {version.name for version in known.values() if version.kind == "release"}
-    waiting = [digest for name in names if (digest := registry.alias("release", name, PRODUCTION))]
-    seen: set[str] = set()
-    while waiting:
-        digest = waiting.pop()
-        if digest in known and digest not in seen:
-            waiting += known[digest].parents
-        seen.add(digest)
-    return seen

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from app.core.digests import PREFIX
 from app.core.errors import UsageError
 from app.governance.evidence import published_leaves
-from app.ledger.log import MOVES, Leaf
+from app.ledger.erasures import ErasedFile, read_erasures
+from app.ledger.log import ERASURE, MOVES, PRODUCTION, Leaf
 from app.registry.versions import LATEST, Registry, Version, VersionNotFound
 
 if TYPE_CHECKING:
@@ -58,6 +59,22 @@ class Graph:
             for leaf in self.registry.ledger.leaves(kind):
                 found[leaf.statement.subject].append(leaf)
         return found
+
+    @cached_property
+    def erased(self) -> dict[str, list[tuple[int, ErasedFile]]]:
+        """What erasures took from a digest's files, each with the index of its leaf."""
+        leaves = [(leaf.index, leaf.statement) for leaf in self.registry.ledger.leaves(ERASURE)]
+        found: dict[str, list[tuple[int, ErasedFile]]] = defaultdict(list)
+        for (_, digest, _), entries in read_erasures(leaves, self.registry.store).files.items():
+            found[digest] += entries
+        return found
+
+    @cached_property
+    def in_production(self) -> set[str]:
+        """Every release that an alias ``production`` names, and all that is behind one."""
+        releases = {leaf.statement.name for leaf in self.leaves.values() if leaf.statement.kind == "release"}
+        named = [self.registry.alias("release", name, PRODUCTION) for name in sorted(releases)]
+        return set(self.behind(digest for digest in named if digest))
 
     def kind(self, digest: str) -> str:
         """The kind of a digest's leaf; empty when it has none."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from app.core.parquet import parts_of
 from app.governance.graph import Graph, NothingToTrace
-from app.ledger.log import PRODUCTION, REQUEST_BATCH
+from app.ledger.erasures import ErasedDocuments
+from app.ledger.log import REQUEST_BATCH
 from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 
@@ -158,7 +159,10 @@ def _find_documents(graph: Graph, document: str) -> dict[str, Documents]:
 
 
 def _near(graph: Graph, document: str) -> str:
-    """The nearest source path of the newest dataset."""
+    """The leaf that erased the document, else the nearest source path of the newest dataset."""
+    erased = ErasedDocuments(graph.registry.ledger, graph.registry.store).leaf_of(document)
+    if erased is not None:
+        return f"leaf {erased} erased it, and its record names what it had reached"
     datasets = [digest for digest, leaf in graph.leaves.items() if leaf.statement.kind == "dataset"]
     newest = graph.version(datasets[-1]) if datasets else None
     rows = graph.table(newest, DOCUMENTS_FILE, columns=["source"]).to_pylist() if newest else []
@@ -222,16 +226,12 @@ def _spread(graph: Graph, first: Sequence[str]) -> list[str]:
 
 
 def _describe(graph: Graph, touched: Iterable[str], num_rows: Mapping[str, int]) -> list[Touched]:
-    registry = graph.registry
-    releases = {leaf.statement.name for leaf in graph.leaves.values() if leaf.statement.kind == "release"}
-    serving = [digest for name in sorted(releases) if (digest := registry.alias("release", name, PRODUCTION))]
-    behind = set(graph.behind(serving))
     newest = {(leaf.statement.kind, leaf.statement.name): digest for digest, leaf in graph.leaves.items()}
     found = [version for digest in touched if (version := graph.version(digest))]
     return [
         Touched(
             version,
-            in_production=version.digest in behind,
+            in_production=version.digest in graph.in_production,
             newest=newest[version.kind, version.name] == version.digest,
             num_rows=num_rows.get(version.digest, 0),
         )

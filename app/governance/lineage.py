@@ -13,6 +13,7 @@ from app.core.digests import hex_of
 from app.core.parquet import parts_of
 from app.governance.approvals import read_approval
 from app.governance.graph import Graph, NothingToTrace
+from app.ledger.erasures import ErasedFile
 from app.ledger.log import REQUEST_BATCH, Leaf
 from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
@@ -150,7 +151,14 @@ def _tree(graph: Graph, digest: str, seen: set[str], *, onwards: bool = False) -
     node.children += [_run(version, parents)] if version and version.facts.get("run_id") else parents
     if leaf.statement.kind == "dataset" and version:
         node.children += _documents(graph, version)
+    node.children += [_erasure(index, entry) for index, entry in graph.erased.get(digest, ())]
     return node
+
+
+def _erasure(index: int, entry: ErasedFile) -> Node:
+    """What was taken from a version on purpose; its digest and its proofs stay."""
+    gone = f"{entry.num_rows} rows of {entry.file}" if entry.new else entry.file
+    return Node("erasure", f"leaf {index}", detail=f"{gone} erased")
 
 
 def _run(version: Version, parents: list[Node]) -> Node:
@@ -226,7 +234,8 @@ def _chunk(graph: Graph, chunk_id: str, datasets: list[Version]) -> Node:
             document = Node("document", row["source"], row["document_id"])
             node.children = [document, _holder(graph, dataset)]
             return node
-    node.label = "in no dataset behind the release"
+    erased = [index for dataset in datasets for index, _ in graph.erased.get(dataset.digest, ())]
+    node.label = f"erased by leaf {erased[-1]}" if erased else "in no dataset behind the release"
     return node
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from app.core.clock import utc_now
 from app.core.parquet import write_rows
+from app.governance.erasure import erase
 from app.governance.graph import NothingToTrace
 from app.governance.impact import find_impact
 from app.ledger.batches import write_part
@@ -101,4 +102,11 @@ def test_all_of_it_is_json_and_a_stranger_is_refused_with_the_nearest_name(serve
 
 def test_an_empty_ledger_knows_no_document(registry):
     with pytest.raises(NothingToTrace, match="ingest documents first"):
+        find_impact(registry, FEES)
+
+
+def test_an_erased_document_is_told_with_its_leaf(served):
+    registry, _ = served
+    leaf = erase(registry, documents=[FEES], reason="asked for", actor="service").leaf
+    with pytest.raises(NothingToTrace, match=f"leaf {leaf} erased it"):
         find_impact(registry, FEES)

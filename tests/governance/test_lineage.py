@@ -8,6 +8,7 @@ from rich.console import Console
 
 from app.console.lineage import render, render_text
 from app.core.digests import digest_bytes
+from app.governance.erasure import erase
 from app.governance.graph import Graph, NothingToTrace
 from app.governance.lineage import find_answer, trace, trace_answer, trace_any
 from app.ledger.log import Statement
@@ -147,3 +148,13 @@ def test_a_second_leaf_about_a_version_adds_no_edge(served):
         statement = Statement("release", release.digest, name="handbook", parents=(forged,), payload=payload)
         registry.ledger.append([statement])
     assert forged not in {node.digest for node in trace(registry, release.digest).walk()}
+
+
+def test_what_was_erased_is_told_with_its_leaf(served):
+    registry, release = served
+    row = find_answer(registry, "r-1")
+    leaf = erase(registry, documents=["sha256:d1"], reason="asked for", actor="service").leaf
+    erased = trace(registry, release.digest).find("erasure")
+    assert {node.label for node in erased} == {f"leaf {leaf}"}
+    assert any("chunks.parquet" in node.detail for node in erased)
+    assert trace_answer(registry, row).find("chunk")[0].label == f"erased by leaf {leaf}"
