@@ -17,6 +17,7 @@ from app.governance.gate import judge
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
 from app.governance.promotion import promote
 from app.governance.release import build_release, parts_of
+from app.governance.stoplights import DATA, StopLight, ask, ask_about_release, plan_retraining
 from app.ledger.keys import Signer
 from app.monitoring.plan import RetrainPlan
 from app.registry.tracking import Tracker
@@ -30,6 +31,7 @@ from app.training.trainer import train
 
 SYNTHETIC = "synthetic"
 RETRIEVAL_POLICY = "retrieval"
+RETRAINING = "retraining"
 
 
 class NothingNew(UsageError):
@@ -55,7 +57,11 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A judged model with all that would serve; router and release are None when the verdict is red."""
+    """A judged model with all that would serve; router and release are None when the verdict is red.
+
+    ``traffic`` is the verdict of the release's own gate; where that is red, there is no release, and ``stopped`` says
+    why.
+    """
 
     model: Version
     router: Version | None
@@ -63,6 +69,8 @@ class Candidate:
     before: Mapping[str, Version]
     verdict: Version
     release: Version | None
+    traffic: Version | None = None
+    stopped: str = ""
 
 
 def build_knowledge(
@@ -117,43 +125,49 @@ def build_candidate(
     settings: SignalboxSettings,
     production: Version | None = None,
     prices: Mapping[str, float] | None = None,
+    gates: Mapping[str, Version] | None = None,
     actor: str = "service",
 ) -> Candidate:
-    """Evaluate and judge; unless the verdict is red, calibrate a router and publish a release.
+    """Evaluate and judge; unless the verdict is red, calibrate a router, publish a release and judge that too.
 
     Args:
         suites: by label; ``target`` is the one to do well on, all others are regression suites.
         production: the release to compare with.
         prices: US dollars, such as ``small_usd_per_1k_tokens``.
+        gates: verdicts of the gates that were passed on the way, by gate.
     """
     evaluations = evaluate_on(small, suites, registry=registry, settings=settings)
     before = _evaluate_production(production, suites, registry=registry, settings=settings)
-    evidence = Evidence.collect(small, registry=registry, candidate=evaluations, production=before)
+    evidence = Evidence.collect(small, registry=registry, candidate=evaluations, production=before, others=gates)
     verdict = judge(policy, evidence, registry=registry)
-    router = release = None
-    if verdict.facts["light"] != "red":
-        router = calibrate_router(
-            small=small,
-            large=large,
-            index=knowledge.index,
-            synthetic=knowledge.rows,
-            registry=registry,
-            settings=settings.routing,
-        )
-        release = build_release(
-            name,
-            small=small,
-            large=large,
-            router=router,
-            index=knowledge.index,
-            dataset=knowledge.dataset,
-            verdict=verdict,
-            policy=publish_policy(policy, registry),
-            prices=prices,
-            registry=registry,
-            actor=actor,
-        )
-    return Candidate(small, router, evaluations, before, verdict, release)
+    if verdict.facts["light"] == "red":
+        return Candidate(small, None, evaluations, before, verdict, None)
+    router = calibrate_router(
+        small=small,
+        large=large,
+        index=knowledge.index,
+        synthetic=knowledge.rows,
+        registry=registry,
+        settings=settings.routing,
+    )
+    release = build_release(
+        name,
+        small=small,
+        large=large,
+        router=router,
+        index=knowledge.index,
+        dataset=knowledge.dataset,
+        verdict=verdict,
+        policy=publish_policy(policy, registry),
+        prices=prices,
+        registry=registry,
+        actor=actor,
+    )
+    try:
+        traffic = ask_about_release(release, verdict=verdict, registry=registry)
+    except StopLight as red:
+        return Candidate(small, router, evaluations, before, verdict, None, stopped=str(red))
+    return Candidate(small, router, evaluations, before, verdict, release, traffic)
 
 
 def propose_first(
@@ -167,7 +181,12 @@ def propose_first(
     registry: Registry,
     settings: SignalboxSettings,
 ) -> Candidate:
-    """The candidate for a first release, with prices from the speeds that its models show on the suite."""
+    """The candidate for a first release, with prices from the speeds that its models show on the suite.
+
+    Raises:
+        StopLight: the data gate is red for the rows that it was trained on.
+    """
+    gates = {DATA: ask(DATA, knowledge.rows, registry=registry)}
     models = {"small": small} | ({"large": large} if large else {})
     speeds = {
         rung: evaluate(model, suite, registry=registry, settings=settings.evaluation) for rung, model in models.items()
@@ -180,6 +199,7 @@ def propose_first(
         suites={TARGET: suite},
         policy=policy,
         prices=measured_prices(speeds, settings=settings),
+        gates=gates,
         registry=registry,
         settings=settings,
     )
@@ -231,17 +251,34 @@ def measured_prices(evaluations: Mapping[str, Version], *, settings: SignalboxSe
     }
 
 
-def retrain(plan: RetrainPlan, *, registry: Registry, settings: SignalboxSettings, actor: str) -> Candidate:
-    """Build the next candidate from the documents as they are now and the small model in production."""
+def retrain(
+    plan: RetrainPlan,
+    *,
+    registry: Registry,
+    settings: SignalboxSettings,
+    actor: str,
+    trigger: str | None = None,
+) -> Candidate:
+    """Build the next candidate from the documents as they are now and the small model in production.
+
+    Args:
+        trigger: id of the trigger that asks for it; None when a person does.
+
+    Raises:
+        StopLight: the gate before spending or the one before training is red.
+    """
     production = registry.get("release", f"{plan.release}@{PRODUCTION}")
     parts = parts_of(production, registry=registry)
     if "small" not in parts:
         raise NothingToLearnOn(f"{production.ref} has no small model to learn on from: promote one that has")
     suites = find_suites(plan.suite, plan.regression_suites, registry=registry)
     policy = load_policy(plan.policy)
+    spending = plan_retraining(production, parts["small"], trigger=trigger, registry=registry)
+    gates = {RETRAINING: ask(RETRAINING, spending, registry=registry)}
     knowledge = build_knowledge(
         plan.source, dataset=plan.dataset, synthetic=plan.synthetic, registry=registry, settings=settings
     )
+    gates[DATA] = ask(DATA, knowledge.rows, registry=registry)
     recipe = settings.training.small_continual
     small = learn_on(parts["small"], knowledge, name=plan.model, recipe=recipe, registry=registry)
     return build_candidate(
@@ -253,6 +290,7 @@ def retrain(plan: RetrainPlan, *, registry: Registry, settings: SignalboxSetting
         policy=policy,
         production=production,
         prices=production.facts["prices"],
+        gates=gates,
         registry=registry,
         settings=settings,
         actor=actor,
@@ -267,8 +305,10 @@ def put_into_production(release: Version, *, registry: Registry, reason: str, si
 
     Raises:
         PromotionRefused: the verdict or the approvals do not carry it.
+        StopLight: the gate before traffic is red.
     """
     verdict = verdict_of(release, registry=registry)
+    ask_about_release(release, verdict=verdict, registry=registry)
     policy = policy_of(registry.get("policy", verdict.manifest["inputs"]["policy"]))
     promote(release, verdict=verdict, registry=registry, policy=policy, signer=signer, reason=reason)
     if release.facts["small"]:

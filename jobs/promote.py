@@ -69,7 +69,7 @@ def _propose(here: Job, name: str, suite: str, *, small: str, large: str | None,
         knowledge=find_knowledge(get("dataset", dataset), registry=here.registry), policy=load_policy(policy),
         registry=here.registry, settings=here.settings,
     )  # fmt: skip
-    print("\n".join(summary(candidate.verdict)))
+    print("\n".join([*summary(candidate.verdict), *filter(None, [candidate.stopped])]))
     if candidate.release is None:
         raise typer.Exit(REFUSED_STATUS)
     return candidate.release

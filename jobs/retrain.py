@@ -42,7 +42,7 @@ def main(
         chosen = load_plan(plan or plan_path(Workspace.find(workspace)))
     with job(workspace, config or _config_of(chosen)) as here:
         actor = f"retrain {_known(trigger, here.registry)}"
-        candidate = retrain(chosen, registry=here.registry, settings=here.settings, actor=actor)
+        candidate = retrain(chosen, registry=here.registry, settings=here.settings, actor=actor, trigger=trigger)
     print(json.dumps(_as_json(candidate)) if as_json else "\n".join(_lines(candidate)))
     raise typer.Exit(0 if candidate.release else REFUSED_STATUS)
 
@@ -66,7 +66,7 @@ def _as_json(candidate: Candidate) -> dict[str, str | None]:
 
 def _lines(candidate: Candidate) -> list[str]:
     if candidate.release is None:
-        return [*summary(candidate.verdict), "no candidate: the gate is red"]
+        return [*summary(candidate.verdict), f"no candidate: {candidate.stopped or 'the gate is red'}"]
     release = candidate.release
     return [
         *summary(candidate.verdict),

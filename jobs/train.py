@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from app.core.errors import UsageError
+from app.governance.stoplights import DATA, ask
 from app.training.trainer import train
 from jobs.common import Config, Json, WorkspaceOption, job, report
 
@@ -32,7 +33,8 @@ def main(
 ) -> None:
     """Train on 2 Ray Train workers with DeepSpeed and publish the model. A killed run goes on where it was.
 
-    The same data, base and settings give the model that is already there, without work.
+    The same data, base and settings give the model that is already there, without work. Rows must pass the data gate
+    first: where it is red, the exit status is 3.
     """
     with job(workspace, config) as here:
         if (base is None) != (run in STARTS):
@@ -40,9 +42,12 @@ def main(
             raise WrongStart(f"{run} {says} --base")
         kind = "dataset" if run == "small_cpt" else "synthetic"
         default = ["handbook" if kind == "dataset" else "handbook-qa"]
+        rows = [here.registry.get(kind, ref) for ref in data or default]
+        for each in rows if kind == "synthetic" else ():
+            ask(DATA, each, registry=here.registry)
         version = train(
             name=name,
-            data=[here.registry.get(kind, ref) for ref in data or default],
+            data=rows,
             base=here.registry.get("model", base) if base else None,
             model=getattr(here.settings.training, STARTS[run]) if run in STARTS else None,
             registry=here.registry,

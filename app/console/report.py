@@ -55,9 +55,12 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
     rows = [
         ("documents, chunks, rejected", f"{report['documents']}, {report['chunks']}, {report['rejected']}"),
         ("synthetic rows", str(report["synthetic_rows"])),
-        ("training loss, first and last", f"{train['loss_first']:.2f}, {train['loss_last']:.3f}"),
-        ("training speed", f"{train['tokens_per_s']:.0f} tokens/s on {train['workers']} workers"),
     ]
+    if train["curves"]:
+        rows += [
+            ("training loss, first and last", f"{train['loss_first']:.2f}, {train['loss_last']:.3f}"),
+            ("training speed", f"{train['tokens_per_s']:.0f} tokens/s on {train['workers']} workers"),
+        ]
     rows += [(f"exact match: {name}", _before_after(pair)) for name, pair in report["evaluation"].items()]
     rows += [
         ("ladder", report["recommendation"]),

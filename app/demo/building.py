@@ -2,12 +2,14 @@
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from app.core.errors import SignalboxError
 from app.demo.facts import Revision
 from app.demo.scene import Scene
+from app.escalation.gate import ask_to_climb, expected_cost_usd
 from app.escalation.ladder import Ladder, Measured, climb, machine_cost_usd, render
 from app.escalation.rungs import Quotations, measured
 from app.evaluation.pipeline import evaluate
@@ -17,6 +19,7 @@ from app.governance.gate import summary
 from app.governance.keys import new_key
 from app.governance.policy import load_policy
 from app.governance.promotion import ApprovalsMissing
+from app.governance.stoplights import DATA, ask
 from app.ledger.key_sources import NoSuchKey, open_signer
 from app.ledger.keys import Signer
 from app.loop import (
@@ -29,6 +32,7 @@ from app.loop import (
     verdict_of,
 )
 from app.registry.versions import Version
+from app.training.settings import TrainSettings
 from app.training.trainer import train
 
 RELEASE = "assistant"
@@ -66,9 +70,17 @@ def know(scene: Scene, source: str, name: str) -> Knowledge:
     return knowledge
 
 
-def train_models(scene: Scene, knowledge: Knowledge) -> Models:
-    """Bootstrap both models from a random start, then fine-tune the small one, by adapters and in full."""
+def train_models(scene: Scene, knowledge: Knowledge, suite: Version) -> Models:
+    """Bootstrap both models from a random start, then fine-tune the small one, by adapters and in full.
+
+    The data gate stands before all of it, the escalation gate before each deeper rung.
+
+    Raises:
+        StopLight: one of them is red.
+    """
     recipes, rows = scene.settings.training, [knowledge.rows]
+    for line in summary(ask(DATA, knowledge.rows, registry=scene.registry)):
+        scene.say(line)
     run = partial(train, registry=scene.registry, workspace=scene.workspace)
     base = run(
         name="small-base",
@@ -77,7 +89,11 @@ def train_models(scene: Scene, knowledge: Knowledge) -> Models:
         vocabulary=rows,
         settings=recipes.small_cpt,
     )
+    tried = {"prompt": _evaluated(scene, base, suite), "retrieval": _quoted(scene, knowledge, suite)}
+    _climb_to(scene, "lora", tried, like=base, recipe=recipes.small_lora)
     adapter = run(name="small-lora", data=rows, base=base, settings=recipes.small_lora)
+    tried["lora"] = _evaluated(scene, adapter, suite)
+    _climb_to(scene, "full", tried, like=adapter, recipe=recipes.small_sft)
     small = run(name="small", data=rows, base=base, settings=recipes.small_sft)
     large = run(
         name="large",
@@ -97,16 +113,8 @@ def train_models(scene: Scene, knowledge: Knowledge) -> Models:
 
 def climb_ladder(scene: Scene, knowledge: Knowledge, models: Models, suite: Version) -> Ladder:
     """Run one suite through every rung, and print the table."""
-    settings, registry = scene.settings, scene.registry
-    quotations = Quotations(scene.workspace, knowledge.index.digest)
-    retrieved = evaluate(
-        None,
-        suite,
-        answer=quotations,
-        parents=[knowledge.index.digest],
-        registry=registry,
-        settings=settings.evaluation,
-    )
+    settings = scene.settings
+    retrieved = _quoted(scene, knowledge, suite)
     rungs = [_rung(scene, "prompt", models.base, suite), _rung(scene, "lora", models.adapter, suite)]
     rungs.append(_rung(scene, "full", models.small, suite))
     built_usd = machine_cost_usd(_duration(scene, knowledge.index.digest), settings=settings.ladder)
@@ -130,6 +138,8 @@ def judge_first(scene: Scene, knowledge: Knowledge, models: Models, suite: Versi
     )
     for line in summary(candidate.verdict):
         scene.say(line)
+    for line in summary(candidate.traffic) if candidate.traffic else filter(None, [candidate.stopped]):
+        scene.say(line)
     return candidate
 
 
@@ -137,7 +147,7 @@ def serveable(scene: Scene, knowledge: Knowledge, release: Version | None) -> Ve
     """The release to serve: the candidate's, or one that only quotes when its gate was red."""
     if release:
         return release
-    scene.say("the candidate's gate is red: production gets a release that retrieves and quotes, and no model")
+    scene.say("a gate is red: production gets a release that retrieves and quotes, and no model")
     fallback, verdict = build_retrieval_release(RELEASE, knowledge=knowledge, registry=scene.registry)
     for line in summary(verdict):
         scene.say(line)
@@ -188,8 +198,27 @@ def publish_suites(scene: Scene, revision: Revision, knowledge: Knowledge | None
     }
 
 
+def _climb_to(scene: Scene, rung: str, tried: Mapping[str, Version], *, like: Version, recipe: TrainSettings) -> None:
+    """Ask the gate before a deeper rung; amber, where a cheaper one is good enough, is the demo's own wish to go on."""
+    cost_usd = expected_cost_usd(like, num_rows=recipe.num_steps * recipe.batch_size)
+    verdict = ask_to_climb(rung, measured=tried, cost_usd=cost_usd, registry=scene.registry)
+    for line in summary(verdict):
+        scene.say(line)
+
+
+def _evaluated(scene: Scene, model: Version, suite: Version) -> Version:
+    return evaluate(model, suite, registry=scene.registry, settings=scene.settings.evaluation)
+
+
+def _quoted(scene: Scene, knowledge: Knowledge, suite: Version) -> Version:
+    """The rung that needs no training: the best sentences of the passages found."""
+    quotations = Quotations(scene.workspace, knowledge.index.digest)
+    settings, parents = scene.settings.evaluation, [knowledge.index.digest]
+    return evaluate(None, suite, answer=quotations, parents=parents, registry=scene.registry, settings=settings)
+
+
 def _rung(scene: Scene, rung: str, model: Version, suite: Version) -> Measured:
-    evaluation = evaluate(model, suite, registry=scene.registry, settings=scene.settings.evaluation)
+    evaluation = _evaluated(scene, model, suite)
     return measured(rung, evaluation, cost_build_usd=model.facts["train"]["cost_usd"], settings=scene.settings.ladder)
 
 

@@ -16,9 +16,11 @@ from typing import Any, Protocol
 from app.core.digests import digest_json
 from app.core.errors import UsageError
 from app.core.parquet import read_rows
+from app.core.text import ngrams, words
 from app.demo.corpus import write_corpus
 from app.demo.facts import Revision
 from app.demo.questions import Question, suite_rows, traffic
+from app.governance.checks.suites import NGRAM_WORDS
 from app.registry.versions import Registry, Version
 
 KEPT_BACK = 5
@@ -99,7 +101,7 @@ class Folder:
         """From the synthetic rows whose wordings were withheld; ``new`` are those of documents that came later."""
         if synthetic is None:
             raise ValueError("a folder's suites are made from its synthetic rows: synthesise first")
-        rows = [row for row in _rows(registry, synthetic) if row["split"] == "heldout"]
+        rows = _held_out(_rows(registry, synthetic))
         if revision == 1:
             self._pools[1] = _questions(rows)
             return {"all": self._pools[1]}
@@ -132,6 +134,16 @@ def _copy_lines(path: Path, target: Path, revision: Revision) -> None:
 
 def _rows(registry: Registry, synthetic: Version) -> Sequence[Mapping[str, Any]]:
     return read_rows(registry.folder(synthetic) / "rows.parquet")
+
+
+def _held_out(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows in withheld wordings, but those that repeat a long run of words of a training row; all when none is left.
+
+    A gap text is one sentence in whatever words it is announced: such a question would be no held-out one.
+    """
+    taught = {run for row in rows if row["split"] == "train" for run in ngrams(words(row["question"]), NGRAM_WORDS)}
+    held = [row for row in rows if row["split"] == "heldout"]
+    return [row for row in held if not ngrams(words(row["question"]), NGRAM_WORDS) & taught] or held
 
 
 def _questions(rows: Iterable[Mapping[str, Any]]) -> list[Question]:

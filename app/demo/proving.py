@@ -60,6 +60,21 @@ def figures_of(scene: Scene, knowledge: Knowledge, models: Models, ladder: Ladde
     }
 
 
+def figures_untaught(knowledge: Knowledge, reason: str) -> dict[str, Any]:
+    """The same figures where a gate was red before or between the trainings, so that no model came of them."""
+    documents = knowledge.dataset.facts
+    return {
+        "documents": documents["num_documents"],
+        "chunks": documents["num_chunks"],
+        "rejected": documents["num_rejected"],
+        "synthetic_rows": knowledge.rows.facts["num_rows"],
+        "ladder": [],
+        "recommendation": reason,
+        "train": {"curves": {}},
+        "evaluation": {},
+    }
+
+
 def _curve(scene: Scene, model: Version) -> list[list[float]]:
     rows = read_rows(scene.registry.folder(model) / CURVE_FILE)
     return [[row["step"], row["loss"]] for row in rows]

@@ -21,8 +21,10 @@ from app.core.errors import SignalboxError, UsageError
 from app.core.workspace import Workspace
 from app.demo import building, operating
 from app.demo.material import Folder, Handbook, Material
-from app.demo.proving import figures_of, prove
+from app.demo.proving import figures_of, figures_untaught, prove
 from app.demo.scene import Scene
+from app.governance.stoplights import StopLight
+from app.loop import Knowledge
 from app.monitoring.actor import ensure_monitor
 from app.registry.versions import Version, open_registry
 from app.settings import load_settings
@@ -74,17 +76,29 @@ def _first_release(scene: Scene) -> Version:
         scene.material.write(scene.documents, 1)
         knowledge = building.know(scene, str(scene.documents), scene.material.dataset)
         suite = building.publish_suites(scene, 1, knowledge)["all"]
-    with scene.step("Bootstrap and fine-tune a small and a large model"):
-        models = building.train_models(scene, knowledge)
-    with scene.step("Climb the ladder: prompt, retrieval, adapters, full fine-tuning"):
-        ladder = building.climb_ladder(scene, knowledge, models, suite)
-    with scene.step("Judge the candidate, and ask a person"):
-        candidate = building.judge_first(scene, knowledge, models, suite)
-        release = building.serveable(scene, knowledge, candidate.release)
+    candidate = _taught(scene, knowledge, suite)
+    with scene.step("Ask a person"):
+        release = building.serveable(scene, knowledge, candidate)
         building.approve_release(scene, release)
         building.promote_release(scene, release)
-    scene.figures |= figures_of(scene, knowledge, models, ladder, suite)
     return release
+
+
+def _taught(scene: Scene, knowledge: Knowledge, suite: Version) -> Version | None:
+    """A release with models that learnt the documents; None where a gate was red on the way."""
+    try:
+        with scene.step("Bootstrap and fine-tune a small and a large model"):
+            models = building.train_models(scene, knowledge, suite)
+    except StopLight as red:
+        scene.say(str(red))
+        scene.figures |= figures_untaught(knowledge, str(red))
+        return None
+    with scene.step("Climb the ladder: prompt, retrieval, adapters, full fine-tuning"):
+        ladder = building.climb_ladder(scene, knowledge, models, suite)
+    with scene.step("Judge the candidate"):
+        candidate = building.judge_first(scene, knowledge, models, suite)
+    scene.figures |= figures_of(scene, knowledge, models, ladder, suite)
+    return candidate.release
 
 
 def _the_change(scene: Scene, release: Version) -> None:

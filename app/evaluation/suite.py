@@ -1,9 +1,11 @@
 """Suites: held-out questions with their accepted answers, as versions.
 
-Guarantees: a suite's rows are sorted by question id and name no question twice. Not guaranteed: that training never saw
-them; a gate's check is for that.
+A suite is committed before the training that it will judge: publishing it enters its digest in the ledger, and the gate
+looks which leaf came first. Guarantees: a suite's rows are sorted by question id and name no question twice. Not
+guaranteed: that training never saw them; a gate's check is for that.
 """
 
+import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ import pyarrow as pa
 
 from app.core.digests import digest_json
 from app.core.errors import UsageError
+from app.core.files import FileUnusable, read_text
 from app.core.parquet import write_rows
 from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version
@@ -33,6 +36,25 @@ class EmptySuite(UsageError):
     """A suite needs at least one question with an accepted answer: give it some."""
 
 
+class BadQuestions(UsageError):
+    """A file of questions holds one JSON object a line, with `question` and `answers`: mend the line that is named."""
+
+
+def commit_questions(path: Path, *, name: str, registry: Registry) -> Version:
+    """Publish a file of questions as a suite: JSON lines with `question`, `answers` and, if wanted, `subject`.
+
+    Raises:
+        BadQuestions: it cannot be read, or a line is no question.
+        EmptySuite: no line has an answer.
+    """
+    try:
+        lines = read_text(path).splitlines()
+    except FileUnusable as error:
+        raise BadQuestions(f"{error}: name a file of JSON lines") from error
+    rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    return publish_suite(name, rows, origin=path.name, registry=registry)
+
+
 def publish_suite(name: str, rows: Iterable[Mapping[str, Any]], *, origin: str, registry: Registry) -> Version:
     """Publish questions as a suite; ``origin`` says where they come from.
 
@@ -50,3 +72,14 @@ def publish_suite(name: str, rows: Iterable[Mapping[str, Any]], *, origin: str, 
         write_rows(Path(folder) / ROWS_FILE, ordered, schema=SUITE)
         facts = {"num_rows": len(ordered), "origin": origin}
         return registry.publish("suite", name, folder=Path(folder), inputs=inputs, facts=facts)
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, object]:
+    try:
+        given = json.loads(line)
+        if not isinstance(given["answers"], list):
+            raise TypeError
+        row = {"question": str(given["question"]), "answers": [str(answer) for answer in given["answers"]]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadQuestions(f"{path}:{number} needs `question` and a list `answers`: mend this line") from error
+    return {"question_id": digest_json(row), **row, "subject": str(given.get("subject", "")), "source": path.name}

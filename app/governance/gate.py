@@ -52,7 +52,8 @@ def judge(policy: Policy, evidence: Evidence, *, registry: Registry, actor: str 
     """
     if evidence.changed:
         raise EvidenceChanged(evidence.changed[0])
-    manifest = _manifest(publish_policy(policy, registry), policy, evidence)
+    version = publish_policy(policy, registry)
+    manifest = _manifest(version, policy_of(version), evidence)  # as published, since that is what a replay reads
     parts = {key: manifest[key] for key in ("inputs", "parents", "facts")}
     return registry.publish("verdict", manifest["name"], actor=actor, **parts)
 

@@ -17,7 +17,14 @@ def test_the_demo_s_policies_are_shipped():
     assert {"candidate", "data"} <= set(shipped_policies())
     candidate = load_policy("candidate")
     assert candidate.approvals.required == 1
-    assert [check.kind for check in candidate.checks][:3] == ["loss_improves", "min_metric", "forgetting_budget"]
+    kinds = [check.kind for check in candidate.checks]
+    assert {"suite_committed", "contamination", "min_metric", "forgetting_budget", "gate_passed"} <= {*kinds}
+
+
+def test_a_policy_stands_at_each_of_the_five_places():
+    gates = {load_policy(name).gate for name in shipped_policies()}
+    assert gates == {"data", "candidate", "release", "retraining", "escalation"}
+    assert {load_policy(name).gate for name in gates} == gates
 
 
 CHECK = {"kind": "min_rows", "minimum": 5}

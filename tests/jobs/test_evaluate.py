@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from app.core.parquet import write_rows
 from app.evaluation.schema import ROWS
+from app.evaluation.suite import BadQuestions
 from app.settings import SignalboxSettings
 from jobs import evaluate as job_module
 from jobs.common import Job
@@ -71,12 +72,12 @@ def test_without_one_there_is_nothing_to_compare(run, questions):
 def test_a_line_that_is_no_question_is_named(run, questions, line):
     questions.write_text(json.dumps(QUESTION) + "\n" + line + "\n")
     done = run("--suite", "s", "--questions", questions, "--model", "new")
-    assert isinstance(done.exception, job_module.BadQuestions)
+    assert isinstance(done.exception, BadQuestions)
     assert ":2 needs" in str(done.exception)
 
 
 def test_a_file_that_is_no_text_is_named(run, questions):
     questions.write_bytes(b"\xff\xfe\x00")
     done = run("--suite", "s", "--questions", questions, "--model", "new")
-    assert isinstance(done.exception, job_module.BadQuestions)
+    assert isinstance(done.exception, BadQuestions)
     assert "not text in UTF-8" in str(done.exception)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from app import loop
-from app.core.parquet import write_rows
 from app.core.workspace import Workspace
 from app.monitoring.lease import take
 from app.monitoring.plan import RetrainPlan, save_plan
@@ -22,7 +22,7 @@ from app.settings import SignalboxSettings
 from jobs import retrain as job_module
 from jobs.common import Job
 
-QUESTIONS = pa.schema([("question_id", pa.string()), ("exact_match", pa.float64())])
+ANSWER = "12 euros"
 PLAN = RetrainPlan(source="revision-2", suite="new", regression_suites=("old",))
 Scores = dict[tuple[str, str], float]
 
@@ -42,6 +42,15 @@ class Stages:
 
     work: list[str] = field(default_factory=list)
     killed_at: str = ""
+    num_folders: int = 0
+
+    def table(self, name: str, rows: list[dict[str, Any]]) -> Path:
+        """A folder with one Parquet file of these rows."""
+        self.num_folders += 1
+        folder = self.folder / f"{self.num_folders}"
+        folder.mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), folder / name)
+        return folder
 
     def make(self, kind: str, name: str, inputs: dict[str, Any], **more: Any) -> Version:
         if found := self.registry.find(kind, name, inputs):
@@ -52,31 +61,37 @@ class Stages:
         return self.registry.publish(kind, name, inputs=inputs, **more)
 
     def ingest(self, source: str, name: str, **_: Any) -> Version:
-        return self.make("dataset", name, {"source": str(source)})
+        chunks = self.table("chunks.parquet", [{"chunk_id": "c", "text": f"{source}: the fee is {ANSWER}."}])
+        return self.make("dataset", name, {"source": str(source)}, folder=chunks)
 
     def build_index(self, dataset: Version, *, name: str, **_: Any) -> Version:
         return self.make("index", name, {"dataset": dataset.digest}, parents=[dataset.digest])
 
     def synthesize(self, dataset: Version, *, name: str, **_: Any) -> Version:
-        return self.make("synthetic", name, {"dataset": dataset.digest}, parents=[dataset.digest])
+        rows = [{"question": f"Fee {n} of {dataset.ref}?", "answer": ANSWER, "split": "train"} for n in range(100)]
+        folder, parents = self.table("rows.parquet", rows), [dataset.digest]
+        facts = {"num_rows": 100, "num_rejected": 0}
+        return self.make("synthetic", name, {"dataset": dataset.digest}, folder=folder, parents=parents, facts=facts)
 
     def train(self, *, name: str, data: list[Version], base: Version | None, **_: Any) -> Version:
         digests = [version.digest for version in data]
         facts = {"train": {"loss_first": 3.0, "loss_last": 0.2}, "data": [version.ref for version in data]}
         parents = [*digests, *([base.digest] if base else [])]
-        return self.make("model", name, {"data": digests}, parents=parents, facts=facts)
+        curve = self.table("loss.parquet", [{"loss": 3.0}, {"loss": 0.2}])
+        return self.make("model", name, {"data": digests}, folder=curve, parents=parents, facts=facts)
 
     def calibrate_router(self, *, small: Version, index: Version, **_: Any) -> Version:
         return self.make("router", "router", {"small": small.digest, "index": index.digest})
 
     def evaluate(self, model: Version, suite: Version, **_: Any) -> Version:
         rate = self.scores[model.facts["data"][0], suite.name]
-        rows = [{"question_id": f"{suite.name}-{i}", "exact_match": float(i < 100 * rate)} for i in range(100)]
-        folder = self.folder / f"{model.short}-{suite.name}"
-        folder.mkdir(exist_ok=True)
-        write_rows(folder / "rows.parquet", rows, schema=QUESTIONS)
-        inputs = {"model": model.digest, "suite": suite.digest}
-        return self.make("evaluation", suite.name, inputs, folder=folder, parents=[model.digest, suite.digest])
+        rows = [
+            {"question_id": f"{suite.name}-{n}", "prediction": ANSWER, "exact_match": float(n < 100 * rate)}
+            for n in range(100)
+        ]
+        inputs, facts = {"model": model.digest, "suite": suite.digest}, {"seconds_per_question": 0.01}
+        folder, parents = self.table("rows.parquet", rows), [model.digest, suite.digest]
+        return self.make("evaluation", suite.name, inputs, folder=folder, parents=parents, facts=facts)
 
 
 GOOD: Scores = {
@@ -94,7 +109,8 @@ def stages(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name in ("ingest", "build_index", "synthesize", "train", "calibrate_router", "evaluate"):
         monkeypatch.setattr(loop, name, getattr(made, name))
     for suite in ("new", "old"):
-        registry.publish("suite", suite, inputs={"suite": suite})
+        questions = made.table("rows.parquet", [{"question": f"Which {suite} fee is it?", "answers": [ANSWER]}])
+        registry.publish("suite", suite, folder=questions, inputs={"suite": suite})
     return made
 
 
@@ -258,6 +274,12 @@ def test_the_ledger_names_the_trigger_behind_a_candidate(
     lease = take(registry.database, "monitor", holder="a", duration_s=30)
     assert lease
     MonitorStore(registry.database).record(window, lease=lease, with_trigger=True)
+    save_plan(PLAN, workspace)
+    refused = run("--trigger", trigger_id(window))
+    assert (refused.exit_code, "no trigger is behind" in refused.stderr) == (3, True)
+    assert "dataset" not in stages.work
+    facts = {"alarm": True, "signals": ["embedding", "confidence"]}
+    registry.publish("trigger", "assistant", inputs={"trigger": trigger_id(window)}, facts=facts)
     save_plan(PLAN, workspace)
     assert run("--trigger", trigger_id(window)).exit_code == 0
     actors = [leaf.statement.actor for leaf in registry.ledger.leaves("release")]

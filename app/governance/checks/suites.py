@@ -13,6 +13,7 @@ from app.ledger.log import Leaf
 from app.registry.versions import Version
 
 TRAIN = "train"
+NGRAM_WORDS = 13
 
 Pair = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -71,7 +72,7 @@ class Contamination(Check):
     maximum: Share = 0.0
     """Largest share allowed."""
 
-    ngram_words: PositiveInt = 13
+    ngram_words: PositiveInt = NGRAM_WORDS
     """Length of the runs of words that must not be shared."""
 
     question: str = "question"
