@@ -112,17 +112,25 @@ class Store:
     def erase(self, kind: str, digest: str, name: str, replacement: Path | None) -> None:
         """Remove a published file, or put what is left of it in its place; the bytes before are gone.
 
-        For erasure alone, which first names the file's old and new digest in the ledger.
+        For erasure alone, which first names the file's old and new digest in the ledger, and calls ``mark_erased``
+        when it is done with the version.
         """
-        base = self._path(kind, digest)
-        target = f"{base}/{FILES}/{name}"
+        target = f"{self._path(kind, digest)}/{FILES}/{name}"
         if replacement:
             fs.copy_files(str(replacement), f"{target}.tmp", destination_filesystem=self._fs)
             self._fs.move(f"{target}.tmp", target)
         elif self._fs.get_file_info(target).type == fs.FileType.File:
             self._fs.delete_file(target)
-        self._write_last(f"{base}/{ERASED}", f"-{os.urandom(8).hex()}".encode())
+
+    def mark_erased(self, kind: str, digest: str) -> None:
+        """Tell whoever holds a version in memory or in a cache to read it again."""
+        self._write_last(f"{self._path(kind, digest)}/{ERASED}", f"-{os.urandom(8).hex()}".encode())
         self._forget(kind, digest)
+
+    @property
+    def local_root(self) -> Path | None:
+        """The folder of a store on this machine; None for a remote one."""
+        return Path(self._root) if isinstance(self._fs, fs.LocalFileSystem) else None
 
     def erased_mark(self, kind: str, digest: str) -> str:
         """Empty for a version as it was published; another text after every erasure from it."""

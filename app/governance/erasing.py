@@ -4,6 +4,7 @@ Guarantees: a row stays exactly as it was or goes; vectors and chunks of an inde
 that cannot remove vectors, and a file that holds no rows, goes whole.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from app.core.digests import digest_file
+from app.core.digests import digest_file, hex_of
 from app.core.parquet import ROW_GROUP_SIZE, parts_of
 from app.governance.matching import Matcher
 from app.ledger.batches import SCHEMA, read_part, read_receipts, receipts_path, root_of, row_leaves, write_table
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 KEPT = ("model", "policy", "verdict", "approval", "release")
 """Kinds whose files hold no rows of content: weights are for retraining, the others say what people decided."""
 SCANNED_BYTES = 64 << 20
+STALE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,14 @@ def left_over(matcher: Matcher, registry: Registry) -> list[str]:
             found += [f"model {version.ref}: {path.name}" for path in sorted(held)]
     for folder in (registry.workspace.runs_dir, registry.workspace.logs_dir):
         found += [str(path.relative_to(folder.parent)) for path in sorted(folder.rglob("*")) if _holds(matcher, path)]
-    return [*found, *_database(matcher, registry)]
+    return [*found, *_strays(matcher, registry), *_database(matcher, registry)]
+
+
+def sweep(requests_dir: Path) -> None:
+    """Remove parts that a crash left half written; nobody reads them, and they may hold anything."""
+    for path in requests_dir.glob(".*.tmp"):
+        if time.time() - path.stat().st_mtime > STALE_S:
+            path.unlink(missing_ok=True)
 
 
 def _tables(registry: Registry) -> Iterator[tuple[Version | None, Path]]:
@@ -154,11 +163,32 @@ def _receipts(path: Path, table: pa.Table, mask: "NDArray[np.bool_]") -> tuple[s
     return root_of(receipts), tuple(place for place, leaf in enumerate(receipts) if leaf in gone)
 
 
+def _strays(matcher: Matcher, registry: Registry) -> Iterator[str]:
+    """Folders of the store that no version names: what a crash cut short, and records of events."""
+    root = registry.store.local_root
+    known = {(version.kind, hex_of(version.digest)) for version in registry.versions()}
+    if root is None:
+        return
+    for folder in sorted(root.glob("*/*")):
+        held = (path for path in sorted(folder.rglob("*")) if _holds(matcher, path))
+        if (folder.parent.name, folder.name) not in known and (path := next(held, None)):
+            yield f"the store's {path.relative_to(root)}, which no version names"
+
+
 def _holds(matcher: Matcher, path: Path) -> bool:
     """Whether a subject occurs in a file, read as text; large files and folders are passed over."""
     if not path.is_file() or path.stat().st_size > SCANNED_BYTES:
         return False
+    if path.suffix == ".parquet":
+        return _in_rows(matcher, path)
     return matcher.text(path.read_bytes().decode("utf-8", "ignore"))
+
+
+def _in_rows(matcher: Matcher, path: Path) -> bool:
+    try:
+        return bool(matcher.rows(pq.read_table(path)).any())
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _database(matcher: Matcher, registry: Registry) -> Iterator[str]:

@@ -7,8 +7,8 @@ Guarantees: rows of datasets, synthetic rows, suites, evaluations, baselines, ve
 the request log go, with what descends from them; manifests, leaves and receipts stay, so that every older proof holds.
 Neither leaf nor record holds the subject, only a commitment under a salt that the caller alone gets.
 Not guaranteed: weights of models trained on what went (they are named, and deleted only when asked to); texts that
-stand in manifests, database tables, model files or logs (they are named); copies and backups elsewhere; serving
-replicas hold an index in memory until they are started again; answers given while the erasure runs.
+stand in manifests, database tables, model files or logs (they are named); copies and backups elsewhere; answers given
+while the erasure runs; a serving replica reads an index again some seconds later.
 """
 
 import fcntl
@@ -25,7 +25,7 @@ from typing import Any
 
 from app.core.digests import canonical_json, digest_file
 from app.core.errors import SignalboxError, UsageError
-from app.governance.erasing import Change, changes_of, left_over
+from app.governance.erasing import Change, changes_of, left_over, sweep
 from app.governance.graph import Graph
 from app.governance.matching import Matcher
 from app.ledger.erasures import ErasedFile, commit_documents
@@ -148,7 +148,7 @@ def lines(result: Erasure) -> list[str]:
         *(f"stays, for no erasure reaches it: {each}" for each in result.left_over),
     ]
     if result.leaf is not None:
-        left.append("start the serving application again: its replicas hold indexes in memory")
+        left.append("serving replicas read the index again within seconds; models stay in memory as they are")
         left.append(f"leaf {result.leaf} names what went; its commitment opens with the salt {result.opening}")
     return [*changed, *left]
 
@@ -215,6 +215,9 @@ def _execute(folder: Path, registry: Registry) -> int:
     index = leaves[0] if leaves else registry.ledger.append([plan.statement(payload)])[0]
     for number, entry in enumerate(plan.files):
         _apply(entry, folder / str(number), registry)
+    for kind, digest in {(entry.kind, entry.digest) for entry in plan.files if entry.kind != REQUEST_BATCH}:
+        registry.store.mark_erased(kind, digest)
+    sweep(registry.workspace.requests_dir)
     shutil.rmtree(folder)
     return index
 

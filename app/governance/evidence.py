@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from app.core.digests import digest_file, digest_json
 from app.core.errors import SignalboxError
+from app.ledger.erasures import erasures_in
 from app.ledger.log import PROMOTION, REQUEST_BATCH, Leaf
 from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version
@@ -255,7 +256,7 @@ def changed_manifest(version: Version) -> str:
 
 
 def read_table(version: Version, name: str, *, registry: Registry) -> list[Row]:
-    """Rows of a version's table, once the file's bytes are found to be those that the manifest names.
+    """Rows of a version's table, once the file's bytes are found to be those that the manifest, or an erasure, names.
 
     Raises:
         EvidenceMissing: the version has no such table.
@@ -265,7 +266,9 @@ def read_table(version: Version, name: str, *, registry: Registry) -> list[Row]:
     if stated is None:
         raise EvidenceMissing(f"{version.kind} {version.ref} has no table {name}: publish it with one")
     path = registry.folder(version) / name
-    if not path.is_file() or digest_file(path) != stated["sha256"]:
+    erasures = erasures_in(registry.ledger, registry.store)
+    wanted = erasures.digest_now(version.kind, version.digest, name, stated["sha256"])
+    if not path.is_file() or digest_file(path) != wanted:
         raise EvidenceChanged(
             f"{name} of {version.kind} {version.ref} is gone, or not what its manifest names: restore it"
         )

@@ -16,6 +16,7 @@ from app.governance.checks import Check
 from app.governance.evidence import Evidence, EvidenceChanged, EvidenceMissing, changed_manifest, leaf_of
 from app.governance.findings import Finding, worst
 from app.governance.policy import BadPolicy, Policy, policy_of, publish_policy
+from app.ledger.erasures import erasures_in
 from app.registry.versions import Registry, Version, VersionNotFound
 
 CODE_VERSION = "gate-2"
@@ -31,14 +32,20 @@ class NotAVerdict(SignalboxError):
 
 @dataclass(frozen=True)
 class Replay:
-    """Whether a verdict came out the same again, and what differs; ``digest`` is empty when it could not be judged."""
+    """Whether a verdict came out the same again, and what differs; ``digest`` is empty when it could not be judged.
+
+    ``erased`` names content that the verdict was reached on and that an erasure took since: such a verdict cannot be
+    judged again, which is no sign of tampering.
+    """
 
     same: bool
     digest: str
     differences: tuple[str, ...]
+    erased: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"same": self.same, "digest": self.digest, "differences": list(self.differences)}
+        found = {"differences": list(self.differences), "erased": list(self.erased)}
+        return {"same": self.same, "digest": self.digest, **found}
 
 
 def judge(policy: Policy, evidence: Evidence, *, registry: Registry, actor: str = "gate") -> Version:
@@ -81,7 +88,8 @@ def replay(verdict: Version, *, registry: Registry) -> Replay:
     digest = digest_json({**again, "files": {}})
     if not found and digest != verdict.digest:
         found.append(f"digest: recorded {verdict.digest}, now {digest}")
-    return Replay(not found, digest, tuple(found))
+    erased = _erased(verdict, evidence, registry) if found else []
+    return Replay(not found, digest, (*erased, *found), tuple(erased))
 
 
 def summary(verdict: Version) -> list[str]:
@@ -121,6 +129,13 @@ def _judge(check: Check, evidence: Evidence) -> Finding:
 
 def _changed(versions: list[Version], evidence: Evidence) -> list[str]:
     return [*filter(None, map(changed_manifest, versions)), *evidence.changed]
+
+
+def _erased(verdict: Version, evidence: Evidence, registry: Registry) -> list[str]:
+    """What erasures took from the evidence since the verdict."""
+    leaf = leaf_of(verdict, registry=registry)
+    read = [*evidence.parents, *(entry["digest"] for entry in evidence.read)]
+    return erasures_in(registry.ledger, registry.store).since(read, leaf.index) if leaf else []
 
 
 def _code(inputs: Mapping[str, Any]) -> list[str]:

@@ -66,6 +66,21 @@ class Erasures:
         erased = self.of(kind, digest, file)
         return erased[-1][1].new if erased else published
 
+    def since(self, digests: Iterable[str], index: int) -> list[str]:
+        """A sentence for every file of some versions that lost content after a leaf."""
+        wanted = set(digests)
+        return [
+            f"{entry.file} of {entry.kind} {entry.digest[:19]} lost {entry.num_rows} rows by the erasure in leaf {leaf}"
+            for erased in self.files.values()
+            for leaf, entry in erased
+            if entry.digest in wanted and leaf > index
+        ]
+
+
+def erasures_in(ledger: Ledger, store: Store) -> Erasures:
+    """What the erasure leaves of an open ledger say."""
+    return read_erasures([(leaf.index, leaf.statement) for leaf in ledger.leaves(ERASURE)], store)
+
 
 def read_erasures(leaves: Iterable[tuple[int, Statement]], store: Store) -> Erasures:
     """The records of erasure leaves; one whose manifest is not the one published counts for nothing."""

@@ -34,6 +34,11 @@ class Loaded(Generic[Item]):
                     self._items.popitem(last=False)
             return item
 
+    def forget(self, digest: str) -> None:
+        """Load that version anew when it is asked for again."""
+        with self._lock:
+            self._items.pop(digest, None)
+
     def _find(self, digest: str) -> Item | None:
         with self._lock:
             if digest in self._items:

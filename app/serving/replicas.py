@@ -5,6 +5,7 @@ releases; they are grouped, so that a swap of releases needs no pause.
 """
 
 import logging
+import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from app.serving.schema import Generation, Passage
 from app.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
+LOOK_AGAIN_S = 2.0
+"""Longest time that a replica goes on with an index from which something was erased."""
 FIELDS = tuple(Generation.model_fields)
 
 
@@ -55,10 +58,21 @@ class Retriever:
         self._indexes: Loaded[Any] = Loaded(
             lambda digest: load_index(self._registry, digest), limit=settings.max_loaded
         )
+        self._marks: dict[str, tuple[str, float]] = {}
 
     def preload(self, ref: str) -> None:
         """Load the index of a release, so that its first request need not wait."""
-        self._indexes.get(resolve_release(self._registry, ref).index)
+        self._index(resolve_release(self._registry, ref).index)
+
+    def _index(self, digest: str) -> Any:
+        """An index, opened again when an erasure took something from it; that is looked up once in a while."""
+        mark, looked_s = self._marks.get(digest, ("", 0.0))
+        if not looked_s or time.monotonic() - looked_s >= LOOK_AGAIN_S:
+            now = self._registry.store.erased_mark("index", digest)
+            if now != mark:
+                self._indexes.forget(digest)
+            self._marks[digest] = (now, time.monotonic())
+        return self._indexes.get(digest)
 
     def encode(self, texts: Sequence[str]) -> Any:
         """Embeddings, float32 (n, 384)."""
@@ -69,7 +83,7 @@ class Retriever:
         vectors = self._encoder.encode([question for _, question, _ in asked])
         results: list[Retrieval | None] = [None] * len(asked)
         for (index, top_k), rows in _grouped([(index, top_k) for index, _, top_k in asked]).items():
-            found = self._indexes.get(index).search(vectors[rows], top_k)
+            found = self._index(index).search(vectors[rows], top_k)
             for row, hits in zip(rows, found, strict=True):
                 results[row] = Retrieval([to_passage(hit) for hit in hits], vectors[row].tolist())
         return [result for result in results if result is not None]

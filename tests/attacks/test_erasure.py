@@ -14,12 +14,16 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.core.digests import canonical_json, digest_file
 from app.core.parquet import write_rows
+from app.core.workspace import Workspace
 from app.documents.schema import DOCUMENTS, REJECTS
 from app.evaluation.schema import ROWS as OUTCOMES
 from app.evaluation.suite import publish_suite
 from app.governance import erasure
 from app.governance.erasure import ErasureBlocked, NothingToErase, erase, resume, unfinished
+from app.governance.gate import replay
 from app.governance.matching import SubjectTooShort
+from app.governance.pack.verify import verify_pack
+from app.governance.pack.write import write_pack
 from app.ledger import merkle
 from app.ledger.batches import batch_statement, read_part, seal, write_part, write_table
 from app.ledger.erasures import ErasedDocuments
@@ -28,10 +32,14 @@ from app.ledger.note import read_checkpoint
 from app.ledger.receipts import check_receipt, commit
 from app.ledger.verify import verify
 from app.registry.tables import CHUNKS
+from app.registry.versions import open_registry
 from app.retrieval.index import write_index
 from app.retrieval.search import SearchIndex
+from app.serving import replicas
 from app.serving.log import receipt_proof
+from app.serving.settings import ServingSettings
 from app.synthesis.schema import ROWS
+from tests.governance.pack.world import play
 
 NAME = "Zuzana Okafor-Lindqvist"
 DIM = 8
@@ -192,6 +200,23 @@ def test_the_index_forgets_the_vector_and_finds_the_others(world):
     assert all(hit.chunk_id != "c1" for found in hits for hit in found)
 
 
+def test_a_serving_replica_finds_it_no_more(world, monkeypatch):
+    class Encoder:
+        def __init__(self, **_):
+            pass
+
+        def encode(self, texts):
+            return np.eye(5, DIM, dtype=np.float32)[[1] * len(texts)]
+
+    monkeypatch.setattr("app.inference.encoder.Encoder", Encoder)
+    monkeypatch.setattr(replicas, "LOOK_AGAIN_S", 0.0)
+    worker = replicas.Retriever(ServingSettings(workspace=str(world.workspace.root)))
+    asked = [(world.world["index"].digest, "Who?", 5)]
+    assert "c1" in [passage.chunk_id for passage in worker.retrieve(asked)[0].passages]
+    erase(world, subjects=[NAME], reason="asked for", actor="jane")
+    assert sorted(passage.chunk_id for passage in worker.retrieve(asked)[0].passages) == ["c0", "c2", "c3", "c4"]
+
+
 def test_every_older_proof_still_holds(world):
     key = world.ledger.signer.public
     before = world.ledger.checkpoint()
@@ -246,7 +271,15 @@ def test_what_no_erasure_reaches_is_named(world):
     world.publish("trigger", "t", inputs={"who": NAME})
     (world.workspace.logs_dir).mkdir()
     (world.workspace.logs_dir / "job.log").write_text(f"question by {NAME}\n")
+    stray = world.workspace.root / "store" / "dataset" / ("0" * 64) / "files"
+    stray.mkdir(parents=True)
+    write_rows(stray / "chunks.parquet", [chunk(1)], schema=CHUNKS)
+    half = world.workspace.requests_dir / ".part.parquet.tmp"
+    half.write_text(NAME)
+    os.utime(half, (0, 0))
     left = erase(world, subjects=[NAME], reason="asked for", actor="jane").left_over
+    assert not half.exists()
+    assert any("files/chunks.parquet, which no version names" in each for each in left)
     assert any("manifest of trigger t@1" in each for each in left)
     assert any("logs/job.log" in each for each in left)
 
@@ -478,3 +511,24 @@ def test_a_changed_erasure_record_erases_nothing(world):
     path.write_text(path.read_text().replace("asked for", "never mind"))
     kinds = {kind for kind, _ in faults(world)}
     assert {"changed-manifest", "changed-file", "missing-row"} <= kinds
+
+
+def test_a_pack_of_a_release_whose_evidence_was_erased_holds(tmp_path):
+    """A verdict that was reached on erased rows cannot be judged again, and the pack says so; all else is proven."""
+    registry = open_registry(Workspace.find(tmp_path / "workspace"))
+    release, verdict, _ = play(registry, tmp_path)
+    key = registry.workspace.keys_dir / "service.pub"
+    assert replay(verdict, registry=registry).same
+    result = erase(registry, subjects=["q77"], reason="asked for", actor="jane")
+    assert [entry.kind for entry in result.files] == ["evaluation"]
+    again = replay(verdict, registry=registry)
+    assert (again.same, len(again.erased)) == (False, 1)
+    assert verify(registry.workspace).faults == []
+    write_pack(release, tmp_path / "pack.zip", registry=registry)
+    report = verify_pack(tmp_path / "pack.zip", public_key=key)
+    assert report.faults == []
+    assert any("cannot be judged again: rows.parquet" in note for note in report.notes)
+    path = registry.folder(registry.get("evaluation", "small-exam")) / "rows.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+    assert not replay(verdict, registry=registry).same
+    assert {kind for kind, _ in faults(registry)} == {"changed-file"}

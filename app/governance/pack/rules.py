@@ -15,8 +15,6 @@ from app.governance.pack.weights import KIND as SIGNATURE
 from app.governance.pack.weights import weights_fault
 from app.governance.policy import policy_of
 from app.ledger.log import MOVES, PROMOTION, Leaf
-from app.ledger.verify_artifacts import erasures_of
-from app.ledger.verify_tree import Row
 from app.registry.versions import Version
 
 if TYPE_CHECKING:
@@ -48,9 +46,8 @@ def check_replays(check: "PackCheck") -> None:
         except HOSTILE as error:
             check.report.add("bad-replay", where, f"it cannot be judged again ({' '.join(str(error).split())[:200]})")
             continue
-        if not again.same and (erased := _erased_behind(check, verdict)):
-            which = ", ".join(sorted(erased))
-            check.report.notes.append(f"{where} cannot be judged again: rows of {which} were erased on request")
+        if again.erased:
+            check.report.notes.append(f"{where} cannot be judged again: {'; '.join(again.erased)}")
         elif not again.same:
             found = "; ".join(again.differences) or f"its digest is {again.digest}"
             check.report.add("bad-replay", where, f"it does not come out the same again ({found})")
@@ -97,14 +94,6 @@ def _check_signature(check: "PackCheck", signature: Version, model: Version, whe
         fault = f"its signature cannot be read ({' '.join(str(error).split())[:200]})"
     if fault:
         check.report.add("bad-weights", where, fault)
-
-
-def _erased_behind(check: "PackCheck", verdict: Version) -> set[str]:
-    """What a verdict went by that an erasure changed since."""
-    rows = [Row(leaf.index, leaf.statement.kind, leaf.statement.subject, leaf.statement) for leaf in check.log]
-    erased = {digest for _, digest, _ in erasures_of(rows, check.registry.store).files}
-    used = {*verdict.parents, *(each["digest"] for each in verdict.facts.get("read", ()))}
-    return {f"{each.kind} {each.ref}" for each in check.registry.versions() if each.digest in erased & used}
 
 
 def _served(check: "PackCheck") -> list[Version]:

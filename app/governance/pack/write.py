@@ -25,9 +25,9 @@ from app.governance.pack.dsse import sign_statement, statement
 from app.governance.pack.page import render_page
 from app.governance.pack.weights import KIND as SIGNATURE
 from app.governance.pack.weights import check_files
-from app.ledger.erasures import Erasures, read_erasures
+from app.ledger.erasures import Erasures, erasures_in
 from app.ledger.keys import Verifier
-from app.ledger.log import ERASURE, KEY, SERVICE_KEY, Ledger
+from app.ledger.log import KEY, SERVICE_KEY, Ledger
 from app.ledger.note import Checkpoint, read_checkpoint
 from app.registry.versions import Registry, Version
 
@@ -65,7 +65,7 @@ def write_pack(
     """
     contents = select(release, registry=registry, with_weights=with_weights, with_data=with_data)
     note, checkpoint = _checkpoint(registry.ledger)
-    erasures = read_erasures([(leaf.index, leaf.statement) for leaf in registry.ledger.leaves(ERASURE)], registry.store)
+    erasures = erasures_in(registry.ledger, registry.store)
     members = _described(contents, registry, erasures) | _stored(contents, registry, erasures)
     members |= _logged(contents, registry, checkpoint)
     members[layout.CHECKPOINT] = note.encode()
