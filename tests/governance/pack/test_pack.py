@@ -85,7 +85,7 @@ def test_after_an_erasure_the_pack_holds_and_says_what_went(packed, tmp_path):
     write_pack(packed.release, tmp_path / "erased.zip", registry=registry)
     report = verify_pack(tmp_path / "erased.zip", public_key=packed.key)
     assert report.faults == []
-    assert any("cannot be judged again: rows of evaluation small-exam@1" in note for note in report.notes)
+    assert any("cannot be judged again: rows.parquet of evaluation" in note for note in report.notes)
     with zipfile.ZipFile(tmp_path / "erased.zip") as archive:
         assert not any(PERSON.encode() in archive.read(name) for name in archive.namelist())
         described = json.loads(archive.read(next(each for each in archive.namelist() if "datasets/suite-" in each)))
