@@ -10,6 +10,7 @@ whole log up to the checkpoint: ``signalbox verify`` reads all of it, and names 
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +21,7 @@ from app.ledger import merkle
 from app.ledger.keys import Verifier
 from app.ledger.log import MOVES, STOP, Leaf, NotAStatement, Statement
 from app.ledger.note import BadNote, Checkpoint, read_checkpoint
-from app.ledger.verify_lineage import is_back_dated
+from app.ledger.verify_lineage import TIME, is_back_dated
 from app.registry.versions import Registry, VersionNotFound
 
 RESTS_ON = (
@@ -87,21 +88,30 @@ def check(proof: Mapping[str, Any], verifier: Verifier) -> list[str]:
     """
     try:
         checkpoint = read_checkpoint(str(proof["checkpoint"]), [verifier])
-        moves = [_read(number, move) for number, move in enumerate(proof["moves"])]
+        moves = [_read(move) for move in proof["moves"]]
         moment, _ = parse_moment(str(proof["at"]))
         stated = {key: proof[key] for key in ("name", "state", "digest", "in_force")}
     except (BadMoment, BadNote, NotAStatement, LookupError, TypeError, ValueError) as error:
         return [f"the proof cannot be read ({error}): ask for it again"]
     found = [fault for move in moves for fault in _check_move(move, str(stated["name"]), checkpoint)]
-    force = in_force([leaf.statement for leaf, _, _ in moves], moment)
-    true = {"in_force": force, **_state(moves[force][0] if force is not None else None)}
+    force = in_force([move.leaf.statement for move in moves], moment)
+    true = {"in_force": force, **_state(moves[force].leaf if force is not None else None)}
     found += [
         f"it says {key} {stated[key]!r}, its leaves say {true[key]!r}" for key in true if stated[key] != true[key]
     ]
     return found + _check_chain(moves)
 
 
-Move = tuple[Leaf, list[bytes], Mapping[str, Any]]
+@dataclass(frozen=True)
+class _Move:
+    """A move as a proof states it."""
+
+    leaf: Leaf
+    proof: list[bytes]
+    record_digest: str
+    """Empty when the proof holds no record."""
+    previous: Any
+    """Digest of what was there before, as its record says."""
 
 
 def _state(leaf: Leaf | None) -> dict[str, Any]:
@@ -126,34 +136,39 @@ def _ref(registry: Registry, kind: str, digest: str | None) -> str | None:
         return None
 
 
-def _read(number: int, move: Mapping[str, Any]) -> Move:
-    leaf = Leaf(int(move["index"]), Statement.from_bytes(str(move["leaf"]).encode()))
-    return leaf, [base64.b64decode(value, validate=True) for value in move["proof"]], move["record"]
+def _read(move: Mapping[str, Any]) -> _Move:
+    """A move of a proof; ValueError, LookupError, TypeError or NotAStatement when it has not its form."""
+    statement, record = Statement.from_bytes(str(move["leaf"]).encode()), move["record"]
+    if not TIME.fullmatch(str(statement.time)) or not isinstance(record, dict):
+        raise ValueError("a move has no time or no record")
+    proof = [base64.b64decode(value, validate=True) for value in move["proof"]]
+    digest = digest_bytes(canonical_json(record)) if record else ""
+    return _Move(Leaf(int(move["index"]), statement), proof, digest, record["inputs"]["previous"] if record else None)
 
 
-def _check_move(move: Move, name: str, checkpoint: Checkpoint) -> list[str]:
-    leaf, proof, record = move
-    statement, where = leaf.statement, f"leaf {leaf.index}"
-    hashed = merkle.leaf_hash(statement.to_bytes())
+def _check_move(move: _Move, name: str, checkpoint: Checkpoint) -> list[str]:
+    leaf, statement, where = move.leaf, move.leaf.statement, f"leaf {move.leaf.index}"
+    hashed, size, root = merkle.leaf_hash(statement.to_bytes()), checkpoint.size, checkpoint.root
     found = []
-    if not merkle.verify_inclusion(hashed, index=leaf.index, size=checkpoint.size, proof=proof, root=checkpoint.root):
+    if not merkle.verify_inclusion(hashed, index=leaf.index, size=size, proof=move.proof, root=root):
         found.append(f"{where}: its proof does not lead to the checkpoint's root")
     if statement.kind not in MOVES or statement.name != name:
         found.append(f"{where}: it is no move of {name}")
-    if record and digest_bytes(canonical_json(record)) != statement.payload:
+    if move.record_digest != statement.payload:
         found.append(f"{where}: its record is not the one that it names")
     return found
 
 
-def _check_chain(moves: Sequence[Move]) -> list[str]:
+def _check_chain(moves: Sequence[_Move]) -> list[str]:
     """Leaves stand in the order of the log and of time, and each move's record names what the one before put there."""
-    found, last = [], None
-    for leaf, _, record in moves:
-        where = f"leaf {leaf.index}"
+    found: list[str] = []
+    last: Leaf | None = None
+    for move in moves:
+        leaf, where = move.leaf, f"leaf {move.leaf.index}"
         if last and (leaf.index <= last.index or is_back_dated(leaf.statement.time, after=last.statement.time)):
             found.append(f"{where}: it stands out of the order of the log or of time")
-        previous = record.get("inputs", {}).get("previous") if record else None
-        if "inputs" in record and previous != (last.statement.subject if last else None):
-            found.append(f"{where}: its record says that {previous} was there before; a move is missing or was changed")
+        if move.record_digest and move.previous != (last.statement.subject if last else None):
+            said = f"its record says that {move.previous} was there before"
+            found.append(f"{where}: {said}; a move is missing or was changed")
         last = leaf
     return found

@@ -4,6 +4,8 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from app.core.clock import utc_now
 from app.governance.history import STOPPED, BadMoment, check, parse_moment, production_at
@@ -145,3 +147,35 @@ def test_moments_are_read_with_their_zone_or_as_utc(text, hour, zoned):
 def test_what_is_no_past_moment_is_refused(text, said):
     with pytest.raises(BadMoment, match=said):
         parse_moment(text)
+
+
+def places_of(value, path=()):
+    """Every place in a JSON value."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in items:
+        yield from places_of(each, (*path, key))
+
+
+JUNK = [None, 0, -1, 1.5, float("nan"), "", "x", "AA==", [], [1], {}, {"a": 1}, True]
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_an_attacker_writes_is_answered_with_sentences(moved, data):
+    registry = moved[0]
+    proof = proof_of(registry)
+    *path, last = data.draw(st.sampled_from([place for place in places_of(proof) if place]))
+    at = proof
+    for key in path:
+        at = at[key]
+    before, at[last] = at[last], data.draw(st.sampled_from(JUNK))
+    found = check(proof, registry.ledger.signer.public)
+    assert all(isinstance(fault, str) for fault in found)
+    told = last in ("ref", "rests_on", "log_key") or at[last] == before or (path and path[-1] == "files")
+    assert found or told, (path, last)
+
+
+def test_a_proof_that_is_no_object_is_refused(registry):
+    for junk in JUNK:
+        assert check(junk, registry.ledger.signer.public)
