@@ -20,10 +20,10 @@ from app.governance.release import build_release, parts_of
 from app.governance.stoplights import DATA, StopLight, ask, ask_about_release, plan_retraining
 from app.ledger.keys import Signer
 from app.monitoring.plan import RetrainPlan
-from app.registry.tracking import Tracker
 from app.registry.versions import PRODUCTION, Registry, Version
 from app.retrieval.pipeline import build_index
 from app.serving.engines import calibrate_router
+from app.serving.production import tell_mlflow
 from app.settings import SignalboxSettings
 from app.synthesis.pipeline import synthesize
 from app.training.settings import TrainSettings
@@ -311,9 +311,7 @@ def put_into_production(release: Version, *, registry: Registry, reason: str, si
     ask_about_release(release, verdict=verdict, registry=registry)
     policy = policy_of(registry.get("policy", verdict.manifest["inputs"]["policy"]))
     promote(release, verdict=verdict, registry=registry, policy=policy, signer=signer, reason=reason)
-    if release.facts["small"]:
-        model = registry.get("model", release.facts["small"])
-        Tracker(registry.workspace).set_production(model.name, model)
+    tell_mlflow(release, registry=registry)
 
 
 def verdict_of(release: Version, *, registry: Registry) -> Version:

@@ -90,9 +90,7 @@ def approve(
         if {**standing.body, **said} == standing.body and not standing.expired(timestamp()):
             return registry.get(APPROVAL, standing.digest)
     body = draft(verdict.digest, artifact, signer=signer.public, printed_name=printed_name, meaning=meaning)
-    if valid_for_days is not None:
-        body["expires"] = rfc3339(utc_now() + timedelta(days=valid_for_days))
-    return record(sign_facts(body, signer), registry=registry)
+    return record(sign_facts(with_expiry(body, valid_for_days), signer), registry=registry)
 
 
 def reject(
@@ -130,6 +128,19 @@ def draft(
         "meaning": meaning,
         "time": timestamp(),
     }
+
+
+def draft_from(about: Mapping[str, Any], *, signer: Signer, printed_name: str, meaning: str) -> dict[str, Any]:
+    """The body of an approval of what a desk showed (``app.governance.desk``)."""
+    named: dict[str, Any] = {"signer": signer.public, "printed_name": printed_name, "meaning": meaning}
+    return draft(about["verdict"]["digest"], about["artifact"], **named)
+
+
+def with_expiry(body: dict[str, Any], valid_for_days: float | None) -> dict[str, Any]:
+    """The same body with the moment after which it counts no more; unchanged for None."""
+    if valid_for_days is None:
+        return body
+    return body | {"expires": rfc3339(utc_now() + timedelta(days=valid_for_days))}
 
 
 def draft_withdrawal(decision: Version, *, signer: Verifier, printed_name: str, reason: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def _check_keys(log: Sequence[Leaf], keys: KeyBook, report: Report) -> None:
             report.add("key-of-two-roles", where, "this key has another role too")
         if event.event == NEW and keys.revocation(digest, event.index):
             report.add("revived-key", where, "it was revoked before, which is final")
-        if event.event == NEW and event.person != (keys.person(digest) or event.person):
+        if event.event == NEW and event.person and event.person != keys.person(digest):
             report.add("key-of-two-persons", where, "this key is on record for another person")
 
 

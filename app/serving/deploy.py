@@ -41,10 +41,11 @@ def deploy(
         ClusterNotUp, ClusterUnreachable: there is no cluster, or it refused the config.
         NotDeployed: the application was not up in time.
     """
-    release = resolve_release(open_registry(workspace), release_ref).digest
+    found = resolve_release(open_registry(workspace), release_ref)
+    release, stopped = found.digest, found.stopped
     board, url = dashboard(workspace), find_serve_url(workspace)
-    board.put_serve(render_config(read_config(config_path), release=release, serve_url=url))
-    wait_until_serving(release, board=board, serve_url=url, timeout_s=timeout_s)
+    board.put_serve(render_config(read_config(config_path), release=release, serve_url=url, stopped=stopped))
+    wait_until_serving(release, board=board, serve_url=url, timeout_s=timeout_s, stopped=stopped)
     return release
 
 
@@ -70,9 +71,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def render_config(config: Mapping[str, Any], *, release: str, serve_url: str | None = None) -> dict[str, Any]:
+def render_config(
+    config: Mapping[str, Any], *, release: str, serve_url: str | None = None, stopped: bool = False
+) -> dict[str, Any]:
     """The config with the release in every ``user_config`` and the HTTP options of the cluster that runs."""
-    applications = [_render_application(each, release) for each in config["applications"]]
+    changed = {"release": release} | ({"stopped": True} if stopped else {})
+    applications = [_render_application(each, changed) for each in config["applications"]]
     rendered = {**config, "applications": applications}
     if serve_url:
         url = httpx.URL(serve_url)
@@ -80,15 +84,17 @@ def render_config(config: Mapping[str, Any], *, release: str, serve_url: str | N
     return rendered
 
 
-def wait_until_serving(release: str, *, board: Dashboard, serve_url: str, timeout_s: float) -> None:
-    """Wait until every deployment is healthy and the gateway serves the release.
+def wait_until_serving(
+    release: str, *, board: Dashboard, serve_url: str, timeout_s: float, stopped: bool = False
+) -> None:
+    """Wait until every deployment is healthy and the gateway serves the release; a stop waits for the gateway alone.
 
     Raises:
         NotDeployed: the deployment failed, or took too long; the message says what was missing.
     """
     end_s, missing = time.monotonic() + timeout_s, "nothing was heard from Serve"
     while missing and time.monotonic() < end_s:
-        missing = _what_is_missing(release, board, serve_url)
+        missing = _what_is_missing(release, board, serve_url, stopped)
         if missing:
             time.sleep(POLL_S)
     if missing:
@@ -96,13 +102,13 @@ def wait_until_serving(release: str, *, board: Dashboard, serve_url: str, timeou
         raise NotDeployed(message)
 
 
-def _what_is_missing(release: str, board: Dashboard, serve_url: str) -> str:
+def _what_is_missing(release: str, board: Dashboard, serve_url: str, stopped: bool) -> str:
     """Why the application does not serve the release yet; empty when it does."""
     try:
         application = board.serve_status().get("applications", {}).get(APPLICATION, {})
-        if trouble := next(_troubles(application), ""):
+        if not stopped and (trouble := next(_troubles(application), "")):
             return trouble
-        return _health_trouble(httpx.get(f"{serve_url}/healthz", timeout=5.0, trust_env=False), release)
+        return _health_trouble(httpx.get(f"{serve_url}/healthz", timeout=5.0, trust_env=False), release, stopped)
     except (httpx.TransportError, ClusterUnreachable) as error:
         return f"{type(error).__name__}: {error}"
 
@@ -118,23 +124,25 @@ def _troubles(application: Mapping[str, Any]) -> Iterator[str]:
             yield f"deployment {name} {deployment['status']}: {deployment['message']}"
 
 
-def _health_trouble(response: httpx.Response, release: str) -> str:
+def _health_trouble(response: httpx.Response, release: str, stopped: bool) -> str:
     try:
         body = response.json()
     except ValueError:
         return f"/healthz answered {response.status_code} without JSON"
     if body.get("refused") == release:
         raise NotDeployed(f"the gateway keeps what it serves, as the new release failed: {body['reason']}")
+    if body.get("release") == release and bool(body.get("stopped")) != stopped:
+        return f"the gateway serves {release} {'with' if stopped else 'without'} its models still"
     return "" if body.get("release") == release else f"the gateway serves {body.get('release') or body.get('reason')}"
 
 
-def _render_application(application: Mapping[str, Any], release: str) -> dict[str, Any]:
-    """Nothing but the release may change here: whatever else differs makes Serve replace the replicas."""
-    deployments = [_render_deployment(each, release) for each in application.get("deployments", ())]
+def _render_application(application: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing but ``user_config`` may change here: whatever else differs makes Serve replace the replicas."""
+    deployments = [_render_deployment(each, changed) for each in application.get("deployments", ())]
     return {**application, "deployments": deployments}
 
 
-def _render_deployment(deployment: Mapping[str, Any], release: str) -> dict[str, Any]:
+def _render_deployment(deployment: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
     if "user_config" not in deployment:
         return dict(deployment)
-    return {**deployment, "user_config": {**deployment["user_config"], "release": release}}
+    return {**deployment, "user_config": {**deployment["user_config"], **changed}}

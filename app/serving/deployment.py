@@ -46,6 +46,9 @@ class ReleaseConfig(Settings):
     release: str = "assistant@production"
     """Reference or digest of the release to serve."""
 
+    stopped: bool = False
+    """What the ledger said when this was deployed; a change makes the gateway ask the ledger, which decides."""
+
 
 USER_CONFIG = ReleaseConfig().model_dump()
 
@@ -150,7 +153,7 @@ class GatewayDeployment:
         generators: dict[str, DeploymentHandle],
         reader: DeploymentHandle,
     ) -> None:
-        registry = replicas.registry_of(settings)
+        self._registry = registry = replicas.registry_of(settings)
         retry = Retry(REPLICA_GONE, settings.retry_deadline_s, settings.first_retry_s)
         self._log = RequestLog(
             registry.workspace.requests_dir,
@@ -170,7 +173,7 @@ class GatewayDeployment:
         await self._gateway.take(ReleaseConfig(**user_config).release)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._gateway)
+        return create_app(self._gateway, self._registry)
 
     def __del__(self) -> None:
         self._log.close()

@@ -94,7 +94,7 @@ class Gateway:
             release = await self.release()
         except ApiError as error:
             return 503, {"status": "unavailable", "reason": str(error), "refused": self._refused, "log": log}
-        named = {"release": release.digest, "release_name": release.ref}
+        named = {"release": release.digest, "release_name": release.ref, "stopped": release.stopped}
         return 200, {"status": "ok", **named, "reason": self._reason, "refused": self._refused, "log": log}
 
     async def models(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.governance.promotion import is_stopped
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.routing.router import RUNGS, Router
 from app.serving.errors import NoRelease
@@ -34,6 +35,8 @@ class Release:
     router: Router | None
     prices: Mapping[str, float] = field(default_factory=dict)
     prompt: str = ""
+    stopped: bool = False
+    """Whether the ledger says that its models are out of service: ``models`` is empty then."""
 
     def price(self, rung: str) -> float:
         """US dollars for 1,000 tokens of a model, prompt and completion alike."""
@@ -59,7 +62,7 @@ class Release:
 
 
 def resolve_release(registry: Registry, ref: str) -> Release:
-    """Read a release by its reference or digest.
+    """Read a release by its reference or digest; one that was stopped has no models.
 
     Raises:
         NoRelease: there is no such release, which before the first promotion is the normal state.
@@ -68,16 +71,17 @@ def resolve_release(registry: Registry, ref: str) -> Release:
         version = registry.get(RELEASE, ref)
     except VersionNotFound as error:
         raise NoRelease(f"no release {ref!r} serves yet: promote one, then deploy again ({error})") from error
-    facts = version.facts
-    digests = {rung: facts[rung] for rung in RUNGS if facts.get(rung)}
+    facts, stopped = version.facts, is_stopped(registry, version)
+    digests = {rung: facts[rung] for rung in RUNGS if facts.get(rung) and not stopped}
     return Release(
         digest=version.digest,
         ref=version.ref,
         index=facts["index"],
         models={rung: Model(digest, registry.get("model", digest).ref) for rung, digest in digests.items()},
-        router=_load_router(registry, facts),
+        router=None if stopped else _load_router(registry, facts),
         prices=facts.get("prices") or {},
         prompt=facts.get("prompt") or "",
+        stopped=stopped,
     )
 
 
