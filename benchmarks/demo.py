@@ -57,14 +57,14 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, Any]:
             "duration_s": report["duration_s"],
         },
         baselines={"exact_match": {name: pair["before"] for name, pair in evaluation.items()}},
-        ratios={"cost_vs_large_only": routing["cost_ratio"]},
+        ratios={"cost_vs_large_only": {name: phase["cost_ratio"] for name, phase in routing["phases"].items()}},
     )
 
 
 def table(figures: Mapping[str, Any]) -> str:
     """README's table."""
     results, before = figures["results"], figures["baselines"]["exact_match"]
-    matches = results["exact_match"]
+    matches, costs = results["exact_match"], figures["ratios"]["cost_vs_large_only"]
     counts, alarms, requests = results["counts"], results["drift_alarms"], results["requests"]
     names = {
         "first": "held-out questions, small model before and after fine-tuning",
@@ -75,15 +75,12 @@ def table(figures: Mapping[str, Any]) -> str:
         ("documents, chunks, rejected", f"{counts['documents']}, {counts['chunks']}, {counts['rejected']}"),
         ("synthetic rows", f"{counts['synthetic_rows']}"),
         *((f"exact match: {names[key]}", f"{_interval(before[key])}, {_interval(matches[key])}") for key in matches),
-        *(
-            (f"ladder: {rung['rung']}", f"{rung['light']}, exact match {rung['quality']['value']:.3f}")
-            for rung in results["ladder"]
-        ),
+        *((f"ladder: {rung['rung']}", _rung(rung)) for rung in results["ladder"]),
         ("fine-tuning speed, 2 workers", f"{results['tokens_per_s']:,.0f} tokens/s"),
         ("requests with the known answer, before the change", _share(results["answered"]["before the change"])),
         ("the same after the change, and after the promotion", _after(results["answered"])),
         ("share answered by the small model before the change", f"{results['share_small']:.0%}"),
-        ("cost against the large model alone", _share(figures["ratios"]["cost_vs_large_only"])),
+        *((f"cost against the large model alone, {name}", _share(ratio)) for name, ratio in costs.items()),
         ("drift alarms before and after the shift", f"{alarms['alarms_before']}, {alarms['alarms_after']}"),
         ("requests sent, failed", f"{requests['sent']}, {requests['failed']}"),
         ("verified", ", ".join(f"{count} {name}" for name, count in results["verified"].items())),
@@ -102,6 +99,10 @@ def _played(source: Path | None) -> dict[str, Any]:
 
 def _after(answered: Mapping[str, float | None]) -> str:
     return f"{_share(answered['after the change'])}, {_share(answered['after the promotion'])}"
+
+
+def _rung(rung: Mapping[str, Any]) -> str:
+    return f"{rung['light']}, exact match {rung['quality']['value']:.3f}, answer held {rung['contains']:.3f}"
 
 
 def _share(share: float | None) -> str:

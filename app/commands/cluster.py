@@ -48,8 +48,11 @@ def down(workspace: WorkspaceOption = None) -> None:
     """End the workspace's cluster: exactly the processes that belong to it, and its temp folder."""
     from app.core import cluster
 
-    num_ended = cluster.down(Workspace.find(workspace))
-    typer.echo(f"the cluster is down: {num_ended} processes ended" if num_ended else "no cluster was up")
+    place = Workspace.find(workspace)
+    crashed = cluster.status(place).state == "crashed"
+    num_ended = cluster.down(place)
+    none = "what a crashed cluster left is removed" if crashed else "no cluster was up"
+    typer.echo(f"the cluster is down: {num_ended} processes ended" if num_ended else none)
 
 
 @app.command()
@@ -96,7 +99,7 @@ def demo(
 def _print_addresses(workspace: Workspace, state: "ClusterState") -> None:
     rows = {
         "dashboard": state.dashboard_url,
-        "serve": state.serve_url,
+        "serve": f"{state.serve_url} (a release answers under /v1 once it is promoted)",
         "ray": state.address,
         "workspace": workspace.root,
         "token": workspace.token_path,
@@ -109,7 +112,7 @@ def _print_status(workspace: Workspace, now: "ClusterStatus") -> None:
     said = {
         "up": "the cluster is up" + ("" if now.answers else ", but its dashboard does not answer at this moment"),
         "down": f"no cluster is up for {workspace.root}: start one with `signalbox up`",
-        "crashed": f"the cluster crashed, its {', '.join(now.missing) or 'record'} is gone: run `signalbox up` again",
+        "crashed": f"the cluster crashed, its {', '.join(now.missing) or 'record'} ended: run `signalbox up` again",
     }
     typer.echo(said[now.state])
     if now.cluster:

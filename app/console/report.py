@@ -4,7 +4,7 @@ Guarantees: every figure of the table and the page stands in ``report.json``; fi
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,8 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
     rows += [(f"exact match: {name}", _before_after(pair)) for name, pair in report["evaluation"].items()]
     rows += [
         ("ladder", report["recommendation"]),
-        ("share answered by the small model", f"{routing['share_small']:.0%}"),
-        ("cost against large only", "no model serves" if (ratio := routing["cost_ratio"]) is None else f"{ratio:.0%}"),
+        ("share answered by the small model", _phases(routing, lambda phase: f"{phase['share'].get('small', 0):.0%}")),
+        ("cost against the large model alone", _phases(routing, _cost)),
         ("drift alarms before and after the shift", f"{drift['alarms_before']}, {drift['alarms_after']}"),
         ("promotions", ", ".join(f"{each['release']} ({each['light']})" for each in report["promotions"]) or "none"),
         ("requests sent, failed", f"{report['requests']['sent']}, {report['requests']['failed']}"),
@@ -73,6 +73,14 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         ("duration", f"{report['duration_s']:.0f} s"),
     ]
     return rows
+
+
+def _phases(routing: Report, show: Callable[[Report], str]) -> str:
+    return ", ".join(f"{show(phase)} {name}" for name, phase in routing["phases"].items())
+
+
+def _cost(phase: Report) -> str:
+    return "no model serves" if phase["cost_ratio"] is None else f"{phase['cost_ratio']:.0%}"
 
 
 def _before_after(pair: Mapping[str, Any]) -> str:

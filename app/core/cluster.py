@@ -374,9 +374,24 @@ def _auth(workspace: Workspace) -> dict[str, str]:
 
 def _driver_variables(workspace: Workspace) -> dict[str, str | None]:
     """What a driver needs to connect; nothing where Ray has set it already (in a job, in a pod of KubeRay)."""
-    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    elsewhere = "RAY_ADDRESS" in os.environ and read_state(workspace) is None
-    return {} if in_job or elsewhere else {**environment(workspace), "RAY_AUTH_TOKEN": None}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return {}
+    if "RAY_ADDRESS" in os.environ and read_state(workspace) is None:
+        _check_shell(workspace)
+        return {}
+    return {**environment(workspace), "RAY_AUTH_TOKEN": None}
+
+
+def _check_shell(workspace: Workspace) -> None:
+    """Refuse a shell whose variables name a cluster that has ended, or that of another workspace."""
+    named, token = os.environ.get(WORKSPACE_VARIABLE), os.environ.get("RAY_AUTH_TOKEN_PATH")
+    again = 'then eval "$(signalbox env)" again'
+    if named and Path(named).resolve() != workspace.root:
+        message = f"this shell is set up for {named}, and no cluster is up for the workspace {workspace.root}"
+        raise ConnectedElsewhere(f"{message}: start one with `signalbox up`, {again}")
+    if token and not Path(token).is_file():
+        message = f"the cluster that this shell is set up for has ended, its token {token} is gone"
+        raise ClusterNotUp(f"{message}: start one with `signalbox up`, {again}")
 
 
 def _quieten_data() -> None:

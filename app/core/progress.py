@@ -18,23 +18,26 @@ class Progress:
     def __init__(self, name: str, total: int | None) -> None:
         self.name, self.total, self.done, self.text = name, total, 0, ""
         self.started_s = self._shown_s = time.monotonic()
+        self._first: tuple[float, int] | None = None
 
     def advance(self, num: int = 1, text: str = "") -> None:
         """Count ``num`` more units; ``text`` stands behind the count."""
         self.done, self.text = self.done + num, text
+        self._first = self._first or (time.monotonic(), self.done)
         self._show()
 
     def line(self) -> str:
-        """The state in one line, with the units per second and the time left."""
-        elapsed_s = max(time.monotonic() - self.started_s, 1e-6)
+        """The state in one line, with the time that is left."""
         of_total = f"/{self.total}" if self.total else ""
-        rate = self.done / elapsed_s
-        left = (
-            f", {max(self.total - self.done, 0) / rate:.0f} s left"
-            if self.total and rate and self.done < self.total
-            else ""
-        )
-        return f"{self.name}: {self.done}{of_total} in {elapsed_s:.0f} s{left}  {self.text}".rstrip()
+        elapsed_s = time.monotonic() - self.started_s
+        return f"{self.name}: {self.done}{of_total} in {elapsed_s:.0f} s{self._left()}  {self.text}".rstrip()
+
+    def _left(self) -> str:
+        """By the pace since the first count: what came before it was starting, or was done in an earlier run."""
+        if not self._first or not self.total or not self._first[1] < self.done < self.total:
+            return ""
+        pace_s = (time.monotonic() - self._first[0]) / (self.done - self._first[1])
+        return f", {(self.total - self.done) * pace_s:.0f} s left"
 
     def _show(self, *, last: bool = False) -> None:
         now_s = time.monotonic()

@@ -178,11 +178,9 @@ def routing_figures(scene: Scene) -> dict[str, Any]:
     phases = {}
     for phase, (start, end) in scene.phases.items():
         phases[phase] = _routing([row for row in log if start <= row["time"].isoformat(timespec="microseconds") <= end])
-    cost = phases["before the change"]["cost_per_1000_usd"]
     return {
         "phases": phases,
         "share_small": phases["before the change"]["share"]["small"],
-        "cost_ratio": cost["routed"] / cost["large_only"] if cost["large_only"] else None,
         "answered": {phase: _answered_share(scene.traffic[phase]) for phase in scene.phases},
     }
 
@@ -247,12 +245,12 @@ def _follow(scene: Scene, job_id: str) -> None:
 def _routing(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     count = max(len(rows), 1)
     costs = {"routed": "cost_usd", "large_only": "cost_large_only_usd"}
+    usd = {name: sum(row[column] or 0.0 for row in rows) / count * 1000 for name, column in costs.items()}
     return {
         "num_requests": len(rows),
         "share": {route: sum(row["route"] == route for row in rows) / count for route in ROUTES},
-        "cost_per_1000_usd": {
-            name: sum(row[column] or 0.0 for row in rows) / count * 1000 for name, column in costs.items()
-        },
+        "cost_per_1000_usd": usd,
+        "cost_ratio": usd["routed"] / usd["large_only"] if usd["large_only"] else None,
     }
 
 

@@ -207,7 +207,9 @@ def _readable_root(source: str | Path) -> Path:
         raise SourceNotFound(f"{source} is not a local folder: copy or mount the documents, and name that folder")
     root = Path(str(source).removeprefix("file://")).expanduser().absolute()
     if not root.exists():
-        raise SourceNotFound(f"there is no file or folder {root}: check the path")
+        whole = Path(str(source).removeprefix("file://")).is_absolute()
+        hint = "check the path" if whole else "give the whole path, since a job runs in a copy of its folder"
+        raise SourceNotFound(f"there is no file or folder {root}: {hint}")
     needed = os.R_OK | os.X_OK if root.is_dir() else os.R_OK
     if not os.access(root, needed) or not (root.is_dir() or root.is_file()):
         raise SourceNotFound(f"{root} cannot be read: allow this user to read it, or name another folder")

@@ -5,6 +5,7 @@ publishing the same content under the same name twice gives the same version. No
 another program is legitimate; ``signalbox verify`` finds those.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -24,6 +25,11 @@ from app.ledger.log import PRODUCTION as PRODUCTION
 from app.ledger.log import Ledger, Statement, open_ledger
 
 LATEST = "latest"
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+class BadName(UsageError):
+    """That cannot name a version, since no reference ``name@number`` could carry it; the message says what can."""
 
 
 class VersionNotFound(UsageError):
@@ -91,6 +97,7 @@ class Registry:
             parents: digests of the versions that it was made from; the lineage.
             facts: figures about it. No times: the same work must give the same digest.
         """
+        check_name(name)
         manifest = {"kind": kind, "name": name, "inputs": inputs, "parents": list(parents), "facts": facts or {}}
         digest = self.store.publish(kind, folder, manifest)
         with self.database.write() as connection:
@@ -102,6 +109,7 @@ class Registry:
 
     def find(self, kind: str, name: str, inputs: Mapping[str, Any]) -> Version | None:
         """The version of ``name`` that was made from these very inputs, so that the work need not be done again."""
+        check_name(name)
         query = select(versions).where(
             versions.c.kind == kind, versions.c.name == name, versions.c.inputs_digest == digest_json(inputs)
         )
@@ -154,6 +162,13 @@ class Registry:
         near = get_close_matches(ref, known, n=1) or known[-1:]
         hint = f"did you mean {near[0]}?" if near else f"no {kind} has been published in {self.workspace.root} yet"
         return f"there is no {kind} {ref!r}: {hint}"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no reference could carry; BadName."""
+    if not NAME_PATTERN.fullmatch(name):
+        message = f"{name!r} cannot name a version: begin with a letter or digit"
+        raise BadName(f"{message}, and go on with up to 199 letters, digits, dots, dashes, underscores")
 
 
 def open_registry(workspace: Workspace) -> Registry:

@@ -7,7 +7,11 @@ import pytest
 from app.console.report import render_page, summary_rows, write_report
 
 HALF = {"value": 0.5, "low": 0.4, "high": 0.6}
-PHASE = {"share": {"small": 0.8, "extractive": 0.2}, "cost_per_1000_usd": {"routed": 0.001, "large_only": 0.004}}
+PHASE = {
+    "share": {"small": 0.8, "extractive": 0.2},
+    "cost_per_1000_usd": {"routed": 0.001, "large_only": 0.004},
+    "cost_ratio": 0.25,
+}
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def report():
             }
         ],
         "recommendation": "full: first to meet the target",
-        "routing": {"share_small": 0.8, "cost_ratio": 0.25, "phases": {"before": PHASE}},
+        "routing": {"phases": {"before the change": PHASE}},
         "drift": {
             "alarms_before": 0,
             "alarms_after": 2,
