@@ -18,7 +18,7 @@ from tests.conftest import on_both
 
 def statements(start, end):
     return [
-        Statement(kind="trigger", subject=f"sha256:{index:064x}", name=str(index), time="t")
+        Statement(kind="trigger", subject=f"sha256:{index:064x}", name=str(index), time="2026-01-01T00:00:00Z")
         for index in range(start, end)
     ]
 
