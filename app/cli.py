@@ -6,10 +6,10 @@ writes one JSON document on stdout. Nothing heavy is imported before a command n
 
 import typer
 
-from app.commands import approvals, cluster, erase, evidence, gate, keys, lineage, moves, proof, receipts, suite
+from app.commands import approvals, cluster, erase, evidence, gate, keys, ledger, lineage, moves, proof, receipts, suite
 from app.core.errors import exit_status
 
-GROUPS = (approvals, cluster, erase, evidence, gate, keys, lineage, moves, proof, receipts, suite)
+GROUPS = (approvals, cluster, erase, evidence, gate, keys, ledger, lineage, moves, proof, receipts, suite)
 
 app = typer.Typer(
     no_args_is_help=True,

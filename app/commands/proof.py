@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.commands.options import JsonOption, WorkspaceOption, group
 from app.core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from app.ledger.faults import Report
 
 app = group("", "Evidence.")
 
@@ -19,6 +22,15 @@ def verify(
     key: Annotated[
         Path | None, typer.Option(help="The log's public key, got by another way than what is checked.")
     ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Check this exported ledger instead: no workspace is read.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="An older checkpoint that you kept: the log must begin with its leaves.")
+    ] = None,
+    witness: Annotated[
+        list[str] | None, typer.Option(help="Verifier key of a witness that must have cosigned; may be repeated.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recompute the ledger and every digest. Exit status 1 names each changed byte's file or ledger row."""
@@ -27,10 +39,23 @@ def verify(
 
         report = verify_pack(pack, public_key=key)
     else:
-        from app.ledger.verify import verify as recompute
-
-        report = recompute(Workspace.find(workspace), public_key=key)
+        report = _verify_ledger(workspace, ledger, key, checkpoint, witness or [])
     counts = {"leaves": report.num_leaves, "artifacts": report.num_artifacts, "files": report.num_files}
     found = {"faults": [str(fault) for fault in report.faults], "notes": report.notes}
     typer.echo(json.dumps({"ok": report.ok, **counts, **found}, indent=2) if as_json else "\n".join(report.lines()))
     raise typer.Exit(report.exit_status)
+
+
+def _verify_ledger(
+    workspace: Path | None, folder: Path | None, key: Path | None, checkpoint: Path | None, vkeys: list[str]
+) -> "Report":
+    """The workspace's ledger, or an exported one."""
+    from app.ledger.auditor import Auditor
+    from app.ledger.verify import verify as recompute
+    from app.ledger.verify_export import verify_export
+    from app.ledger.witness import Witness
+
+    witnesses = tuple(Witness.parse(each) for each in vkeys)
+    if folder is not None:
+        return verify_export(folder, Auditor(key, checkpoint, witnesses))
+    return recompute(Workspace.find(workspace), public_key=key, checkpoint=checkpoint, witnesses=witnesses)

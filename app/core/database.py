@@ -94,6 +94,17 @@ def open_database(url: str) -> Database:
         raise DatabaseUnusable(message) from error
 
 
+@contextmanager
+def snapshot(database: Database) -> Iterator[Connection]:
+    """A connection whose queries all see the same state, while others go on writing."""
+    sqlite = database.engine.dialect.name == "sqlite"
+    options = {} if sqlite else {"isolation_level": "REPEATABLE READ"}
+    with database.engine.connect().execution_options(**options) as connection, connection.begin():
+        if sqlite:
+            connection.exec_driver_sql("BEGIN")
+        yield connection
+
+
 def insert_rows(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert plain tuples, in the order of the table's columns, by the fastest way that the database's driver has."""
     names = [column.name for column in table.columns]

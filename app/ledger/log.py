@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, func, insert, literal_column, 
 from app.core.clock import timestamp
 from app.core.database import Database, insert_rows, open_database, read_rows
 from app.core.errors import SignalboxError, UsageError
-from app.core.schema import SUBJECT_BLOCK, SUBJECT_PREFIX, checkpoints, leaves
+from app.core.schema import SUBJECT_BLOCK, SUBJECT_PREFIX, checkpoints, cosignatures, leaves
 from app.core.workspace import Workspace
 from app.ledger import merkle
 from app.ledger.keys import Signer, Verifier, load_or_create
@@ -31,6 +31,7 @@ SERVICE_KEY = "service"
 KEY, REQUEST_BATCH, PROMOTION, ROLLBACK = "key", "request-batch", "promotion", "rollback"
 STOP, RESUME = "stop", "resume"
 ERASURE = "erasure"
+WITNESS = "witness"
 """Kinds of statements that publish no version; all others are kinds of versions."""
 MOVES = (PROMOTION, ROLLBACK, STOP, RESUME)
 PRODUCTION = "production"
@@ -159,10 +160,9 @@ class Ledger:
     def checkpoint(self) -> str:
         """The newest checkpoint as a signed note; of the empty tree when nothing was appended."""
         with self.database.read() as connection:
-            note = connection.execute(
-                select(checkpoints.c.note).order_by(checkpoints.c.size.desc()).limit(1)
-            ).scalar_one_or_none()
-        return note or sign_note(Checkpoint(self.origin, 0, merkle.EMPTY_ROOT).to_text(), self.signer)
+            return read_note(connection, None)[1] or sign_note(
+                Checkpoint(self.origin, 0, merkle.EMPTY_ROOT).to_text(), self.signer
+            )
 
     def root(self, size: int | None = None) -> bytes:
         """Root over the first ``size`` leaves; all of them by default."""
@@ -177,7 +177,7 @@ class Ledger:
             if not 0 <= index < size:
                 raise NoSuchLeaf(f"no leaf {index} among {size}: ask for an index from 0 to {size - 1}")
             spans = merkle.inclusion_spans(index, size)
-            return merkle.inclusion_proof(index, size, TreeReader(connection, _positions(spans)))
+            return merkle.inclusion_proof(index, size, TreeReader(connection, positions_of(spans)))
 
     def consistency_proof(self, old_size: int, new_size: int | None = None) -> list[bytes]:
         """Hashes that show that ``root(new_size)`` only appends to ``root(old_size)``."""
@@ -186,7 +186,7 @@ class Ledger:
             if not 0 <= old_size <= new_size:
                 raise NoSuchLeaf(f"no tree of {old_size} leaves precedes one of {new_size}: ask for a smaller size")
             spans = merkle.consistency_spans(old_size, new_size)
-            return merkle.consistency_proof(old_size, new_size, TreeReader(connection, _positions(spans)))
+            return merkle.consistency_proof(old_size, new_size, TreeReader(connection, positions_of(spans)))
 
     def leaves(self, kind: str | None = None, *, subject: str | None = None) -> Iterator[Leaf]:
         """Leaves in order, all or of one kind or about one digest."""
@@ -228,13 +228,30 @@ def read_size(connection: Connection) -> int:
     return 0 if last is None else int(last) + 1
 
 
+def read_note(connection: Connection, size: int | None) -> tuple[int, str]:
+    """Size and note, cosignatures below, of the checkpoint of that size or the newest; 0 and no text without any.
+
+    Raises:
+        NoSuchLeaf: no checkpoint of that size was signed.
+    """
+    query = select(checkpoints.c.size, checkpoints.c.note).order_by(checkpoints.c.size.desc()).limit(1)
+    found = connection.execute(query if size is None else query.where(checkpoints.c.size == size)).first()
+    if found is None and size:
+        raise NoSuchLeaf(f"no checkpoint of {size} leaves was signed: ask for the newest, or a size that was one")
+    if found is None:
+        return 0, ""
+    lines = select(cosignatures.c.line).where(cosignatures.c.size == found.size).order_by(cosignatures.c.witness)
+    return int(found.size), found.note + "".join(connection.execute(lines).scalars())
+
+
 def _indexed(subject: str, size: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """What the index of subjects needs to hear; its expressions must stand in the query as they stand in the index."""
     blocks = literal_column(SUBJECT_BLOCK.text).in_(range((size >> 14) + 1))
     return blocks, literal_column(SUBJECT_PREFIX.text) == subject[7:15]
 
 
-def _positions(spans: Iterable[merkle.Span]) -> Iterator[merkle.Position]:
+def positions_of(spans: Iterable[merkle.Span]) -> Iterator[merkle.Position]:
+    """The stored hashes that a proof's spans are made of."""
     for span in spans:
         yield from merkle.decompose(*span)
 

@@ -37,7 +37,7 @@ class Checkpoint:
         lines = text.split("\n")
         if len(lines) < 4 or not lines[0] or not re.fullmatch(r"0|[1-9][0-9]*", lines[1]):
             raise BadNote("the checkpoint does not begin with origin, size and root: restore it from a backup")
-        root = _decode(lines[2])
+        root = decode_base64(lines[2])
         if root is None or len(root) != 32:
             raise BadNote("the checkpoint's root is not 32 bytes in base64: restore it from a backup")
         return cls(origin=lines[0], size=int(lines[1]), root=root)
@@ -61,17 +61,22 @@ def open_note(note: str, verifiers: Sequence[Verifier]) -> tuple[str, list[Verif
     Raises:
         BadNote: the form is wrong, none of ``verifiers`` signed, or a signature that claims to be by one does not hold.
     """
-    text, separator, tail = note.rpartition("\n\n")
-    text += "\n"
-    if not separator or not tail.endswith("\n"):
-        raise BadNote("the note has no signature block: restore it from a backup")
+    text, lines = split_note(note)
     known = {(verifier.key_name, verifier.key_id): verifier for verifier in verifiers}
-    signed = [_checked(line, text, known) for line in tail[:-1].split("\n")]
+    signed = [_checked(line, text, known) for line in lines]
     found = [verifier for verifier in signed if verifier]
     if not found:
         names = ", ".join(sorted(verifier.key_name for verifier in verifiers)) or "any known key"
         raise BadNote(f"the note is not signed by {names}: restore it, or treat the log as tampered with")
     return text, found
+
+
+def split_note(note: str) -> tuple[str, list[str]]:
+    """What is signed, and the signature lines without their newlines; BadNote when there is no such block."""
+    text, separator, tail = note.rpartition("\n\n")
+    if not separator or not tail.endswith("\n"):
+        raise BadNote("the note has no signature block: restore it from a backup")
+    return text + "\n", tail[:-1].split("\n")
 
 
 def read_checkpoint(note: str, verifiers: Sequence[Verifier]) -> Checkpoint:
@@ -81,7 +86,7 @@ def read_checkpoint(note: str, verifiers: Sequence[Verifier]) -> Checkpoint:
 
 def _checked(line: str, text: str, known: dict[tuple[str, bytes], Verifier]) -> Verifier | None:
     match = SIGNATURE_LINE.fullmatch(line)
-    body = _decode(match[2]) if match else None
+    body = decode_base64(match[2]) if match else None
     if match is None or body is None or len(body) < 5:
         raise BadNote(f"the note has a damaged signature line {line[:60]!r}: restore it from a backup")
     verifier = known.get((match[1], body[:4]))
@@ -90,7 +95,7 @@ def _checked(line: str, text: str, known: dict[tuple[str, bytes], Verifier]) -> 
     return verifier
 
 
-def _decode(encoded: str) -> bytes | None:
+def decode_base64(encoded: str) -> bytes | None:
     """Bytes of base64 in its one canonical spelling; None for anything else."""
     try:
         data = base64.b64decode(encoded, validate=True)

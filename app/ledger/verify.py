@@ -6,84 +6,89 @@ Guarantees: it never stops at the first fault. What is looked at, and what is no
 ``verify_tree``, ``verify_artifacts``, ``verify_requests``, ``verify_registry`` and ``verify_lineage``.
 """
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError
 
-from app.core.database import Database
+from app.core.database import Database, snapshot
+from app.core.errors import UsageError
 from app.core.store import Store
 from app.core.workspace import Workspace
-from app.ledger.faults import Fault, Report
-from app.ledger.keys import KeyUnreadable, Verifier, load_public
+from app.ledger.auditor import Auditor, check_auditor
+from app.ledger.faults import Fault, Report, collector_paused
+from app.ledger.keys import Verifier
 from app.ledger.log import SERVICE_KEY
 from app.ledger.verify_artifacts import erasures_of, verify_artifacts
 from app.ledger.verify_lineage import verify_lineage
 from app.ledger.verify_registry import read_refs, verify_registry
 from app.ledger.verify_requests import verify_requests
 from app.ledger.verify_tree import verify_tree
+from app.ledger.witness import Witness, read_cosignatures
 
 __all__ = ["Fault", "Report", "verify"]
 
 
-def verify(workspace: Workspace, *, public_key: Path | None = None) -> Report:
+class NoLedger(UsageError):
+    """A workspace has no ledger yet: publish something first, or name another workspace with --workspace."""
+
+
+def verify(
+    workspace: Workspace,
+    *,
+    public_key: Path | None = None,
+    checkpoint: Path | None = None,
+    witnesses: Sequence[Witness] = (),
+) -> Report:
     """Check the workspace's ledger, artifacts, request log and aliases.
 
     Args:
         public_key: the log's public key; by default the file beside the service's key. An auditor brings a copy.
+        checkpoint: an older checkpoint that the auditor kept; the log must begin with its leaves.
+        witnesses: each must have signed a checkpoint, whether the log trusts it or not.
+
+    Raises:
+        NoLedger: there is neither a database nor a key in the workspace.
     """
-    report = Report()
-    verifier = _read_key(public_key or workspace.keys_dir / f"{SERVICE_KEY}.pub", report)
+    report, auditor = Report(), Auditor(public_key, checkpoint, tuple(witnesses))
+    beside = workspace.keys_dir / f"{SERVICE_KEY}.pub"
+    _check_there(workspace, beside)
+    verifier = auditor.verifier(beside, report)
     try:
         with collector_paused(), snapshot(Database(workspace.database_url).migrate()) as connection:
-            _verify(connection, workspace, verifier, report)
+            _verify(connection, workspace, auditor, verifier, report)
     except DatabaseError as error:
         report.add("unreadable-database", "database", f"it cannot be read ({error.orig}): restore it from a backup")
     return report
 
 
-def _verify(connection: Connection, workspace: Workspace, verifier: Verifier | None, report: Report) -> None:
+def _check_there(workspace: Workspace, key: Path) -> None:
+    database = Path(workspace.database_url.removeprefix("sqlite:///"))
+    if workspace.database_url.startswith("sqlite:///") and not database.exists() and not key.exists():
+        raise NoLedger(f"{workspace.root} has no ledger yet: publish something first, or name another --workspace")
+
+
+def _verify(
+    connection: Connection, workspace: Workspace, auditor: Auditor, verifier: Verifier | None, report: Report
+) -> None:
     _check_database(connection, report)
-    rows = verify_tree(connection, verifier, report)
+    tree = verify_tree(connection, verifier, report)
+    rows = tree.rows
+    check_auditor(
+        auditor,
+        levels=tree.levels,
+        verifier=verifier,
+        rows=rows,
+        notes=tree.notes,
+        cosigned=read_cosignatures(connection),
+        report=report,
+    )
     store = Store(workspace.store_uri)
     manifests = verify_artifacts(rows, store, read_refs(connection), report)
     verify_requests(rows, workspace.requests_dir, report, erased=erasures_of(rows, store).receipts)
     verify_registry(connection, rows, manifests, report)
     verify_lineage(rows, manifests, report)
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """No search for cycles while a million leaves are read: there are none, and looking doubles the time."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
-
-
-@contextmanager
-def snapshot(database: Database) -> Iterator[Connection]:
-    """A connection whose queries all see the same state, while others go on writing."""
-    sqlite = database.engine.dialect.name == "sqlite"
-    options = {} if sqlite else {"isolation_level": "REPEATABLE READ"}
-    with database.engine.connect().execution_options(**options) as connection, connection.begin():
-        if sqlite:
-            connection.exec_driver_sql("BEGIN")
-        yield connection
-
-
-def _read_key(path: Path, report: Report) -> Verifier | None:
-    try:
-        return load_public(path)
-    except KeyUnreadable as error:
-        report.add("missing-key", f"key {path.name}", f"no checkpoint can be checked: {error}")
-        return None
 
 
 def _check_database(connection: Connection, report: Report) -> None:

@@ -66,16 +66,26 @@ class Levels:
         return merkle.fold(hashes) if len(hashes) == len(found) else None
 
 
-def verify_tree(connection: Connection, verifier: Verifier | None, report: Report) -> list[Row]:
-    """Check the three tables of the log against one another; the leaves come back for further checks."""
+@dataclass(frozen=True)
+class Tree:
+    """What was read of a log, for further checks."""
+
+    rows: list[Row]
+    levels: Levels
+    notes: dict[int, str]
+    """Checkpoints by the size that their row states."""
+
+
+def verify_tree(connection: Connection, verifier: Verifier | None, report: Report) -> Tree:
+    """Check the three tables of the log against one another."""
     rows, bottom = _check_leaves(connection, report)
-    size = rows[-1].index + 1 if rows else 0
-    levels = Levels(size, [bottom, *_read_runs(connection, report)])
-    _check_nodes(levels, report)
-    query = select(checkpoints.c.size, checkpoints.c.note).order_by(checkpoints.c.size)
-    check_checkpoints(list(read_rows(connection, query)), levels, verifier, report)
     report.num_leaves = len(rows)
-    return rows
+    levels = Levels(rows[-1].index + 1 if rows else 0, [bottom, *_read_runs(connection, report)])
+    _check_nodes(levels, report)
+    stored = read_rows(connection, select(checkpoints.c.size, checkpoints.c.note).order_by(checkpoints.c.size))
+    notes = [(size, note) for size, note in stored]
+    check_checkpoints(notes, levels, verifier, report)
+    return Tree(rows, levels, dict(notes))
 
 
 def _check_leaves(connection: Connection, report: Report) -> tuple[list[Row], Level]:
@@ -185,7 +195,7 @@ def _node_fault(position: merkle.Position, levels: Levels, *, known: bool) -> tu
 
 
 def check_checkpoints(
-    notes: Sequence[Sequence[Any]], levels: Levels, verifier: Verifier | None, report: Report
+    notes: Sequence[tuple[int, str]], levels: Levels, verifier: Verifier | None, report: Report
 ) -> None:
     """Check signed notes by stated size, smallest first: signatures, roots, and that all leaves are signed."""
     report.num_checkpoints = len(notes)

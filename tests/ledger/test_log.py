@@ -1,9 +1,6 @@
 """The log: batches, transactions, proofs from stored nodes, several writers at once."""
 
 import contextlib
-import multiprocessing
-import signal
-import time
 
 import pytest
 import rfc8785
@@ -14,7 +11,6 @@ from sqlalchemy import delete
 from app.core.database import Database
 from app.core.digests import canonical_json, digest_bytes
 from app.core.schema import tree_runs
-from app.core.workspace import Workspace
 from app.ledger import merkle
 from app.ledger.keys import Signer
 from app.ledger.log import Ledger, NoSuchLeaf, NotAStatement, Statement, open_ledger
@@ -174,34 +170,3 @@ def test_a_key_is_registered_once(ledger):
     ledger.register_key(verifier)
     ledger.register_key(verifier)
     assert [leaf.statement.name for leaf in ledger.leaves("key")] == [verifier.vkey]
-
-
-def _append_many(root, writer, count):
-    ledger = open_ledger(Workspace(root))
-    for number in range(count):
-        ledger.append([statement(f"{writer}-{number}-{part}") for part in range(3)])
-
-
-def test_writers_at_once_and_one_killed_leave_no_gap(workspace):
-    open_ledger(workspace)
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_append_many, args=(workspace.root, name, 15)) for name in range(3)]
-    doomed = context.Process(target=_append_many, args=(workspace.root, "doomed", 100_000))
-    for process in [*writers, doomed]:
-        process.start()
-    ledger = open_ledger(workspace)
-    deadline = time.monotonic() + 60
-    while not any(leaf.statement.name.startswith("ndoomed") for leaf in ledger.leaves()):
-        assert time.monotonic() < deadline, "the writer to be killed never wrote"
-        time.sleep(0.02)
-    assert doomed.pid is not None
-    doomed.kill()
-    for process in [*writers, doomed]:
-        process.join(60)
-    assert doomed.exitcode == -signal.SIGKILL
-    assert [process.exitcode for process in writers] == [0, 0, 0]
-    stored = list(ledger.leaves())
-    assert [leaf.index for leaf in stored] == list(range(len(stored)))
-    assert len(stored) % 3 == 0
-    assert sum(not leaf.statement.name.startswith("ndoomed") for leaf in stored) == 3 * 15 * 3
-    assert ledger.root() == merkle.root_of([merkle.leaf_hash(leaf.statement.to_bytes()) for leaf in stored])
