@@ -1,7 +1,9 @@
 """An attacker with a zip program and an evidence pack: whatever is changed is named."""
 
 import base64
+import dataclasses
 import json
+import shutil
 import zipfile
 
 import pyarrow as pa
@@ -9,10 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.core.digests import digest_bytes
+from app.core.workspace import Workspace
+from app.governance.keys import revoke_key
 from app.governance.pack import layout
 from app.governance.pack.verify import verify_pack
+from app.governance.pack.write import write_pack
 from app.ledger.keys import Signer
 from app.ledger.log import Statement
+from app.registry.versions import open_registry
 from tests.governance.pack.broken import Broken, kinds, sentence
 
 
@@ -80,6 +86,35 @@ def test_an_approval_with_a_forged_signature_is_found(broken):
 def _renamed(manifest):
     manifest["facts"]["signed"]["body"]["printed_name"] = "John Roe"
     return manifest
+
+
+def test_a_figure_changed_in_the_verdict_is_found(broken):
+    def better(manifest):
+        manifest["facts"]["checks"][1]["figure"] = 0.999
+        return manifest
+
+    broken.edit(broken.find("/verdict/"), better)
+    report = broken.faults()
+    assert {"changed-manifest", "changed-member", "bad-attestation"} <= kinds(report)
+    assert "verdict candidate-small@1" in sentence(report, "changed-manifest")
+
+
+def test_a_revocation_is_in_the_pack_and_cannot_be_taken_out(packed, tmp_path):
+    shutil.copytree(packed.registry.workspace.root, tmp_path / "workspace")
+    registry = open_registry(Workspace.find(tmp_path / "workspace"))
+    revoke_key(registry, "jane", reason="she left", actor="registrar")
+    write_pack(packed.release, tmp_path / "pack.zip", registry=registry)
+    broken = Broken(dataclasses.replace(packed, pack=tmp_path / "pack.zip"), tmp_path)
+    assert broken.faults().faults == []
+    assert b"revoke: she left" in broken.members["index.html"]
+
+    def strip(rows):
+        events = [row for row in rows if json.loads(row["leaf"])["kind"] == "key"]
+        return [row for row in rows if row is not events[-1]]
+
+    broken.lines(layout.LEAVES, strip)
+    report = broken.faults()
+    assert "ledger/leaves.jsonl" in sentence(report, "changed-member")
 
 
 def test_a_replaced_service_key_is_found_with_the_real_one_at_hand(broken):
@@ -172,20 +207,32 @@ def test_every_fault_is_named_not_only_the_first(broken):
     assert {"index.html", "sbom.cdx.json"} <= named
 
 
-def test_a_byte_changed_in_any_member_is_found(broken):
+def flipped(data):
+    half = len(data) // 2
+    return data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :]
+
+
+VITAL = (layout.INDEX, layout.SEAL, layout.CHECKPOINT, layout.LEAVES, layout.PROOFS, "keys/service.pub")
+
+
+def named(report, kind):
+    return {fault.where for fault in report.faults if fault.kind == kind}
+
+
+def test_a_byte_changed_in_any_member_is_found_and_all_of_them_are_named(broken):
     whole = dict(broken.members)
-    for name, data in whole.items():
-        for position in {len(data) // 2, len(data) - 2}:
-            changed = data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
-            broken.members = {**whole, name: changed}
-            assert broken.faults().exit_status == 1, (name, position)
+    for vital in VITAL:
+        broken.members = {**whole, vital: flipped(whole[vital])}
+        assert broken.faults().exit_status == 1, vital
+    others = whole.keys() - set(VITAL)
+    broken.members = {name: flipped(data) if name in others else data for name, data in whole.items()}
+    assert named(broken.faults(), "changed-member") == others
 
 
 def test_every_member_is_missed(broken):
-    whole = dict(broken.members)
-    for name in whole:
-        broken.members = {each: data for each, data in whole.items() if each != name}
-        assert broken.faults().exit_status == 1, name
+    others = broken.members.keys() - set(VITAL)
+    broken.members = {name: data for name, data in broken.members.items() if name not in others}
+    assert named(broken.faults(), "missing-member") == others
 
 
 FORGED = [

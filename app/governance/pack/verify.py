@@ -290,6 +290,10 @@ def _subjects(check: PackCheck, name: str, values: dict[str, Any], kind: str) ->
 
 
 def _add_notes(check: PackCheck) -> None:
+    if check.release:
+        size = check.index.get("log", {}).get("size")
+        about = f"about {check.release.kind} {check.release.ref}, {check.release.digest}"
+        check.report.notes.insert(0, f"{about}, as a log of {size} leaves had it")
     for reason in sorted(set(check.left_out.values())):
         refs = [version.ref for version in check.registry.versions() if check.left_out.get(version.digest) == reason]
         if refs:
