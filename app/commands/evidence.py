@@ -20,9 +20,13 @@ def evidence(
     weights: Annotated[
         bool, typer.Option("--with-weights/--without-weights", help="The files of the models that it serves.")
     ] = True,
-    with_data: Annotated[
-        bool, typer.Option("--with-data", help="The files of its datasets, synthetic rows and indexes.")
-    ] = False,
+    data: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-data/--without-data",
+            help="The files of its data: all, or none; by default those that judging its verdicts again reads.",
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -37,9 +41,7 @@ def evidence(
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}: make it, or name another file with --out")
     registry = open_registry(Workspace.find(workspace))
-    pack = write_pack(
-        registry.get("release", release), out, registry=registry, with_weights=weights, with_data=with_data
-    )
+    pack = write_pack(registry.get("release", release), out, registry=registry, with_weights=weights, with_data=data)
     if as_json:
         typer.echo(json.dumps({**asdict(pack), "path": str(pack.path)}, indent=2))
         return

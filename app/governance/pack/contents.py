@@ -12,16 +12,20 @@ from app.core.digests import PREFIX
 from app.core.errors import SignalboxError
 from app.governance.evidence import find_ancestors, published_leaves
 from app.governance.gate import replay
+from app.governance.pack.weights import KIND as SIGNATURE
 from app.governance.pack.weights import sign_weights
 from app.governance.promotion import target_of
 from app.governance.release import parts_of
+from app.ledger.decisions import DECISIONS
 from app.ledger.log import KEY, MOVES, REQUEST_BATCH, Leaf
 from app.registry.versions import Registry, Version, VersionNotFound
 
 ALWAYS = (KEY, "erasure")
 """Kinds of leaves that every pack holds: they say which signatures and files count."""
-HEAVY = ("model", "dataset", "synthetic", "index", "document")
-"""Kinds whose files stay out unless asked for, or read by a replay."""
+JUDGED = ("verdict", *DECISIONS)
+"""Kinds that are about a release when it is among their parents; what came after it, such as a plan, is not."""
+WHOLE = ("evaluation", "suite", "policy", "verdict", "plan", "release", "router", SIGNATURE, *DECISIONS)
+"""Kinds whose files are always in; all others stay out unless asked for, or read by a replay."""
 WEIGHTS, DATA = "weights left out", "data left out"
 NOT_SERVED = "weights of a model that this release does not serve"
 
@@ -70,8 +74,14 @@ class Recorder(Registry):
         return super().folder(version)
 
 
-def select(release: Version, *, registry: Registry, with_weights: bool = True, with_data: bool = False) -> Contents:
-    """Everything about a release; signs the weights that it serves when they are not signed yet."""
+def select(
+    release: Version, *, registry: Registry, with_weights: bool = True, with_data: bool | None = None
+) -> Contents:
+    """Everything about a release; signs the weights that it serves when they are not signed yet.
+
+    Args:
+        with_data: files of data: all, none, or (None) those that a replay of the verdicts reads.
+    """
     served = served_models(release, registry=registry)
     signatures = [sign_weights(model, registry=registry) for model in served]
     log = _Log(release, registry)
@@ -81,12 +91,11 @@ def select(release: Version, *, registry: Registry, with_weights: bool = True, w
     leaves = {leaf.index: leaf for leaf in [*behind.values(), *log.events, *log.near(recorder.found)]}
     ordered = tuple(leaves[index] for index in sorted(leaves))
     versions = tuple(_versions(ordered, registry))
-    wanted = recorder.read | ({model.digest for model in served} if with_weights else set())
-    left_out = {
-        version.digest: _reason(version, served)
-        for version in versions
-        if version.kind in HEAVY and version.digest not in wanted and not (with_data and version.kind != "model")
-    }
+    heavy = [version for version in versions if version.manifest["files"] and version.kind not in WHOLE]
+    weights = {model.digest for model in served} if with_weights else set()
+    data = {version.digest for version in heavy if version.kind != "model" and with_data is not False}
+    wanted = weights | (data if with_data else data & recorder.read)
+    left_out = {version.digest: _reason(version, served) for version in heavy if version.digest not in wanted}
     return Contents(release, ordered, versions, tuple(_records(ordered)), left_out)
 
 
@@ -120,7 +129,7 @@ class _Log:
             moves = statement.kind in MOVES and statement.name == target
             if statement.kind in ALWAYS or moves:
                 self.events.append(leaf)
-            elif self.release.digest in statement.parents and statement.kind not in (*MOVES, REQUEST_BATCH):
+            elif self.release.digest in statement.parents and statement.kind in JUDGED:
                 self.events.append(leaf)
                 self.about.append(statement.subject)
 

@@ -48,6 +48,8 @@ def check_replays(check: "PackCheck") -> None:
             continue
         if again.erased:
             check.report.notes.append(f"{where} cannot be judged again: {'; '.join(again.erased)}")
+        elif not again.same and (absent := _left_out(check, verdict)):
+            check.report.notes.append(f"{where} cannot be judged again from this pack: {', '.join(absent)}")
         elif not again.same:
             found = "; ".join(again.differences) or f"its digest is {again.digest}"
             check.report.add("bad-replay", where, f"it does not come out the same again ({found})")
@@ -96,6 +98,13 @@ def _check_signature(check: "PackCheck", signature: Version, model: Version, whe
         check.report.add("bad-weights", where, fault)
 
 
+def _left_out(check: "PackCheck", verdict: Version) -> list[str]:
+    """What a verdict went by whose files are not in the pack, and why."""
+    used = {*verdict.parents, *(each["digest"] for each in verdict.facts.get("read", ()))} & check.left_out.keys()
+    found = [version for version in check.registry.versions() if version.digest in used]
+    return [f"{version.kind} {version.ref} ({check.left_out[version.digest]})" for version in found]
+
+
 def _served(check: "PackCheck") -> list[Version]:
     try:
         return served_models(check.release, registry=check.registry) if check.release else []
@@ -105,12 +114,13 @@ def _served(check: "PackCheck") -> list[Version]:
 
 
 def _behind(check: "PackCheck") -> set[str]:
-    """Digests of the release's ancestors and of what moves to it name."""
+    """Digests of the release's ancestors, of what moves to it name, and of what was said about it."""
     if check.release is None:
         return set()
     release = check.release.digest
     moved = [leaf.statement for leaf in check.log if leaf.statement.kind in MOVES and leaf.statement.subject == release]
     named = [parent for statement in moved for parent in statement.parents]
+    named += [leaf.statement.subject for leaf in check.log if release in leaf.statement.parents]
     return set(find_ancestors(check.registry, [release])[0]) | set(named)
 
 

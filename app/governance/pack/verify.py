@@ -17,7 +17,7 @@ from app.governance.evidence import find_ancestors
 from app.governance.pack import layout
 from app.governance.pack.archive import BadPack, unpacked
 from app.governance.pack.attest import member
-from app.governance.pack.contents import HEAVY
+from app.governance.pack.contents import WHOLE
 from app.governance.pack.dsse import BadEnvelope, open_envelope, subjects_of
 from app.governance.pack.reader import (
     PackLeaf,
@@ -66,9 +66,9 @@ class PackCheck:
 
     @cached_property
     def left_out(self) -> dict[str, str]:
-        """Why the files of a version are not in the pack, by its digest; only what is heavy may be left out."""
-        heavy = {_digest_of(entry) for entry in self.index["versions"] if entry.get("kind") in HEAVY}
-        return {digest: str(reason) for digest, reason in self.index["left_out"].items() if digest in heavy}
+        """Why the files of a version are not in the pack, by its digest; of some kinds none may be left out."""
+        whole = {_digest_of(entry) for entry in self.index["versions"] if entry.get("kind") in WHOLE}
+        return {digest: str(reason) for digest, reason in self.index["left_out"].items() if digest not in whole}
 
     @cached_property
     def release(self) -> Version | None:

@@ -51,13 +51,14 @@ class Pack:
 
 
 def write_pack(
-    release: Version, path: Path, *, registry: Registry, with_weights: bool = True, with_data: bool = False
+    release: Version, path: Path, *, registry: Registry, with_weights: bool = True, with_data: bool | None = None
 ) -> Pack:
     """Write the evidence of a release.
 
     Args:
         with_weights: the files of the models that it serves; without them, signatures can be checked elsewhere.
-        with_data: the files of datasets, synthetic rows and indexes too.
+        with_data: the files of datasets, synthetic rows and indexes: all, none, or (None) those that a replay of the
+            verdicts reads, such as the rows that a check for contamination looks at.
 
     Raises:
         WeightsChanged: a file is not the one that was published.

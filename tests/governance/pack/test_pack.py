@@ -56,6 +56,29 @@ def test_data_is_left_out_unless_asked_for(packed, tmp_path):
     assert note.startswith(f"about release handbook@1, {packed.release.digest}, as a log of ")
 
 
+def test_data_that_a_replay_reads_is_in_and_without_it_the_report_says_what_cannot_be_judged(packed, tmp_path):
+    from app.governance.evidence import Evidence
+    from app.governance.gate import judge
+    from app.governance.policy import parse_policy
+    from app.governance.release import build_release, parts_of
+
+    registry = packed.registry
+    checks = [{"kind": "contamination", "maximum": 1}]
+    policy = parse_policy({"name": "kept-out", "gate": "candidate", "checks": checks})
+    exam = {"target": registry.get("evaluation", "small-exam")}
+    evidence = Evidence.collect(packed.model, registry=registry, candidate=exam)
+    verdict = judge(policy, evidence, registry=registry)
+    parts = parts_of(packed.release, registry=registry) | {"policy": registry.get("policy", "kept-out")}
+    release = build_release("kept-out", verdict=verdict, registry=registry, **parts)
+    write_pack(release, tmp_path / "rows.zip", registry=registry)
+    assert any("/synthetic/" in name and name.endswith("rows.parquet") for name in names(tmp_path / "rows.zip"))
+    assert verify_pack(tmp_path / "rows.zip", public_key=packed.key).faults == []
+    write_pack(release, tmp_path / "none.zip", registry=registry, with_data=False)
+    report = verify_pack(tmp_path / "none.zip", public_key=packed.key)
+    assert report.faults == []
+    assert any("verdict kept-out-small@1 cannot be judged again from this pack" in note for note in report.notes)
+
+
 def test_a_release_that_was_never_promoted_can_be_packed(packed, tmp_path):
     from app.governance.release import build_release, parts_of
 

@@ -52,7 +52,8 @@ def play(registry, root):
     asked = [f"Who is {PERSON}?", *(f"What is {n}?" for n in range(1, 100))]
     outcomes = [{"question_id": f"q{n}", "question": asked[n], "exact_match": float(n >= 4)} for n in range(100)]
     evaluation = registry.publish(
-        "evaluation", "small-exam", folder=_folder(root, "evaluation", outcomes, OUTCOMES), inputs={"n": 1},
+        "evaluation", "small-exam", folder=_folder(root, "evaluation", outcomes, OUTCOMES),
+        inputs={"suite": suite.digest},
         parents=[model.digest, suite.digest], facts={"suite": suite.digest, "exact_match": INTERVAL},
     )  # fmt: skip
     evidence = Evidence.collect(model, registry=registry, candidate={"target": evaluation})
