@@ -30,6 +30,8 @@ KEPT = ("model", "policy", "verdict", "approval", "release")
 """Kinds whose files hold no rows of content: weights are for retraining, the others say what people decided."""
 SCANNED_BYTES = 64 << 20
 STALE_S = 60.0
+LOOKED_AT = ("store", "requests", "erasures", "keys", "signalbox.db")
+"""What of a workspace is looked through by other means, or holds no content."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,9 @@ def left_over(matcher: Matcher, registry: Registry) -> list[str]:
         if version.kind == "model":
             held = [path for path in registry.folder(version).rglob("*") if _holds(matcher, path)]
             found += [f"model {version.ref}: {path.name}" for path in sorted(held)]
-    for folder in (registry.workspace.runs_dir, registry.workspace.logs_dir):
-        found += [str(path.relative_to(folder.parent)) for path in sorted(folder.rglob("*")) if _holds(matcher, path)]
+    root = registry.workspace.root
+    rest = (path for path in sorted(root.rglob("*")) if not path.relative_to(root).parts[0].startswith(LOOKED_AT))
+    found += [str(path.relative_to(root)) for path in rest if _holds(matcher, path)]
     return [*found, *_strays(matcher, registry), *_database(matcher, registry)]
 
 

@@ -47,7 +47,12 @@ class ErasedFile:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ErasedFile":
-        return cls(**{**value, "receipts": tuple(value["receipts"])})
+        """Read an entry; TypeError or KeyError when it is not of the form."""
+        entry = cls(**{**value, "receipts": tuple(value["receipts"])})
+        texts = (entry.kind, entry.digest, entry.file, entry.old, entry.new)
+        if not all(isinstance(each, str) for each in texts) or not all(type(each) is int for each in entry.receipts):
+            raise TypeError(f"not an entry of an erasure: {value!r}")
+        return entry
 
 
 @dataclass
@@ -133,7 +138,7 @@ def _manifest(statement: Statement, store: Store) -> dict[str, Any]:
     """A leaf's manifest when its bytes are those that the leaf names, else nothing; ``verify`` names the damage."""
     try:
         data = store.manifest_bytes(ERASURE, statement.payload)
+        manifest = json.loads(data) if digest_bytes(data) == statement.payload else {}
     except (ArtifactMissing, OSError, ValueError):
         return {}
-    manifest: dict[str, Any] = json.loads(data) if digest_bytes(data) == statement.payload else {}
-    return manifest
+    return manifest if isinstance(manifest, dict) else {}

@@ -165,7 +165,7 @@ def check_receipt(
         index, size = proof["ledger"]["index"], proof["batch"]["size"]
         place = f"receipt {proof['batch']['index']} of {size} in leaf {index} of log {origin_of(verifier)}"
         said = f"request {receipt['request_id']} was answered by {receipt['release']} at {receipt['time']}"
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ReceiptUnreadable(f"this is no proof of a receipt ({type(error).__name__}: {error})") from error
     faults += [message for message, good in opened if not good]
     good = [message for message, good in opened if good]

@@ -16,7 +16,7 @@ from app.cli import app
 from app.ledger.batches import batch_statement, read_part, read_receipts, receipts_path, seal, write_part, write_table
 from app.ledger.keys import Signer
 from app.ledger.log import Ledger
-from app.ledger.receipts import HEADER, check_receipt
+from app.ledger.receipts import HEADER, ReceiptUnreadable, check_receipt
 from app.ledger.verify import verify
 from app.registry.versions import open_registry
 from app.serving.http import create_app
@@ -138,6 +138,27 @@ def test_every_part_of_a_proof_counts(logged, tamper):
     assert not check(logged, copy.deepcopy(proof)).faults
     tamper(proof)
     assert check(logged, proof).faults
+
+
+HOSTILE = [None, -1, 1e999, 2**70, "", "x", "\ud800", [], {}, True]
+
+
+def test_a_hostile_proof_is_refused_and_breaks_nothing(logged):
+    whole = proof_for(logged)
+    places = [(outer, inner) for outer in ("receipt", "batch", "ledger") for inner in whole[outer]]
+    for outer, inner in [*places, ("receipt", None), ("batch", None), ("ledger", None)]:
+        for value in HOSTILE:
+            if inner and not value and not whole[outer][inner]:
+                continue  # nothing in place of nothing
+            proof = copy.deepcopy(whole)
+            if inner is None:
+                proof[outer] = value
+            else:
+                proof[outer][inner] = value
+            try:
+                assert check(logged, proof).faults, (outer, inner, value)
+            except ReceiptUnreadable:
+                continue
 
 
 def change_rows(registry, change):

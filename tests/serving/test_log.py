@@ -3,6 +3,7 @@ import time
 from datetime import timedelta
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from app.core.clock import utc_now
 from app.core.parquet import parts_of
@@ -113,6 +114,24 @@ def test_parts_that_a_crash_kept_from_the_ledger_are_entered(make_log, registry)
     assert [leaf.statement.name for leaf in registry.ledger.leaves(REQUEST_BATCH)] == ["old.parquet"]
     make_log().close()
     assert len(list(registry.ledger.leaves(REQUEST_BATCH))) == 1
+
+
+def test_parts_that_a_busy_ledger_refused_are_entered_later(make_log, registry, monkeypatch):
+    real, calls = registry.ledger.append, []
+
+    def busy_at_first(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OperationalError("INSERT", {}, Exception("database is locked"))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(registry.ledger, "append", busy_at_first)
+    log = make_log()
+    log.submit(record(1))
+    wait_for(lambda: len(calls) == 1)
+    log.submit(record(2))
+    wait_for(lambda: log.num_logged == 2)
+    wait_for(lambda: log.proof("r1") and log.proof("r2"))
 
 
 def test_since_leaves_out_what_is_older(make_log, registry):
