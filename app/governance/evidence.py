@@ -328,10 +328,16 @@ def _named(version: Version) -> dict[str, str]:
     return {"kind": version.kind, "digest": version.digest}
 
 
-def earlier_evaluations(registry: Registry, artifact: Version) -> Iterator[Version]:
-    """The evaluations of every candidate that was promoted before ``artifact`` was, each once."""
+def earlier_evaluations(registry: Registry, artifact: Version, *, before: int | None = None) -> Iterator[Version]:
+    """The evaluations of every candidate that was promoted before ``artifact`` was, each once.
+
+    Args:
+        before: look at so many leaves of the ledger only; all of them by default.
+    """
     seen: set[str] = set()
     for leaf in registry.ledger.leaves(PROMOTION):
+        if before is not None and leaf.index >= before:
+            return
         record = registry.store.manifest(PROMOTION, leaf.statement.payload)
         recorded = registry.get("verdict", record["facts"]["verdict"]).manifest["inputs"]["evidence"]
         if recorded["artifact"]["digest"] == artifact.digest:

@@ -13,7 +13,15 @@ from app.core.digests import digest_json
 from app.core.errors import SignalboxError
 from app.core.store import ArtifactMissing
 from app.governance.checks import Check
-from app.governance.evidence import Evidence, EvidenceChanged, EvidenceMissing, changed_manifest, leaf_of
+from app.governance.evidence import (
+    MODEL,
+    Evidence,
+    EvidenceChanged,
+    EvidenceMissing,
+    changed_manifest,
+    earlier_evaluations,
+    leaf_of,
+)
 from app.governance.findings import Finding, worst
 from app.governance.policy import BadPolicy, Policy, policy_of, publish_policy
 from app.ledger.erasures import erasures_in
@@ -83,7 +91,7 @@ def replay(verdict: Version, *, registry: Registry) -> Replay:
         again = _manifest(policy, policy_of(policy), evidence)
     except UNREADABLE as error:
         return Replay(False, "", (f"it records no evidence that can be judged: {error}",))
-    found = [*_changed([verdict, policy], evidence), *_code(inputs), *_moment(verdict, evidence, registry)]
+    found = [*_changed([verdict, policy], evidence), *_code(inputs), *_place(verdict, evidence, registry)]
     found += _differences(verdict.manifest, again)
     digest = digest_json({**again, "files": {}})
     if not found and digest != verdict.digest:
@@ -144,16 +152,21 @@ def _code(inputs: Mapping[str, Any]) -> list[str]:
     return [f"code: judged by {inputs.get('code')!r}, this is {CODE_VERSION!r}: replay it with that version"]
 
 
-def _moment(verdict: Version, evidence: Evidence, registry: Registry) -> list[str]:
-    """The moment of judging lies between the newest evidence and the verdict's own leaf."""
+def _place(verdict: Version, evidence: Evidence, registry: Registry) -> list[str]:
+    """What does not fit a verdict's place in the ledger: its moment of judging, and promotions that it passes over."""
     leaf = leaf_of(verdict, registry=registry)
     if leaf is None:
         return [f"verdict {verdict.ref} is not in the ledger"]
-    if evidence.published_at <= evidence.at <= leaf.statement.time:
-        return []
-    return [
-        f"at: judged at {evidence.at}, not between {evidence.published_at} (its evidence) and {leaf.statement.time}"
-    ]
+    found = []
+    if not evidence.published_at <= evidence.at <= leaf.statement.time:
+        window = f"{evidence.published_at} (its evidence) and {leaf.statement.time} (its leaf)"
+        found.append(f"at: judged at {evidence.at}, not between {window}")
+    if evidence.artifact.kind == MODEL:
+        known = {version.digest for version in evidence.earlier}
+        earlier = earlier_evaluations(registry, evidence.artifact, before=leaf.index)
+        left_out = [version.ref for version in earlier if version.digest not in known]
+        found += [f"earlier: {ref}, by which a promotion before was judged, is left out" for ref in left_out]
+    return found
 
 
 def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

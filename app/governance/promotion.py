@@ -20,7 +20,8 @@ from app.core.schema import aliases, versions
 from app.governance.approvals import judge_approvals, rejections, valid_approvals
 from app.governance.gate import replay
 from app.governance.keys import key_book
-from app.governance.policy import Policy, publish_policy
+from app.governance.policy import Policy, policy_of, publish_policy
+from app.governance.strictness import asks_less
 from app.ledger.keys import Signer, sign_facts
 from app.ledger.log import MOVES, PRODUCTION, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
 from app.ledger.moves import may_move
@@ -85,6 +86,7 @@ def promote(
     mover = _check_mover(PROMOTION, signer, reason, registry)
     policy_version = publish_policy(policy, registry)
     _check_verdict(release, verdict, policy_version, registry)
+    _check_policy(release, policy_version, registry)
     if stood := rejections(release, verdict, registry=registry):
         said = "; ".join(f"{each.body['printed_name']}: {each.body['reason']}" for each in stood)
         raise Rejected(f"{release.ref} is not promoted, it was rejected ({said}): have that withdrawn, or better it")
@@ -204,6 +206,20 @@ def _check_verdict(release: Version, verdict: Version, policy: Version, registry
     if facts["light"] not in ("green", "amber"):
         raise VerdictRefused(f"verdict {verdict.ref} is {facts['light']}: make a candidate that passes its gate")
     _check_replay(verdict, registry)
+
+
+def _check_policy(release: Version, policy: Version, registry: Registry) -> None:
+    """A policy does not ask less than one of its name by which the same release was promoted before."""
+    for leaf in moves(registry, release):
+        if leaf.statement.kind != PROMOTION:
+            continue
+        record = registry.store.manifest(PROMOTION, leaf.statement.payload)
+        before = registry.get("policy", record["facts"]["policy"])
+        if before.name == policy.name and (less := asks_less(policy_of(policy), policy_of(before))):
+            said = f"asks less than {before.ref}, by which {release.name} was promoted before ({'; '.join(less)})"
+            raise VerdictRefused(
+                f"policy {policy.ref} {said}: judge by that one, or give the new one a name of its own"
+            )
 
 
 def _check_replay(verdict: Version, registry: Registry) -> None:

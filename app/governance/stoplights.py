@@ -25,17 +25,24 @@ class StopLight(SignalboxError):
     exit_status = 3
 
 
-def ask(gate: str, artifact: Version, *, registry: Registry, policy: str | None = None, **evidence: Any) -> Version:
-    """The verdict of a gate on an artifact.
+def ask(
+    gate: str,
+    artifact: Version,
+    *,
+    registry: Registry,
+    policy: str | None = None,
+    candidate: Mapping[str, Version] | None = None,
+) -> Version:
+    """The verdict of a gate on something that is no candidate yet; earlier promotions are not looked at.
 
     Args:
         policy: a file, or the name of one that comes with Signalbox; by default the one named like the gate.
-        evidence: as ``Evidence.collect`` takes it.
+        candidate: evaluations by label, where the gate looks at some.
 
     Raises:
         StopLight: the verdict is red.
     """
-    found = Evidence.collect(artifact, registry=registry, **evidence)
+    found = Evidence(artifact, registry, candidate or {})
     verdict = judge(load_policy(policy or gate), found, registry=registry)
     if verdict.facts["light"] == "red":
         raise StopLight(f"the {gate} gate is red for {artifact.kind} {artifact.ref}: {'; '.join(red_reasons(verdict))}")
@@ -48,9 +55,11 @@ def ask_about_release(release: Version, *, verdict: Version, registry: Registry)
     Raises:
         StopLight: it is red.
     """
-    if verdict.facts["gate"] == RELEASE:
+    if verdict.facts["gate"] == RELEASE and not release.facts.get("small"):
         return verdict
-    recorded = verdict.manifest["inputs"]["evidence"]
+    recorded = verdict.manifest["inputs"].get("evidence")
+    if recorded is None:
+        raise StopLight(f"the release gate is red for {release.ref}: verdict {verdict.ref} records no evidence")
     candidate, production = (
         {label: registry.get("evaluation", digest) for label, digest in recorded[each].items()}
         for each in ("candidate", "production")

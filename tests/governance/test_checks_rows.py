@@ -10,7 +10,7 @@ from app.governance.checks.rows import (
     MinRows,
     MissingValues,
 )
-from app.governance.checks.suites import Contamination, SuiteCommitted
+from app.governance.checks.suites import Contamination, OwnEvaluations, SuiteCommitted
 from app.governance.checks.text import NearDuplicateShare, PersonalData
 from app.governance.evidence import Evidence, EvidenceChanged, EvidenceMissing
 
@@ -245,3 +245,20 @@ def test_an_evaluation_names_its_suite(world):
         SuiteCommitted().judge(world.evidence(model, candidate={"target": world.evaluation([1])}))
     with pytest.raises(EvidenceMissing, match="no evaluation"):
         SuiteCommitted().judge(world.evidence(model))
+
+
+def test_evaluations_are_of_the_model_that_they_are_handed_in_for(world):
+    mine = suite(world, ("a", "b"))
+    model, other = trained(world, GOOD), trained(world, GOOD)
+    own, strange = evaluated(world, model, mine), evaluated(world, other, mine, "strange")
+
+    def finding(candidate, production):
+        given = {"candidate": {"target": candidate}, "production": {"target": production} if production else {}}
+        return OwnEvaluations().judge(Evidence(model, world.registry, **given))
+
+    assert (finding(own, None).light, finding(own, strange).light) == ("green", "green")
+    assert finding(strange, None).reason == "evaluation strange@1 is not of model small@1"
+    assert finding(own, own).reason == "evaluation e@1 is no production's but of model small@1"
+    assert finding(world.evaluation([1]), None).light == "red"
+    with pytest.raises(EvidenceMissing, match="no evaluation"):
+        OwnEvaluations().judge(world.evidence(model))

@@ -18,6 +18,28 @@ NGRAM_WORDS = 13
 Pair = tuple[tuple[str, ...], tuple[str, ...]]
 
 
+class OwnEvaluations(Check):
+    """The candidate's evaluations are of the artifact, and production's of another model. Unit: those that are not.
+
+    An evaluation states the digest of its model, so a better model's figures cannot be handed in for a worse one.
+    """
+
+    kind: Literal["own_evaluations"] = "own_evaluations"
+
+    def judge(self, evidence: Evidence) -> Finding:
+        if not evidence.candidate:
+            raise EvidenceMissing("no evaluation was handed in: evaluate, then judge again")
+        own, pairs = evidence.artifact, [(version, True) for version in evidence.candidate.values()]
+        pairs += [(version, False) for version in evidence.production.values()]
+        wrong = [pair for pair in pairs if (_model_of(pair[0]) == own.digest) is not pair[1]]
+        reason = f"{len(pairs)} evaluations are of the models that they were handed in for"
+        if wrong:
+            version, is_own = wrong[0]
+            says = "is not of" if is_own else "is no production's but of"
+            reason = f"evaluation {version.ref} {says} {own.kind} {own.ref}"
+        return Finding(passes(not wrong), reason, len(wrong), 0, tuple(version.digest for version, _ in pairs))
+
+
 class SuiteCommitted(Check):
     """Every suite stands in the ledger before the trainings that it judges. Unit: models trained before their suite.
 
@@ -115,6 +137,11 @@ class Contamination(Check):
         for row in rows:
             found |= ngrams(words(str(row[self.question])), self.ngram_words)
         return found
+
+
+def _model_of(evaluation: Version) -> str | None:
+    model = evaluation.manifest["inputs"].get("model")
+    return str(model) if model else None
 
 
 def _is_trained(row: Row) -> bool:
