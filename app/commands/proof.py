@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands.options import JsonOption, WorkspaceOption, group
+from app.core.errors import UsageError
 from app.core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,8 +37,11 @@ def verify(
     """Recompute the ledger and every digest. Exit status 1 names each changed byte's file or ledger row."""
     if pack is not None:
         from app.governance.pack.verify import verify_pack
+        from app.ledger.witness import Witness
 
-        report = verify_pack(pack, public_key=key)
+        if ledger or checkpoint:
+            raise UsageError("a pack stands alone and shows no growth: leave out --ledger and --checkpoint")
+        report = verify_pack(pack, public_key=key, witnesses=[Witness.parse(each) for each in witness or ()])
     else:
         report = _verify_ledger(workspace, ledger, key, checkpoint, witness or [])
     counts = {"leaves": report.num_leaves, "artifacts": report.num_artifacts, "files": report.num_files}

@@ -17,10 +17,10 @@ from app.governance.pack.weights import sign_weights
 from app.governance.promotion import target_of
 from app.governance.release import parts_of
 from app.ledger.decisions import DECISIONS
-from app.ledger.log import KEY, MOVES, REQUEST_BATCH, Leaf
+from app.ledger.log import ERASURE, KEY, MOVES, REQUEST_BATCH, WITNESS, Leaf
 from app.registry.versions import Registry, Version, VersionNotFound
 
-ALWAYS = (KEY, "erasure")
+ALWAYS = (KEY, WITNESS, ERASURE)
 """Kinds of leaves that every pack holds: they say which signatures and files count."""
 JUDGED = ("verdict", *DECISIONS)
 """Kinds that are about a release when it is among their parents; what came after it, such as a plan, is not."""

@@ -33,11 +33,12 @@ from app.ledger import merkle
 from app.ledger.faults import Report
 from app.ledger.keys import KeyUnreadable, Verifier, load_public
 from app.ledger.log import SERVICE_KEY, Leaf, origin_of
-from app.ledger.note import BadNote, Checkpoint, read_checkpoint
+from app.ledger.note import BadNote, Checkpoint, read_checkpoint, split_note
 from app.ledger.verify_artifacts import verify_artifacts
 from app.ledger.verify_lineage import verify_lineage
 from app.ledger.verify_registry import verify_statements
 from app.ledger.verify_tree import Row
+from app.ledger.witness import Witness, check_cosignatures, lines_by, trusted_in
 from app.registry.versions import Version, VersionNotFound
 
 
@@ -50,6 +51,7 @@ class PackCheck:
     report: Report
     index: dict[str, Any]
     leaves: list[PackLeaf]
+    witnesses: tuple[Witness, ...] = ()
     manifests: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -79,10 +81,11 @@ class PackCheck:
             return None
 
 
-def verify_pack(path: Path, *, public_key: Path | None = None) -> Report:
+def verify_pack(path: Path, *, public_key: Path | None = None, witnesses: Sequence[Witness] = ()) -> Report:
     """Check a pack.
 
     Args:
+        witnesses: each must have cosigned the pack's checkpoint.
         public_key: the log's public key, got by another way than the pack; without it the pack's own is used, which
             shows that the pack agrees with itself, not who made it.
     """
@@ -90,7 +93,8 @@ def verify_pack(path: Path, *, public_key: Path | None = None) -> Report:
     try:
         with unpacked(path) as folder:
             verifier = _read_key(folder, public_key, report)
-            check_all(PackCheck(folder, verifier, report, read_index(folder), read_leaves(folder)))
+            index, leaves = read_index(folder), read_leaves(folder)
+            check_all(PackCheck(folder, verifier, report, index, leaves, tuple(witnesses)))
     except BadPack as error:
         report.add("bad-pack", path.name, str(error))
     return report
@@ -178,9 +182,21 @@ def _read_checkpoint(check: PackCheck) -> Checkpoint | None:
         check.report.add("changed-checkpoint", layout.CHECKPOINT, str(error))
         return None
     check.report.num_checkpoints = 1
+    _check_witnesses(check, note, checkpoint.size)
     if checkpoint.origin != origin_of(check.verifier):
         check.report.add("changed-checkpoint", layout.CHECKPOINT, f"it is of another log, {checkpoint.origin!r}")
     return checkpoint
+
+
+def _check_witnesses(check: PackCheck, note: str, size: int) -> None:
+    """Cosignatures by trusted witnesses and by those that the auditor names hold, and the latter are there."""
+    trusted = [*trusted_in(leaf.statement for leaf in check.log), *check.witnesses]
+    stored = [(size, witness.digest, line) for witness, line in lines_by(trusted, split_note(note)[1])]
+    seen = check_cosignatures(stored, {size: note}, trusted, check.report)
+    for witness in check.witnesses:
+        if witness.digest not in seen:
+            message = "it has not cosigned the pack's checkpoint: have it cosign, and make the pack again"
+            check.report.add("unwitnessed", f"witness {witness.name}", message)
 
 
 def _check_leaves(check: PackCheck) -> None:

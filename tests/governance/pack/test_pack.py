@@ -13,6 +13,7 @@ from app.governance.pack.reader import PackIsReadOnly, open_pack
 from app.governance.pack.verify import verify_pack
 from app.governance.pack.write import write_pack
 from app.registry.versions import VersionNotFound
+from tests.governance.pack.broken import kinds
 
 
 def names(path):
@@ -116,6 +117,27 @@ def test_after_an_erasure_the_pack_holds_and_says_what_went(packed, tmp_path):
         described = json.loads(archive.read(next(each for each in archive.namelist() if "datasets/suite-" in each)))
         rows = archive.read(described["distribution"][0]["contentUrl"].removeprefix("../"))
     assert digest_bytes(rows) == f"sha256:{described['distribution'][0]['sha256']}"
+
+
+def test_a_witness_that_the_auditor_names_must_have_cosigned(packed, tmp_path):
+    import shutil
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from app.core.workspace import Workspace
+    from app.ledger.witness import Witness, add_cosignatures, cosign, register_witness
+    from app.registry.versions import open_registry
+
+    private = Ed25519PrivateKey.generate()
+    witness = Witness("witness.example/one", private.public_key().public_bytes_raw())
+    assert kinds(verify_pack(packed.pack, public_key=packed.key, witnesses=[witness])) == {"unwitnessed"}
+    shutil.copytree(packed.registry.workspace.root, tmp_path / "workspace")
+    registry = open_registry(Workspace.find(tmp_path / "workspace"))
+    register_witness(registry.ledger, witness)
+    note = registry.ledger.checkpoint()
+    add_cosignatures(registry.ledger, note + cosign(note, name=witness.name, private=private, time_s=1_800_000_000))
+    write_pack(packed.release, tmp_path / "seen.zip", registry=registry)
+    assert verify_pack(tmp_path / "seen.zip", public_key=packed.key, witnesses=[witness]).faults == []
 
 
 def test_the_commands(packed, tmp_path):

@@ -48,7 +48,9 @@ def test_without_an_approval_no_clause_on_signatures_is_met(world, make_release,
 
 
 def test_what_others_wrote_is_escaped(world, make_release, tmp_path):
-    write_pack(make_release("<script>alert(1)</script>"), tmp_path / "pack.zip", registry=world.registry)
+    write_pack(
+        make_release("handbook", prompt="<script>alert(1)</script>"), tmp_path / "pack.zip", registry=world.registry
+    )
     page = page_of(tmp_path / "pack.zip")
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)" in page
@@ -60,10 +62,11 @@ def make_release(world, policy):
     from app.governance.gate import judge
     from app.governance.release import build_release
 
-    def _make(name):
+    def _make(name, prompt=""):
         dataset = world.dataset()
         index = world.registry.publish("index", "handbook", inputs={"n": 1}, parents=[dataset.digest])
         verdict = judge(policy, world.evidence(dataset), registry=world.registry)
-        return build_release(name, index=index, dataset=dataset, verdict=verdict, registry=world.registry)
+        parts = {"index": index, "dataset": dataset, "verdict": verdict, "prompt": prompt}
+        return build_release(name, registry=world.registry, **parts)
 
     return _make
