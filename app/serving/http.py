@@ -18,17 +18,19 @@ from app.registry.versions import Registry
 from app.serving.approvals import add_approvals
 from app.serving.errors import ApiError, as_api_error, invalid
 from app.serving.gateway import Gateway, stream_chunks
+from app.serving.proofs import add_proofs
 from app.serving.schema import ChatRequest, SearchRequest
 
 
 def create_app(gateway: Gateway, registry: Registry | None = None) -> FastAPI:
-    """The ASGI application of one gateway; with a registry, its approvals too."""
+    """The ASGI application of one gateway; with a registry, its approvals and its ledger's proofs too."""
     app = FastAPI(title="Signalbox", docs_url=None, redoc_url=None)
     _add_errors(app)
     _add_chat(app, gateway)
     _add_the_rest(app, gateway)
     if registry is not None:
         add_approvals(app, registry)
+        add_proofs(app, registry.ledger)
     return app
 
 
