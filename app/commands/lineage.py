@@ -40,7 +40,8 @@ def lineage(
 
     tree = trace_any(open_registry(Workspace.find(workspace)), ref, onwards=onwards)
     if html:
-        replace_text(html, render_page(tree, title=f"Lineage of {tree.kind} {tree.label}"))
+        title = f"{'Made from' if onwards else 'Lineage of'} {tree.kind} {tree.label}"
+        replace_text(html, render_page(tree, title=title, onwards=onwards))
     if as_json:
         nodes, edges = tree.merged()
         graph = {"nodes": {key: node.facts() for key, node in nodes.items()}, "edges": edges}

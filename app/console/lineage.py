@@ -60,7 +60,7 @@ def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 
 
-def render_page(node: Node, *, title: str) -> str:
+def render_page(node: Node, *, title: str, onwards: bool = False) -> str:
     """The tree as a graph, every thing once, drawn from left to right; one HTML page that needs no other file."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -75,7 +75,13 @@ def render_page(node: Node, *, title: str) -> str:
     environment = Environment(loader=PackageLoader("app.console", "."), undefined=StrictUndefined, autoescape=True)
     page = environment.get_template("lineage.html.j2")
     return page.render(
-        title=title, boxes=boxes, lines=lines, size=size, families=list(FAMILIES), tree=render_text(node)
+        title=title,
+        onwards=onwards,
+        boxes=boxes,
+        lines=lines,
+        size=size,
+        families=list(FAMILIES),
+        tree=render_text(node),
     )
 
 

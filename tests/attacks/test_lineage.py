@@ -5,11 +5,13 @@ Each must be refused, or named by ``verify`` with a sentence that says where.
 
 from datetime import timedelta
 
+import pyarrow as pa
 import pytest
 from sqlalchemy import select, update
 
 from app.core.clock import rfc3339, utc_now
 from app.core.digests import digest_bytes
+from app.core.parquet import write_rows
 from app.core.schema import leaves
 from app.governance.history import production_at
 from app.ledger import merkle
@@ -71,6 +73,15 @@ def test_a_parent_that_came_later_than_its_child_is_named(registry):
     registry.publish("model", "small", inputs={}, parents=[later])
     registry.publish("dataset", "d", inputs={})
     assert ("bad-parent", "leaf 0, model small") in faults(registry)
+
+
+def test_a_row_that_is_given_to_another_document_is_named(registry, tmp_path):
+    schema = pa.schema([("row_id", pa.string()), ("document_id", pa.string())])
+    write_rows(tmp_path / "rows.parquet", [{"row_id": "r", "document_id": "the guilty"}], schema=schema)
+    rows = registry.publish("synthetic", "rows", folder=tmp_path, inputs={})
+    innocent = [{"row_id": "r", "document_id": "the other!"}]
+    write_rows(registry.folder(rows) / "rows.parquet", innocent, schema=schema)
+    assert any(kind == "changed-file" and where.endswith("rows.parquet") for kind, where in faults(registry))
 
 
 def test_a_back_dated_promotion_is_named(registry, chain):

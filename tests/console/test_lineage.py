@@ -61,4 +61,6 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_shows(tree):
 def test_every_thing_is_a_box_once_and_every_edge_a_line(tree):
     page = render_page(tree, title="t")
     assert page.count('<g class="box') == 3
+    assert "what stands behind it" in page
+    assert "what was made from it" in render_page(tree, title="t", onwards=True)
     assert sorted(re.findall(r'data-from="(\d+)" data-to="(\d+)"', page)) == [("0", "1"), ("0", "2"), ("1", "2")]
