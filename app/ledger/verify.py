@@ -88,7 +88,7 @@ def _verify(
     manifests = verify_artifacts(rows, store, read_refs(connection), report)
     verify_requests(rows, workspace.requests_dir, report, erased=erasures_of(rows, store).receipts)
     verify_registry(connection, rows, manifests, report)
-    verify_lineage(rows, manifests, report)
+    verify_lineage(rows, report)
 
 
 def _check_database(connection: Connection, report: Report) -> None:

@@ -52,7 +52,7 @@ def _verify(folder: Path, auditor: Auditor, verifier: Verifier | None, report: R
     notes = _read_notes(folder, report)
     check_checkpoints(notes, levels, verifier, report)
     _check_newest(folder, notes, report)
-    verify_lineage(rows, {}, report)
+    verify_lineage(rows, report)
     cosigned = _cosignatures(notes, [*trusted_in(row.statement for row in rows if row.statement), *auditor.witnesses])
     check_auditor(
         auditor, levels=levels, verifier=verifier, rows=rows, notes=dict(notes), cosigned=cosigned, report=report

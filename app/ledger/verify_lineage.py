@@ -7,10 +7,10 @@ Not guaranteed: to see a time that is wrong by less, or one that every later lea
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from app.ledger.faults import Report
 from app.ledger.log import REQUEST_BATCH, Leaf, Statement
@@ -24,12 +24,12 @@ TIME = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-6]\d(\.\d{1,6})?Z")
 Log: TypeAlias = Sequence[tuple[int, Statement]]
 
 
-def verify_lineage(rows: Iterable[Row] | Iterable[Leaf], manifests: Mapping[str, Any], report: Report) -> None:
+def verify_lineage(rows: Iterable[Row] | Iterable[Leaf], report: Report) -> None:
     """Check times and parents of all leaves that could be read, in the order of the log."""
     log = [(row.index, row.statement) for row in rows if row.statement]
     _check_times(log, report)
     _check_parents(log, report)
-    _check_again(log, manifests, report)
+    _check_again(log, report)
 
 
 def is_back_dated(time: str, *, after: str) -> bool:
@@ -98,20 +98,20 @@ def _check_parents(log: Log, report: Report) -> None:
                 report.add("bad-parent", _name(index, statement), message)
 
 
-def _check_again(log: Log, manifests: Mapping[str, Any], report: Report) -> None:
+def _check_again(log: Log, report: Report) -> None:
     """A version is published by one leaf, whose payload is its subject; any other of its kind forges an edge."""
     published: dict[tuple[str, str], int] = {}
+    others = []
     for index, statement in log:
-        manifest = manifests.get(statement.subject)
-        if manifest is None or manifest.get("kind") != statement.kind or statement.kind == REQUEST_BATCH:
-            continue
-        first = published.setdefault((statement.kind, statement.subject), index)
-        if statement.payload != statement.subject:
-            message = "it names parents of a version that another leaf publishes"
-            report.add("forged-edge", _name(index, statement), message)
-        elif first != index:
+        if statement.payload != statement.subject or statement.kind == REQUEST_BATCH:
+            others.append((index, statement))
+        elif (first := published.setdefault((statement.kind, statement.subject), index)) != index:
             message = f"leaf {first} published this version already: that one's parents count"
             report.add("published-twice", _name(index, statement), message)
+    for index, statement in others:
+        if (statement.kind, statement.subject) in published:
+            message = "it names parents of a version that another leaf publishes"
+            report.add("forged-edge", _name(index, statement), message)
 
 
 def _moment(text: str) -> datetime:

@@ -132,5 +132,5 @@ FAR = 2 * CLOCK_TOLERANCE_S
 )
 def test_the_fewest_leaves_out_of_order_are_named(offsets_s, named):
     report = Report()
-    verify_lineage(timed(*offsets_s), {}, report)
+    verify_lineage(timed(*offsets_s), report)
     assert [fault.where for fault in report.faults] == [f"leaf {index}, trigger" for index in named]

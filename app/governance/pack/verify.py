@@ -234,7 +234,7 @@ def _check_artifacts(check: PackCheck) -> None:
 def _check_statements(check: PackCheck) -> None:
     """Keys, approvals, moves, times and parents, by the same rules as in a live ledger."""
     verify_statements(check.log, check.manifests, check.report)
-    verify_lineage(check.log, check.manifests, check.report)
+    verify_lineage(check.log, check.report)
 
 
 def _check_versions(check: PackCheck) -> None:
