@@ -5,25 +5,26 @@ and takes the release's models out of service, until a resume, a rollback or the
 
 Guarantees: the alias ``production`` and its ledger leaf change in one transaction or not at all; a promotion demands a
 verdict that replays to itself and is not red, under the very policy named, the approvals that policy asks for, and no
-rejection that stands. Not guaranteed: against somebody who edits the database; ``signalbox verify`` names an alias
-moved that way.
+rejection that stands, all judged on what the ledger holds when the leaf is appended.
+Not guaranteed: against somebody who edits the database; ``signalbox verify`` names an alias moved that way.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from app.core.clock import timestamp
 from app.core.errors import SignalboxError, UsageError
-from app.core.schema import aliases, versions
+from app.core.schema import aliases, leaves, versions
 from app.governance.approvals import judge_approvals, rejections, valid_approvals
 from app.governance.gate import replay
 from app.governance.keys import key_book
 from app.governance.policy import Policy, policy_of, publish_policy
 from app.governance.strictness import asks_less
+from app.ledger.decisions import DECISIONS
 from app.ledger.keys import Signer, sign_facts
-from app.ledger.log import MOVES, PRODUCTION, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
+from app.ledger.log import KEY, MOVES, PRODUCTION, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
 from app.ledger.moves import may_move
 from app.registry.versions import Registry, Version, VersionNotFound
 
@@ -56,6 +57,10 @@ class ProductionStopped(PromotionRefused):
     """Production is stopped: resume or roll back, each with a reason."""
 
 
+class MovedMeanwhile(PromotionRefused):
+    """Somebody decided, moved or revoked while this move was judged: run it again, to judge what is so now."""
+
+
 class ReasonMissing(UsageError):
     """A move of production says why: give a reason."""
 
@@ -83,7 +88,7 @@ def promote(
         ProductionStopped: this very release was stopped.
         MoverRefused, ReasonMissing: who moves, or why, is not in order.
     """
-    mover = _check_mover(PROMOTION, signer, reason, registry)
+    mover, seen = _check_mover(PROMOTION, signer, reason, registry)
     policy_version = publish_policy(policy, registry)
     _check_verdict(release, verdict, policy_version, registry)
     _check_policy(release, policy_version, registry)
@@ -100,7 +105,7 @@ def promote(
         return
     facts: dict[str, Any] = {"light": verdict.facts["light"], "verdict": verdict.digest}
     facts |= {"policy": policy_version.digest, "approvals": list(finding.inputs)}
-    _move(PROMOTION, release, parents, facts, registry=registry, signer=mover, reason=reason)
+    _move(PROMOTION, release, parents, facts, registry=registry, signer=mover, reason=reason, seen=seen)
 
 
 def rollback(to: Version, *, registry: Registry, reason: str, signer: Signer | None = None) -> None:
@@ -111,7 +116,7 @@ def rollback(to: Version, *, registry: Registry, reason: str, signer: Signer | N
         ProductionStopped: it is in production, but stopped.
         MoverRefused, ReasonMissing: who moves, or why, is not in order.
     """
-    mover = _check_mover(ROLLBACK, signer, reason, registry)
+    mover, seen = _check_mover(ROLLBACK, signer, reason, registry)
     promoted = [leaf for leaf in moves(registry, to) if leaf.statement.kind == PROMOTION]
     behind = [leaf for leaf in promoted if leaf.statement.subject == to.digest]
     if not behind:
@@ -120,7 +125,7 @@ def rollback(to: Version, *, registry: Registry, reason: str, signer: Signer | N
         raise ProductionStopped(f"{to.ref} is what was stopped: run `signalbox resume --reason ...` to serve it again")
     if registry.alias(to.kind, to.name, PRODUCTION) == to.digest:
         return
-    _move(ROLLBACK, to, behind[-1].statement.parents, {}, registry=registry, signer=mover, reason=reason)
+    _move(ROLLBACK, to, behind[-1].statement.parents, {}, registry=registry, signer=mover, reason=reason, seen=seen)
 
 
 def stop(release: Version, *, registry: Registry, reason: str, signer: Signer | None = None) -> None:
@@ -130,10 +135,10 @@ def stop(release: Version, *, registry: Registry, reason: str, signer: Signer | 
         NothingToStop: it is not in production, or stopped already.
         MoverRefused, ReasonMissing: who stops, or why, is not in order.
     """
-    mover = _check_mover(STOP, signer, reason, registry)
+    mover, seen = _check_mover(STOP, signer, reason, registry)
     if registry.alias(release.kind, release.name, PRODUCTION) != release.digest or is_stopped(registry, release):
         raise NothingToStop(f"{release.ref} is not in production, or stopped already: nothing to stop")
-    _move(STOP, release, (), {}, registry=registry, signer=mover, reason=reason)
+    _move(STOP, release, (), {}, registry=registry, signer=mover, reason=reason, seen=seen)
 
 
 def resume(release: Version, *, registry: Registry, reason: str, signer: Signer | None = None) -> None:
@@ -143,10 +148,10 @@ def resume(release: Version, *, registry: Registry, reason: str, signer: Signer 
         NothingToResume: it is not stopped.
         MoverRefused, ReasonMissing: who resumes, or why, is not in order.
     """
-    mover = _check_mover(RESUME, signer, reason, registry)
+    mover, seen = _check_mover(RESUME, signer, reason, registry)
     if not is_stopped(registry, release):
         raise NothingToResume(f"{release.ref} is not stopped: nothing to resume")
-    _move(RESUME, release, (), {}, registry=registry, signer=mover, reason=reason)
+    _move(RESUME, release, (), {}, registry=registry, signer=mover, reason=reason, seen=seen)
 
 
 def is_stopped(registry: Registry, version: Version) -> bool:
@@ -183,16 +188,28 @@ def target_of(version: Version) -> str:
     return f"{version.kind}/{version.name}"
 
 
-def _check_mover(kind: str, signer: Signer | None, reason: str, registry: Registry) -> Signer:
-    """The log's own key is put on record with its first move; all others by ``signalbox keys new``."""
+def _check_mover(kind: str, signer: Signer | None, reason: str, registry: Registry) -> tuple[Signer, int]:
+    """Who moves, and the last leaf that could matter to the move; all else must be judged after this.
+
+    The log's own key is put on record with its first move; all others by ``signalbox keys new``.
+    """
     if not reason.strip():
         raise ReasonMissing(f"a {kind} goes into the ledger with its reason: give one")
     mover = signer or registry.ledger.signer
     if mover.public == registry.ledger.signer.public:
         registry.ledger.register_key(mover.public)
+    with registry.database.read() as connection:
+        seen = _last_decisive(connection)
     if objection := may_move(kind, mover.public, key_book(registry)):
         raise MoverRefused(f"key {mover.public.key_name} may not make a {kind} ({objection}): use another key")
-    return mover
+    return mover, seen
+
+
+def _last_decisive(connection: Connection) -> int:
+    """Index of the last leaf that decides, moves, or is about a key; -1 when there is none."""
+    decisive = leaves.c.kind.in_((KEY, *DECISIONS, *MOVES))
+    last = connection.execute(select(func.max(leaves.c.leaf_index)).where(decisive)).scalar_one_or_none()
+    return -1 if last is None else int(last)
 
 
 def _check_verdict(release: Version, verdict: Version, policy: Version, registry: Registry) -> None:
@@ -249,8 +266,13 @@ def _move(
     registry: Registry,
     signer: Signer,
     reason: str,
+    seen: int,
 ) -> None:
-    """Write the signed record to the store, then alias and leaf in one transaction."""
+    """Write the signed record to the store, then alias and leaf in one transaction.
+
+    Raises:
+        MovedMeanwhile: a leaf that could matter came after ``seen``, from which on the move was judged.
+    """
     previous = registry.alias(version.kind, version.name, PRODUCTION)
     actor, name = signer.public.key_name, target_of(version)
     body = {"move": kind, "name": name, "subject": version.digest, "previous": previous, "parents": list(parents)}
@@ -267,6 +289,8 @@ def _move(
         actor=actor,
     )
     with registry.database.write() as connection:
+        if _last_decisive(connection) != seen:
+            raise MovedMeanwhile(f"the ledger went on while this {kind} was judged: run it again")
         if kind in (PROMOTION, ROLLBACK):
             _set_alias(connection, version)
         registry.ledger.append([statement], connection=connection)

@@ -15,6 +15,7 @@ from app.governance import promotion
 from app.governance.keys import revoke_key
 from app.governance.promotion import (
     ApprovalsMissing,
+    MovedMeanwhile,
     MoverRefused,
     NeverPromoted,
     NothingToResume,
@@ -46,6 +47,12 @@ def served(play):
     play.approve(release, verdict, play.key())
     play.promote(release, verdict)
     return play, release, verdict
+
+
+@pytest.fixture
+def no_release_gate(monkeypatch):
+    """These releases have rows too small for the gate before traffic, which has tests of its own."""
+    monkeypatch.setattr("app.loop.ask_about_release", lambda *_, **__: None)
 
 
 def second(play):
@@ -98,7 +105,7 @@ def test_the_python_api_refuses_without_approval(play):
 
 
 @pytest.mark.parametrize("words", [["promote", "assistant"], ["rollback", "assistant@1"]])
-def test_the_command_line_refuses_without_approval(play, words):
+def test_the_command_line_refuses_without_approval(play, words, no_release_gate):
     play.candidate()
     place = str(play.registry.workspace.root)
     ended = CliRunner().invoke(app, [*words, "--reason", "mine", "--no-serve", "--workspace", place])
@@ -106,7 +113,7 @@ def test_the_command_line_refuses_without_approval(play, words):
     assert play.production() is None
 
 
-def test_the_command_line_moves_and_every_move_is_a_leaf(served):
+def test_the_command_line_moves_and_every_move_is_a_leaf(served, no_release_gate):
     play, first, _ = served
     release = second(play)
 
@@ -295,6 +302,25 @@ def test_mlflow_s_own_api_behind_our_back_is_named(served, tmp_path):
     client.transition_model_version_stage("small", "2", "Production")
     (fault,) = play.faults()
     assert fault.startswith("unbacked-mlflow-stage: MLflow model small version 2")
+
+
+def test_an_approval_withdrawn_while_a_promotion_is_judged_stops_it(play, monkeypatch):
+    release, verdict = play.candidate()
+    approval = play.approve(release, verdict, signer := play.key())
+    judged = promotion.judge_approvals
+
+    def judge_then_withdraw(*args, **kwargs):
+        found = judged(*args, **kwargs)
+        play.withdraw(approval, signer)
+        return found
+
+    monkeypatch.setattr(promotion, "judge_approvals", judge_then_withdraw)
+    with pytest.raises(MovedMeanwhile, match="run it again"):
+        play.promote(release, verdict)
+    assert play.production() is None
+    monkeypatch.undo()
+    with pytest.raises(ApprovalsMissing):
+        play.promote(release, verdict)
 
 
 # Stop, resume, rollback.

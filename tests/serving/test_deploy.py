@@ -32,6 +32,12 @@ def test_nothing_but_the_release_is_written_into_the_application():
     assert read_config(LOCAL_CONFIG)["http_options"]["port"] == 8000
 
 
+def test_a_stop_is_written_beside_the_release():
+    rendered = render_config(read_config(LOCAL_CONFIG), release=RELEASE, stopped=True)
+    configs = [each.get("user_config") for each in rendered["applications"][0]["deployments"]]
+    assert {"release": RELEASE, "stopped": True} in configs
+
+
 @pytest.mark.parametrize("text", [None, "", "a: b: c", "[1]", "http_options: {}"])
 def test_a_file_that_is_no_serve_config_is_refused(tmp_path, text):
     path = tmp_path / "config.yaml"
@@ -57,16 +63,26 @@ SICK = {"status": "RUNNING", "deployments": {"small": {"status": "UPDATING", "me
 FAILED = {"status": "DEPLOY_FAILED", "message": "no such module"}
 
 
-def wait(monkeypatch, application, health, timeout_s=0.2):
+def wait(monkeypatch, application, health, timeout_s=0.2, stopped=False):
     board = Dashboard("http://board", "")
     monkeypatch.setattr(module, "POLL_S", 0.01)
     monkeypatch.setattr(Dashboard, "serve_status", lambda _: {"applications": {"signalbox": application}})
     monkeypatch.setattr(httpx, "get", lambda *_, **__: health)
-    module.wait_until_serving(RELEASE, board=board, serve_url="http://serve", timeout_s=timeout_s)
+    module.wait_until_serving(RELEASE, board=board, serve_url="http://serve", timeout_s=timeout_s, stopped=stopped)
 
 
 def test_it_waits_until_the_gateway_serves_the_release(monkeypatch):
     wait(monkeypatch, HEALTHY, httpx.Response(200, json={"release": RELEASE}))
+
+
+def test_a_stop_waits_for_the_gateway_alone(monkeypatch):
+    """What is sick may be the very model that is stopped."""
+    stopped, serving = ({"release": RELEASE, "stopped": each} for each in (True, False))
+    wait(monkeypatch, SICK, httpx.Response(200, json=stopped), stopped=True)
+    with pytest.raises(NotDeployed, match="with its models still"):
+        wait(monkeypatch, HEALTHY, httpx.Response(200, json=serving), stopped=True)
+    with pytest.raises(NotDeployed, match="without its models still"):
+        wait(monkeypatch, HEALTHY, httpx.Response(200, json=stopped))
 
 
 @pytest.mark.parametrize(
