@@ -16,7 +16,7 @@ from app.evaluation.pipeline import evaluate
 from app.evaluation.suite import publish_suite
 from app.governance.approvals import approve, valid_approvals
 from app.governance.gate import summary
-from app.governance.keys import new_key
+from app.governance.keys import enrol, new_key
 from app.governance.policy import load_policy
 from app.governance.promotion import ApprovalsMissing
 from app.governance.stoplights import DATA, ask
@@ -225,10 +225,12 @@ def _rung(scene: Scene, rung: str, model: Version, suite: Version) -> Measured:
 def _approver(scene: Scene) -> Signer:
     """The key that stands for a person here; outside a demo, somebody makes their own with `signalbox keys new`."""
     try:
-        return open_signer(scene.workspace.keys_dir, APPROVER)
+        signer = open_signer(scene.workspace.keys_dir, APPROVER)
     except NoSuchKey:
         scene.say(f"made for this demo: signalbox keys new {APPROVER} --role approver --person {PRINTED_NAME!r}")
         return new_key(scene.registry, APPROVER, role="approver", person=PRINTED_NAME)
+    enrol(scene.registry, signer.public, person=PRINTED_NAME)
+    return signer
 
 
 def _show_refusal(scene: Scene, release: Version) -> None:

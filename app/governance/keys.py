@@ -16,7 +16,7 @@ from typing import Any
 from app.core.errors import UsageError
 from app.core.store import ArtifactMissing
 from app.ledger.key_book import NEW, REVOKE, KeyBook, KeyEvent
-from app.ledger.key_sources import make_signer
+from app.ledger.key_sources import KeyExists, make_signer, open_signer
 from app.ledger.keys import Signer, Verifier, write_once
 from app.ledger.log import KEY, Statement
 from app.registry.versions import Registry
@@ -40,7 +40,7 @@ class KeyOnRecord(UsageError):
 def new_key(
     registry: Registry, name: str, *, role: str, person: str = "", source: str = "", passphrase: str = ""
 ) -> Signer:
-    """Make a key and put it on record.
+    """Make a key and put it on record; one whose files are there, but which belongs to no person yet, is put on record.
 
     Args:
         person: printed name of whom it belongs to; every role but ``service`` needs one.
@@ -52,7 +52,12 @@ def new_key(
     """
     _check_person(role, person)
     keys_dir = registry.workspace.keys_dir
-    signer = make_signer(keys_dir, name, role, source=source, passphrase=passphrase)
+    try:
+        signer = make_signer(keys_dir, name, role, source=source, passphrase=passphrase)
+    except KeyExists:
+        signer = open_signer(keys_dir, name)
+        if signer.role != role or key_book(registry).person(signer.public.digest) or not person:
+            raise
     enrol(registry, signer.public, person=person)
     return signer
 

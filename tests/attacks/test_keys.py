@@ -13,7 +13,7 @@ from app.core.digests import canonical_json
 from app.governance.approvals import ApproverRefused
 from app.governance.keys import KeyNotRevocable, KeyOnRecord, PersonMissing, enrol, key_book, list_keys, revoke_key
 from app.ledger.key_sources import BadKeySource, KeyExists, NoSuchKey, open_signer
-from app.ledger.keys import BadKeyName, KeyUnreadable, Signer
+from app.ledger.keys import BadKeyName, KeyUnreadable, Signer, load_or_create
 from app.ledger.log import KEY, Statement
 from app.ledger.token import BadTokenUri, TokenUri
 from tests.attacks.world import stage
@@ -42,6 +42,17 @@ def test_a_new_key_is_on_record_and_its_file_is_private(play):
     assert play.faults() == []
     with pytest.raises(KeyExists):
         play.key()
+
+
+def test_a_key_whose_making_was_cut_short_is_put_on_record(play):
+    signer = load_or_create(play.registry.workspace.keys_dir, "jane", "approver")
+    play.registry.ledger.register_key(signer.public)
+    assert key_book(play.registry).approver_objection(signer.public)
+    with pytest.raises(KeyExists):
+        play.key(role="reviewer")
+    assert play.key().public == signer.public
+    assert key_book(play.registry).approver_objection(signer.public) is None
+    assert play.faults() == []
 
 
 def test_no_leaf_and_no_key_manifest_holds_a_name(play):
