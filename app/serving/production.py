@@ -5,7 +5,10 @@ made again, but is deployed again, so that every command may be repeated. Not gu
 serves what was moved; it does when it is deployed next.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from sqlalchemy import inspect
 
 from app.governance import promotion
 from app.ledger.keys import Signer
@@ -36,8 +39,10 @@ def roll_back(
         config_path: Serve config to deploy; None: nothing is deployed from here.
     """
     promotion.rollback(to, registry=registry, reason=reason, signer=signer)
-    _deploy(to, registry, config_path)
-    tell_mlflow(to, registry=registry)
+    with ThreadPoolExecutor(1, thread_name_prefix="mlflow") as pool:  # its import takes as long as the redeploy
+        told = pool.submit(tell_mlflow, to, registry=registry)
+        _deploy(to, registry, config_path)
+        told.result()
 
 
 def stop(
@@ -68,8 +73,8 @@ def resume(
 
 
 def tell_mlflow(release: Version, *, registry: Registry) -> None:
-    """Point MLflow's alias at the release's small model, if it has one."""
-    if release.facts["small"]:
+    """Point MLflow's alias at the release's small model, if it has one and MLflow was ever used here."""
+    if release.facts["small"] and inspect(registry.database.engine).has_table("registered_models"):
         model = registry.get("model", release.facts["small"])
         Tracker(registry.workspace).set_production(model.name, model)
 
