@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from json.encoder import encode_basestring
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, insert, literal_column, select
+from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, literal_column, select
 
 from app.core.clock import timestamp
 from app.core.database import Database, insert_rows, open_database, read_rows
@@ -44,6 +44,13 @@ PLAIN_LEAF = re.compile(
     f'"payload":"({PLAIN})","subject":"({PLAIN})","time":"({PLAIN})"}}'
 )
 """A leaf without a character that JSON escapes: what matches is canonical already, and most leaves do."""
+
+
+NEWEST_NOTE = select(checkpoints.c.size, checkpoints.c.note).order_by(checkpoints.c.size.desc()).limit(1)
+NOTE_OF = select(checkpoints.c.size, checkpoints.c.note).where(checkpoints.c.size == bindparam("of"))
+COSIGNED = select(cosignatures.c.line).where(cosignatures.c.size == bindparam("of")).order_by(cosignatures.c.witness)
+LEAF_AT = select(leaves.c.leaf).where(leaves.c.leaf_index == bindparam("at"))
+"""Built once: a proof takes less than a millisecond, and building its queries would be a third of that."""
 
 
 class NoSuchLeaf(UsageError):
@@ -234,14 +241,13 @@ def read_note(connection: Connection, size: int | None) -> tuple[int, str]:
     Raises:
         NoSuchLeaf: no checkpoint of that size was signed.
     """
-    query = select(checkpoints.c.size, checkpoints.c.note).order_by(checkpoints.c.size.desc()).limit(1)
-    found = connection.execute(query if size is None else query.where(checkpoints.c.size == size)).first()
+    found = connection.execute(NEWEST_NOTE if size is None else NOTE_OF, {} if size is None else {"of": size}).first()
     if found is None and size:
         raise NoSuchLeaf(f"no checkpoint of {size} leaves was signed: ask for the newest, or a size that was one")
     if found is None:
         return 0, ""
-    lines = select(cosignatures.c.line).where(cosignatures.c.size == found.size).order_by(cosignatures.c.witness)
-    return int(found.size), found.note + "".join(connection.execute(lines).scalars())
+    lines = connection.execute(COSIGNED, {"of": found.size}).scalars()
+    return int(found.size), found.note + "".join(lines)
 
 
 def _indexed(subject: str, size: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

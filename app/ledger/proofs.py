@@ -12,14 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from sqlalchemy import select
-
 from app.core.digests import PREFIX, canonical_json
 from app.core.errors import SignalboxError
-from app.core.schema import leaves
 from app.ledger import merkle
 from app.ledger.keys import Verifier
-from app.ledger.log import Ledger, NoSuchLeaf, NotAStatement, Statement, origin_of, positions_of, read_note
+from app.ledger.log import LEAF_AT, Ledger, NoSuchLeaf, NotAStatement, Statement, origin_of, positions_of, read_note
 from app.ledger.note import BadNote, Checkpoint, read_checkpoint
 from app.ledger.tree import TreeReader
 
@@ -41,7 +38,7 @@ class InclusionProof:
 
     def to_bytes(self) -> bytes:
         """The proof's file: canonical JSON, under 2 kB in a log of a million leaves."""
-        return canonical_json(self.to_json())
+        return _written(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         said = {"kind": "inclusion", "index": self.index, "leaf": self.statement.to_json()}
@@ -66,7 +63,7 @@ class ConsistencyProof:
     checkpoint: str
 
     def to_bytes(self) -> bytes:
-        return canonical_json(self.to_json())
+        return _written(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         said = {"kind": "consistency", "old_size": self.old_size}
@@ -97,7 +94,7 @@ def prove_inclusion(ledger: Ledger, index: int, *, size: int | None = None) -> I
         signed, note = read_note(connection, size)
         if not 0 <= index < signed:
             raise NoSuchLeaf(f"no leaf {index} among {signed}: ask for an index from 0 to {signed - 1}")
-        data = connection.execute(select(leaves.c.leaf).where(leaves.c.leaf_index == index)).scalar_one()
+        data = connection.execute(LEAF_AT, {"at": index}).scalar_one()
         reader = TreeReader(connection, positions_of(merkle.inclusion_spans(index, signed)))
         hashes = merkle.inclusion_proof(index, signed, reader)
     return InclusionProof(index, Statement.from_bytes(data), tuple(hashes), note)
@@ -163,6 +160,11 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("the checkpoint is not text")
     return value
+
+
+def _written(values: Mapping[str, Any]) -> bytes:
+    """RFC 8785 JSON of text, small numbers and lists under ASCII names, for which Python's own writer is enough."""
+    return json.dumps(values, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _encoded(hashes: Sequence[bytes]) -> list[str]:

@@ -39,8 +39,9 @@ def verify_registry(connection: Connection, rows: Sequence[Row], manifests: Mani
 
 
 def _check_versions(connection: Connection, rows: Sequence[Row], manifests: Manifests, report: Report) -> None:
-    order = {(row.kind, row.subject): row.index for row in rows}
     stored = connection.execute(select(versions).order_by(versions.c.kind, versions.c.name, versions.c.number)).all()
+    digests = {row.digest for row in stored}
+    order = {(row.kind, row.subject): row.index for row in rows if row.subject in digests}
     last: dict[tuple[str, str], tuple[int, int]] = defaultdict(lambda: (0, -1))
     for row in stored:
         where = f"{row.kind} {row.name}@{row.number}"

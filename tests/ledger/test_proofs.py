@@ -46,8 +46,12 @@ def test_every_proof_holds_offline(any_workspace):
         assert read_proof(prove_consistency(ledger, size).to_bytes()).check(verifier, kept=kept).size == 300
 
 
-def test_a_proof_is_small(ledger):
-    assert len(prove_inclusion(ledger, 299).to_bytes()) < 2000
+def test_a_proof_is_small_and_canonical(ledger):
+    proof = prove_inclusion(ledger, 299)
+    assert proof.to_bytes() == canonical_json(proof.to_json())
+    assert len(proof.to_bytes()) < 2000
+    growth = prove_consistency(ledger, 7)
+    assert growth.to_bytes() == canonical_json(growth.to_json())
 
 
 def variants(values):
