@@ -6,6 +6,7 @@ Not guaranteed: equal weights from equal inputs on machines that round different
 """
 
 import json
+import math
 import shutil
 import tempfile
 import threading
@@ -230,6 +231,7 @@ def train_figures(summary: Mapping[str, Any], plan: Plan, *, num_starts: int) ->
     return {
         "loss_first": curve[0]["loss"],
         "loss_last": curve[-1]["loss"],
+        "num_losses_not_finite": sum(not math.isfinite(point["loss"]) for point in curve),
         "tokens_per_s": summary["num_tokens"] / summary["duration_s"],
         "num_tokens": summary["num_tokens"],
         "num_workers": workers.num_workers,

@@ -28,6 +28,12 @@ def test_finite_loss(world, losses, light):
     assert FiniteLoss().judge(world.evidence(model)).light == light
 
 
+@pytest.mark.parametrize(("num", "light"), [(0, "green"), (1, "red")])
+def test_what_the_training_states_of_its_curve_is_enough(world, num, light):
+    model = world.registry.publish("model", "m", inputs={}, facts={"train": {"num_losses_not_finite": num}})
+    assert FiniteLoss().judge(world.evidence(model)).light == light
+
+
 def test_a_model_without_a_curve(world):
     with pytest.raises(EvidenceMissing, match=r"no table loss\.parquet"):
         FiniteLoss().judge(world.evidence(world.model()))

@@ -34,14 +34,26 @@ class LossImproves(Check):
 
 
 class FiniteLoss(Check):
-    """No loss along the training's curve is infinite or not a number. Unit: points of the curve that are."""
+    """No loss along the training's curve is infinite or not a number. Unit: points of the curve that are.
+
+    As the model's facts state it; where they do not, its table of the curve is read.
+    """
 
     kind: Literal["finite_loss"] = "finite_loss"
 
+    fact: str = "train.num_losses_not_finite"
+    """Fact that counts them."""
+
     def judge(self, evidence: Evidence) -> Finding:
+        try:
+            num = int(evidence.fact(self.fact))
+        except EvidenceMissing:
+            num = self._count(evidence)
+        reason = f"{num} points of the loss curve are not finite"
+        return Finding(passes(not num), reason, num, 0, (evidence.artifact.digest,))
+
+    def _count(self, evidence: Evidence) -> int:
         losses = [row["loss"] for row in evidence.rows(evidence.artifact, table=CURVE_FILE)]
         if not losses:
             raise EvidenceMissing(f"the loss curve of {evidence.artifact.ref} is empty: train it for a step at least")
-        num = sum(loss is None or not math.isfinite(loss) for loss in losses)
-        reason = f"{num} of {len(losses)} points of the loss curve are not finite"
-        return Finding(passes(not num), reason, num, 0, (evidence.artifact.digest,))
+        return sum(loss is None or not math.isfinite(loss) for loss in losses)
