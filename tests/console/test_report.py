@@ -84,3 +84,12 @@ def test_the_json_file_is_the_report(report, tmp_path):
 def test_a_broken_ledger_is_not_called_whole(report):
     report["verify"]["ok"] = False
     assert dict(summary_rows(report))["evidence"].startswith("BROKEN")
+
+
+def test_a_story_whose_gate_was_red_before_training_is_told(report):
+    untaught = {"train": {"curves": {}}, "ladder": [], "evaluation": {}, "recommendation": "the data gate is red"}
+    page = render_page(report | untaught)
+    assert page.count("<svg") == 4
+    rows = dict(summary_rows(report | untaught))
+    assert rows["ladder"] == "the data gate is red"
+    assert "training speed" not in rows
