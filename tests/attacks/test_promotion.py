@@ -1,9 +1,6 @@
 """Attacks on production: through the Python API, the job, the command line, the tables and MLflow's own API."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from contextlib import nullcontext
 
 import pytest
 from sqlalchemy import delete, select, update
@@ -31,8 +28,6 @@ from app.registry.tracking import Tracker, tracking_uri
 from app.serving.production import tell_mlflow
 from app.serving.release import resolve_release
 from tests.attacks.world import stage
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -133,23 +128,21 @@ def test_the_command_line_moves_and_every_move_is_a_leaf(served, no_release_gate
     assert play.faults() == []
 
 
-@pytest.mark.cluster
-def test_the_job_refuses_without_approval_and_makes_no_key(cluster_workspace, tmp_path):
-    from app.registry.versions import open_registry
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [([], "0 of 1 approvals"), (["--approver", "nobody", "--printed-name", "N"], "signalbox keys new nobody")],
+)
+def test_the_job_refuses_without_approval_and_makes_no_key(play, no_release_gate, monkeypatch, more, said):
+    from jobs import promote
 
-    play = stage(open_registry(cluster_workspace), tmp_path)
+    monkeypatch.setattr("jobs.common.connect", lambda *_, **__: nullcontext())
     release, _ = play.candidate()
-    for more, said in (
-        ([], "0 of 1 approvals"),
-        (["--approver", "nobody", "--printed-name", "N"], "signalbox keys new"),
-    ):
-        command = [sys.executable, "-m", "jobs.promote", "--release", release.digest, "--no-serve", *more]
-        variables = {**os.environ, "SIGNALBOX_WORKSPACE": str(cluster_workspace.root)}
-        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
-        assert done.returncode != 0
-        assert said in done.stderr
+    words = ["--release", release.digest, "--no-serve", "--workspace", str(play.registry.workspace.root), *more]
+    ended = CliRunner().invoke(promote.app, words)
+    assert ended.exit_code in (1, 2)
+    assert said in ended.stderr
     assert play.production() is None
-    assert not (cluster_workspace.keys_dir / "nobody.pem").exists()
+    assert not (play.registry.workspace.keys_dir / "nobody.pem").exists()
 
 
 @pytest.mark.parametrize(
