@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app.console.report import EVALUATED
 from app.core.errors import exit_status
 from app.core.workspace import Workspace
 from app.demo.story import play
@@ -66,15 +67,13 @@ def table(figures: Mapping[str, Any]) -> str:
     results, before = figures["results"], figures["baselines"]["exact_match"]
     matches, costs = results["exact_match"], figures["ratios"]["cost_vs_large_only"]
     counts, alarms, requests = results["counts"], results["drift_alarms"], results["requests"]
-    names = {
-        "first": "held-out questions, small model before and after fine-tuning",
-        "new": "new subject, before and after the retraining",
-        "old": "old questions, before and after the retraining",
-    }
     rows = [
         ("documents, chunks, rejected", f"{counts['documents']}, {counts['chunks']}, {counts['rejected']}"),
         ("synthetic rows", f"{counts['synthetic_rows']}"),
-        *((f"exact match: {names[key]}", f"{_interval(before[key])}, {_interval(matches[key])}") for key in matches),
+        *(
+            (f"exact match: {EVALUATED[key]}", f"{_interval(before[key])}, {_interval(matches[key])}")
+            for key in matches
+        ),
         *((f"ladder: {rung['rung']}", _rung(rung)) for rung in results["ladder"]),
         ("fine-tuning speed, 2 workers", f"{results['tokens_per_s']:,.0f} tokens/s"),
         ("requests with the known answer, before the change", _share(results["answered"]["before the change"])),

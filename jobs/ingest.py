@@ -4,8 +4,12 @@ from typing import Annotated
 
 import typer
 
+from app.core.parquet import read_rows
 from app.documents.pipeline import ingest
+from app.registry.tables import REJECTS_FILE
 from jobs.common import Config, Json, WorkspaceOption, job, report
+
+SHOWN = 5
 
 app = typer.Typer(add_completion=False)
 
@@ -25,7 +29,11 @@ def main(
     """
     with job(workspace, config) as here:
         version = ingest(source, name, registry=here.registry, settings=here.settings.documents, limit=limit)
-        report(version, as_json=as_json)
+        rejects = here.registry.folder(version) / REJECTS_FILE
+        report(version, as_json=as_json, rejects=str(rejects))
+        if not as_json:
+            for row in read_rows(rejects)[:SHOWN]:
+                print(f"  rejected {row['source']}: {row['reason']}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,13 @@ from app.core.statistics import Interval
 
 Report = Mapping[str, Any]
 
+EVALUATED = {
+    "first": "held-out questions, small model before and after fine-tuning",
+    "new": "new subject, before and after the retraining",
+    "old": "old questions, before and after the retraining",
+}
+"""What the demo's evaluations are, for people."""
+
 
 def write_report(report: Report, folder: Path) -> None:
     """Write ``report.json`` and ``report.html`` into a folder."""
@@ -61,9 +68,11 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
             ("training loss, first and last", f"{train['loss_first']:.2f}, {train['loss_last']:.3f}"),
             ("training speed", f"{train['tokens_per_s']:.0f} tokens/s on {train['workers']} workers"),
         ]
-    rows += [(f"exact match: {name}", _before_after(pair)) for name, pair in report["evaluation"].items()]
+    evaluated = report["evaluation"].items()
+    rows += [(f"exact match: {EVALUATED.get(name, name)}", _before_after(pair)) for name, pair in evaluated]
     rows += [
         ("ladder", report["recommendation"]),
+        ("requests with the known answer", _answered(routing)),
         ("share answered by the small model", _phases(routing, lambda phase: f"{phase['share'].get('small', 0):.0%}")),
         ("cost against the large model alone", _phases(routing, _cost)),
         ("drift alarms before and after the shift", f"{drift['alarms_before']}, {drift['alarms_after']}"),
@@ -77,6 +86,11 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
 
 def _phases(routing: Report, show: Callable[[Report], str]) -> str:
     return ", ".join(f"{show(phase)} {name}" for name, phase in routing["phases"].items())
+
+
+def _answered(routing: Report) -> str:
+    shares = {name: share for name, share in routing["answered"].items() if share is not None}
+    return ", ".join(f"{share:.0%} {name}" for name, share in shares.items()) or "not known"
 
 
 def _cost(phase: Report) -> str:

@@ -45,7 +45,7 @@ def report():
             }
         ],
         "recommendation": "full: first to meet the target",
-        "routing": {"phases": {"before the change": PHASE}},
+        "routing": {"phases": {"before the change": PHASE}, "answered": {"before the change": 0.93, "after": None}},
         "drift": {
             "alarms_before": 0,
             "alarms_after": 2,
@@ -64,6 +64,7 @@ def test_the_page_holds_the_figures_and_four_plots(report):
     page = render_page(report)
     assert page.count("<svg") == 4
     assert "0.900 [0.850, 0.950]" in page
+    assert "93% before the change" in page
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org", "")

@@ -46,6 +46,18 @@ def test_without_a_cluster_the_way_to_one_is_named(tmp_path):
     assert "signalbox up" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("workspace", "sentence"), [("w", "has ended, its token"), ("other", "this shell is set up for")]
+)
+def test_a_shell_of_a_cluster_that_ended_is_refused(tmp_path, workspace, sentence):
+    shell = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "gone")}
+    shell["SIGNALBOX_WORKSPACE"] = str(tmp_path / "w")
+    done = run("ingest", "--source", tmp_path, "--workspace", tmp_path / workspace, env=shell)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 @pytest.fixture
 def handbook(tmp_path):
     folder = tmp_path / "documents"
@@ -68,8 +80,9 @@ def test_a_folder_becomes_rows_once(cluster_workspace, handbook):
     assert first.returncode == 0, first.stderr
     dataset = json.loads(first.stdout.splitlines()[-1])
     assert (dataset["facts"]["num_documents"], dataset["facts"]["num_rejected"]) == (1, 1)
-    again = run("ingest", "--source", handbook, "--name", "jobs", "--json", workspace=root)
-    assert json.loads(again.stdout.splitlines()[-1]) == dataset
+    again = run("ingest", "--source", handbook, "--name", "jobs", workspace=root)
+    assert again.stdout.startswith(f"dataset {dataset['ref']} ({dataset['digest'][7:19]})")
+    assert "  rejected broken.docx: " in again.stdout
     for job, kind in (("index", "index"), ("synthesize", "synthetic")):
         done = run(job, "--dataset", "jobs", "--json", workspace=root)
         assert done.returncode == 0, done.stderr
