@@ -4,10 +4,12 @@ Guarantees: an error is one sentence on stderr and an exit status (1: it failed,
 writes one JSON document on stdout. Nothing heavy is imported before a command needs it.
 """
 
+import sys
+
 import typer
 
 from app.commands import approvals, cluster, erase, evidence, gate, keys, ledger, lineage, moves, proof, receipts, suite
-from app.core.errors import exit_status
+from app.core.errors import UsageError, exit_status
 
 GROUPS = (approvals, cluster, erase, evidence, gate, keys, ledger, lineage, moves, proof, receipts, suite)
 
@@ -32,7 +34,16 @@ for each in GROUPS:
 def main() -> None:
     """The console script."""
     with exit_status():
+        for word in sys.argv[1:]:
+            _check_text(word)
         app()
+
+
+def _check_text(word: str) -> None:
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{word!r} is not UTF-8: type it again, or rename the file") from error
 
 
 if __name__ == "__main__":

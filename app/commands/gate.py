@@ -89,6 +89,9 @@ def replay(
         typer.echo(json.dumps({"verdict": version.digest, "light": version.facts.get("light"), **again.to_json()}))
     elif again.same:
         typer.echo(f"verdict {version.ref} comes out the same: {version.facts['light']}, {again.digest}")
+    elif again.erased and not again.unexplained:
+        typer.echo(f"verdict {version.ref} cannot be judged again, which is no sign of tampering")
+        typer.echo("\n".join(f"  {line}" for line in again.erased))
     else:
         typer.echo(f"verdict {version.ref} does NOT come out the same")
         typer.echo("\n".join(f"  {line}" for line in again.differences))

@@ -125,16 +125,16 @@ def _said(proof: dict[str, Any]) -> list[str]:
 def _check(path: Path, key: Path, *, as_json: bool) -> None:
     from app.core.errors import UsageError
     from app.core.files import read_text
-    from app.governance.history import check
+    from app.governance.history import check, rests_on
     from app.ledger.keys import load_public
 
     try:
         proof = json.loads(read_text(path))
         said = [f"{proof['name']} at {proof['at']}: {proof['state']}", *([proof["digest"]] if proof["digest"] else [])]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UsageError(f"{path} holds no proof ({error}): name a file that `production --out` wrote") from error
     faults = check(proof, load_public(key))
-    lines = [f"FAULT: {fault}" for fault in faults] or ["the proof holds", *said, str(proof["rests_on"])]
+    lines = [f"FAULT: {fault}" for fault in faults] or ["the proof holds", *said, rests_on(proof)]
     typer.echo(json.dumps({"ok": not faults, "faults": faults}, indent=2) if as_json else "\n".join(lines))
     raise typer.Exit(1 if faults else 0)
 

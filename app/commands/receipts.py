@@ -78,5 +78,5 @@ def _parse(text: str, path: Path) -> Any:
 
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileUnusable(f"{path} is not JSON ({error}): save the body as it was sent") from error

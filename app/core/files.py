@@ -4,6 +4,7 @@ Guarantees: a reader of a file that :func:`replace_text` writes sees the old tex
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,5 +41,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def replace_text(path: Path, text: str) -> None:
     """Write a file whole, in place of the one before."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(path)
+    try:
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            staged.unlink(missing_ok=True)
+        raise FileUnusable(f"cannot write {path} ({error.strerror}): name a file in a folder that is there") from error

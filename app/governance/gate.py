@@ -43,17 +43,19 @@ class Replay:
     """Whether a verdict came out the same again, and what differs; ``digest`` is empty when it could not be judged.
 
     ``erased`` names content that the verdict was reached on and that an erasure took since: such a verdict cannot be
-    judged again, which is no sign of tampering.
+    judged again, which is no sign of tampering. ``unexplained`` are differences in checks that looked at nothing which
+    an erasure touched: these are one.
     """
 
     same: bool
     digest: str
     differences: tuple[str, ...]
     erased: tuple[str, ...] = ()
+    unexplained: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        found = {"differences": list(self.differences), "erased": list(self.erased)}
-        return {"same": self.same, "digest": self.digest, **found}
+        named = ("differences", "erased", "unexplained")
+        return {"same": self.same, "digest": self.digest, **{name: list(getattr(self, name)) for name in named}}
 
 
 def judge(policy: Policy, evidence: Evidence, *, registry: Registry, actor: str = "gate") -> Version:
@@ -97,7 +99,8 @@ def replay(verdict: Version, *, registry: Registry) -> Replay:
     if not found and digest != verdict.digest:
         found.append(f"digest: recorded {verdict.digest}, now {digest}")
     erased = _erased(verdict, evidence, registry) if found else []
-    return Replay(not found, digest, (*erased, *found), tuple(erased))
+    unexplained = _unexplained(verdict, again, evidence, registry) if erased else []
+    return Replay(not found, digest, (*erased, *found), tuple(erased), tuple(unexplained))
 
 
 def summary(verdict: Version) -> list[str]:
@@ -144,6 +147,16 @@ def _erased(verdict: Version, evidence: Evidence, registry: Registry) -> list[st
     leaf = leaf_of(verdict, registry=registry)
     read = [*evidence.parents, *(entry["digest"] for entry in evidence.read)]
     return erasures_in(registry.ledger, registry.store).since(read, leaf.index) if leaf else []
+
+
+def _unexplained(verdict: Version, again: Mapping[str, Any], evidence: Evidence, registry: Registry) -> list[str]:
+    """Differences in checks whose inputs lost nothing; a verdict among the inputs is replayed by itself."""
+    leaf = leaf_of(verdict, registry=registry)
+    erased = erasures_in(registry.ledger, registry.store).digests_since(leaf.index if leaf else -1)
+    excused = erased | {version.digest for version in evidence.others.values() if version.kind == "verdict"}
+    pairs = zip(verdict.facts.get("checks", []), again["facts"]["checks"], strict=False)
+    touched = [(old, new, {*old.get("inputs", ()), *new["inputs"]} & excused) for old, new in pairs]
+    return [line for old, new, lost in touched if not lost for line in _check_differences(old, new)]
 
 
 def _code(inputs: Mapping[str, Any]) -> list[str]:

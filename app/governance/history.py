@@ -45,7 +45,8 @@ def parse_moment(text: str) -> tuple[datetime, bool]:
     """
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise BadMoment(f"{text!r} is no RFC 3339 time: write it as 2026-11-22T21:00:00Z") from error
     zoned = moment.tzinfo is not None
     moment = moment if zoned else moment.replace(tzinfo=UTC)
@@ -91,7 +92,7 @@ def check(proof: Mapping[str, Any], verifier: Verifier) -> list[str]:
         moves = [_read(move) for move in proof["moves"]]
         moment, _ = parse_moment(str(proof["at"]))
         stated = {key: proof[key] for key in ("name", "state", "digest", "in_force")}
-    except (BadMoment, BadNote, NotAStatement, LookupError, TypeError, ValueError) as error:
+    except (BadMoment, BadNote, NotAStatement, LookupError, TypeError, ValueError, RecursionError) as error:
         return [f"the proof cannot be read ({error}): ask for it again"]
     found = [fault for move in moves for fault in _check_move(move, str(stated["name"]), checkpoint)]
     force = in_force([move.leaf.statement for move in moves], moment)
@@ -100,6 +101,12 @@ def check(proof: Mapping[str, Any], verifier: Verifier) -> list[str]:
         f"it says {key} {stated[key]!r}, its leaves say {true[key]!r}" for key in true if stated[key] != true[key]
     ]
     return found + _check_chain(moves)
+
+
+def rests_on(proof: Mapping[str, Any]) -> str:
+    """What a proof that holds leaves open, in our words and not its giver's."""
+    size = Checkpoint.from_text(str(proof["checkpoint"])).size
+    return RESTS_ON.format(name=proof["name"], size=size)
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,8 @@ def _read(move: Mapping[str, Any]) -> _Move:
         raise ValueError("a move has no time or no record")
     proof = [base64.b64decode(value, validate=True) for value in move["proof"]]
     digest = digest_bytes(canonical_json(record)) if record else ""
-    return _Move(Leaf(int(move["index"]), statement), proof, digest, record["inputs"]["previous"] if record else None)
+    previous = record["inputs"]["previous"] if record else None
+    return _Move(Leaf(merkle.natural(move["index"]), statement), proof, digest, previous)
 
 
 def _check_move(move: _Move, name: str, checkpoint: Checkpoint) -> list[str]:

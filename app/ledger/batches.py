@@ -142,14 +142,12 @@ def batch_statement(part: Path) -> Statement:
 
 def find_receipt(folder: Path, request_id: str) -> tuple[Path, list[str], str] | None:
     """The newest part with a receipt of that request: part, its receipts, the one; None when there is none."""
-    wanted = f'"request_id":{json.dumps(request_id, ensure_ascii=False)},'.encode()
+    wanted = f'"request_id":{json.dumps(request_id, ensure_ascii=False)},'
     for part in reversed(_known_parts(folder)):
         data = receipts_path(part).read_bytes()
-        if wanted in data:
+        if wanted.encode() in data:
             receipts = _lines(data)
-            matching = [leaf for leaf in receipts if json.loads(leaf)["request_id"] == request_id]
-            if matching:
-                return part, receipts, matching[-1]
+            return part, receipts, [leaf for leaf in receipts if wanted in leaf][-1]
     return None
 
 

@@ -25,6 +25,9 @@ from app.ledger.receipts import commit
 REWRITABLE = (".parquet", ".faiss")
 """Files that consist of rows: an erasure may leave the others of them; any other file it can only remove."""
 
+ERASE_AGAIN = "run `signalbox erase --resume`, or erase again what was put back"
+"""What to do about content that a leaf says is gone."""
+
 
 @dataclass(frozen=True)
 class ErasedFile:
@@ -70,6 +73,10 @@ class Erasures:
         """What a file's digest must be now; empty when the file must be gone."""
         erased = self.of(kind, digest, file)
         return erased[-1][1].new if erased else published
+
+    def digests_since(self, index: int) -> set[str]:
+        """Digests of the versions that lost content after a leaf."""
+        return {digest for (_, digest, _), erased in self.files.items() if any(leaf > index for leaf, _ in erased)}
 
     def since(self, digests: Iterable[str], index: int) -> list[str]:
         """A sentence for every file of some versions that lost content after a leaf."""

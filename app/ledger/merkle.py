@@ -21,6 +21,13 @@ Run: TypeAlias = tuple[int, int, list[bytes]]
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
+def natural(value: object) -> int:
+    """An index or size as a stranger wrote it; ValueError when it is no natural number, were it almost one."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{str(value)[:40]!r} is not a number of leaves")
+    return value
+
+
 def leaf_hash(data: bytes) -> bytes:
     """SHA-256(0x00 || data): a leaf can never pass for an inner node."""
     return hashlib.sha256(b"\x00" + data).digest()

@@ -137,23 +137,17 @@ def read_proof(data: bytes | str) -> Proof:
 
 def _read_inclusion(values: Mapping[str, Any], hashes: tuple[bytes, ...]) -> Proof:
     statement = Statement.from_bytes(canonical_json(values["leaf"]))
-    return InclusionProof(_natural(values["index"]), statement, hashes, _text(values["checkpoint"]))
+    return InclusionProof(merkle.natural(values["index"]), statement, hashes, _text(values["checkpoint"]))
 
 
 def _read_consistency(values: Mapping[str, Any], hashes: tuple[bytes, ...]) -> Proof:
-    return ConsistencyProof(_natural(values["old_size"]), hashes, _text(values["checkpoint"]))
+    return ConsistencyProof(merkle.natural(values["old_size"]), hashes, _text(values["checkpoint"]))
 
 
 _READERS: dict[str, Callable[[Mapping[str, Any], tuple[bytes, ...]], Proof]] = {
     "inclusion": _read_inclusion,
     "consistency": _read_consistency,
 }
-
-
-def _natural(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is not a number of leaves")
-    return value
 
 
 def _text(value: object) -> str:

@@ -15,7 +15,6 @@ time; the client's header is then the evidence that it did not.
 """
 
 import base64
-import binascii
 import hashlib
 import json
 import os
@@ -103,7 +102,7 @@ def read_header(value: str) -> dict[str, str]:
         found = json.loads(_decode(value.strip()))
         if set(found) == {"id", "leaf", REQUEST, RESPONSE} and all(isinstance(each, str) for each in found.values()):
             return dict(found)
-    except (ValueError, TypeError, binascii.Error) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ReceiptUnreadable(f"the header {HEADER} is damaged ({error}): copy it whole") from error
     raise ReceiptUnreadable(f"the header {HEADER} lacks fields: copy it whole")
 
@@ -165,7 +164,7 @@ def check_receipt(
         index, size = proof["ledger"]["index"], proof["batch"]["size"]
         place = f"receipt {proof['batch']['index']} of {size} in leaf {index} of log {origin_of(verifier)}"
         said = f"request {receipt['request_id']} was answered by {receipt['release']} at {receipt['time']}"
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise ReceiptUnreadable(f"this is no proof of a receipt ({type(error).__name__}: {error})") from error
     faults += [message for message, good in opened if not good]
     good = [message for message, good in opened if good]
@@ -177,8 +176,8 @@ def _batch_faults(proof: Mapping[str, Any]) -> list[str]:
     batch, leaf = proof["batch"], json.loads(proof["ledger"]["leaf"])
     good = leaf["kind"] == REQUEST_BATCH and merkle.verify_inclusion(
         merkle.leaf_hash(canonical_json(proof["receipt"])),
-        index=int(batch["index"]),
-        size=int(batch["size"]),
+        index=merkle.natural(batch["index"]),
+        size=merkle.natural(batch["size"]),
         proof=[bytes.fromhex(each) for each in batch["proof"]],
         root=bytes.fromhex(leaf["subject"].removeprefix(PREFIX)),
     )
@@ -196,7 +195,7 @@ def _ledger_faults(ledger: Mapping[str, Any], verifier: Verifier) -> list[str]:
     if checkpoint.origin != origin_of(verifier):
         return [f"the checkpoint is one of {checkpoint.origin}, not of the log {origin_of(verifier)}"]
     path = [bytes.fromhex(each) for each in ledger["proof"]]
-    index, size = int(ledger["index"]), checkpoint.size
+    index, size = merkle.natural(ledger["index"]), checkpoint.size
     if merkle.verify_inclusion(merkle.leaf_hash(data), index=index, size=size, proof=path, root=checkpoint.root):
         return []
     return [f"the batch's leaf is not leaf {index} of the {size} that the checkpoint signs: it was changed or forged"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from app.core.digests import digest_bytes
 from app.core.store import ArtifactMissing, Store
-from app.ledger.erasures import REWRITABLE, ErasedFile, Erasures, read_erasures
+from app.ledger.erasures import ERASE_AGAIN, REWRITABLE, ErasedFile, Erasures, read_erasures
 from app.ledger.faults import Report
 from app.ledger.log import ERASURE, KEY, REQUEST_BATCH, Statement
 from app.ledger.verify_tree import Row
@@ -132,7 +132,7 @@ def check_erased(
     if found == last.new:
         report.notes.append(f"{where}: erased by leaf {index}")
     elif found == last.old:
-        message = f"leaf {index} says it was erased and it is still there: run `signalbox erase --resume`"
+        message = f"leaf {index} says it was erased and it is still there: {ERASE_AGAIN}"
         report.add("erasure-under-way", where, message)
     elif not found:
         report.add("missing-file", where, f"leaf {index} erased rows of it, and now the whole file is gone")

@@ -19,6 +19,7 @@ from app.ledger.export import KEY_FILE, LEAVES, NEWEST, NOTES, leaf_files
 from app.ledger.faults import Report, collector_paused
 from app.ledger.keys import Verifier
 from app.ledger.log import NotAStatement, Statement
+from app.ledger.merkle import natural
 from app.ledger.note import BadNote, split_note
 from app.ledger.verify_lineage import verify_lineage
 from app.ledger.verify_tree import Levels, Row, check_checkpoints
@@ -67,7 +68,11 @@ def _check_leaves(folder: Path, report: Report) -> tuple[list[bytes], list[Row]]
         report.num_files += 1
         if path.name != f"{len(hashes):012d}.jsonl":
             report.add("missing-leaf", path.name, f"leaf {len(hashes)} should stand here: a file was taken or renamed")
-        lines = path.read_bytes().split(b"\n")
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            report.add("unreadable-file", path.name, f"it cannot be read ({error.strerror}): export the ledger again")
+            continue
         if lines.pop():
             report.add("changed-leaf", path.name, "it does not end with a whole line: it was cut")
         for line in lines:
@@ -101,9 +106,14 @@ def _read_notes(folder: Path, report: Report) -> list[tuple[int, str]]:
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)
-            notes[int(values["size"])] = str(values["note"])
+            size, note = natural(values["size"]), str(values["note"])
         except (ValueError, KeyError, TypeError, RecursionError):
             report.add("changed-checkpoint", f"{NOTES} line {number}", "it is not a size and a note: it was changed")
+            continue
+        if size in notes:
+            message = f"a second checkpoint of {size} leaves: the log signs one of each size, so one was put there"
+            report.add("changed-checkpoint", f"{NOTES} line {number}", message)
+        notes[size] = note
     return sorted(notes.items())
 
 

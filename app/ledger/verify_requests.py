@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from app.core.parquet import parts_of
 from app.ledger.batches import SCHEMA, read_part, read_receipts, receipts_path, root_of, row_leaves
+from app.ledger.erasures import ERASE_AGAIN
 from app.ledger.faults import Report
 from app.ledger.log import REQUEST_BATCH
 from app.ledger.verify_tree import Row
@@ -100,7 +101,7 @@ def _compare(leaves: Sequence[str], receipts: Sequence[str], erased: set[int]) -
         return
     gone, present = {leaf for place, leaf in enumerate(receipts) if place in erased}, set(leaves)
     if left := gone & present - set(expected):
-        message = f"{len(left)} rows that a leaf says were erased are still there: run `signalbox erase --resume`"
+        message = f"{len(left)} rows that a leaf says were erased are still there: {ERASE_AGAIN}"
         yield "erasure-under-way", "", message
         leaves = [leaf for leaf in leaves if leaf not in left]
     missing, added = Counter(expected) - Counter(leaves), Counter(leaves) - Counter(expected)

@@ -13,10 +13,11 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from app.core.errors import SignalboxError
+from app.core.files import FileUnusable
 
 MAX_MEMBERS = 50_000
 MIN_LIMIT_BYTES = 1 << 30
@@ -59,8 +60,11 @@ def write_archive(path: Path, members: Mapping[str, bytes | Path]) -> None:
             for name in sorted(members):
                 _add(archive, name, members[name])
         staged.replace(path)
+    except OSError as error:
+        raise FileUnusable(f"cannot write {path} ({error.strerror}): name a file in a folder that is there") from error
     finally:
-        staged.unlink(missing_ok=True)
+        with suppress(OSError):
+            staged.unlink(missing_ok=True)
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> None:

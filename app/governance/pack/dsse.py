@@ -6,7 +6,6 @@ Not guaranteed: that what a statement says is so; it says who says it.
 """
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -66,13 +65,13 @@ def open_envelope(data: bytes, verifier: Verifier) -> dict[str, Any]:
         envelope = json.loads(data)
         kind, payload = str(envelope["payloadType"]), base64.b64decode(envelope["payload"], validate=True)
         signatures = [base64.b64decode(each["sig"], validate=True) for each in envelope["signatures"]]
-    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadEnvelope(f"it is no DSSE envelope ({error})") from error
     if not any(verifier.verify(signature, pae(kind, payload)) for signature in signatures):
         raise BadEnvelope(f"it has no signature by {verifier.key_name} that holds")
     try:
         values = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadEnvelope(f"it holds no JSON ({error})") from error
     if kind != PAYLOAD_TYPE or not isinstance(values, dict):
         raise BadEnvelope(f"it holds no in-toto statement but {kind[:80]!r}")

@@ -5,7 +5,6 @@ by ``verify``. Not guaranteed: that anything in it is true before ``verify`` has
 """
 
 import base64
-import binascii
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,10 @@ from app.governance.pack import layout
 from app.governance.pack.archive import BadPack, unpacked
 from app.ledger.keys import KeyUnreadable, Verifier, load_public
 from app.ledger.log import KEY, MOVES, PRODUCTION, SERVICE_KEY, Leaf, Ledger, NotAStatement, Statement
+from app.ledger.merkle import natural
 from app.registry.versions import LATEST, Registry, Version, VersionNotFound
 
-UNREADABLE = (ArtifactMissing, OSError, ValueError, KeyError, TypeError, AttributeError)
+UNREADABLE = (ArtifactMissing, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class PackIsReadOnly(UsageError):
@@ -128,7 +128,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         known = index["format"] == layout.FORMAT and isinstance(index["left_out"], dict)
         known = known and all(isinstance(entry, dict) for entry in index["versions"])
         release = index["release"]["digest"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadPack(f"the pack's {layout.INDEX} is missing or damaged ({error}): fetch the pack again") from error
     if not known or not isinstance(release, str):
         raise BadPack(f"the pack is not in the format {layout.FORMAT}: use the Signalbox version that made it")
@@ -141,10 +141,10 @@ def read_leaves(folder: Path) -> list[PackLeaf]:
     found = []
     for line in _lines(folder / layout.LEAVES):
         try:
-            index, text = int(line["index"]), str(line["leaf"])
+            index, text = natural(line["index"]), str(line["leaf"])
         except (KeyError, ValueError, TypeError):
             index, text = -1, str(line)
-        found.append(PackLeaf(index, text.encode(), proofs.get(index)))
+        found.append(PackLeaf(index, text.encode("utf-8", "replace"), proofs.get(index)))
     return found
 
 
@@ -189,8 +189,8 @@ def _read_versions(store: Store, index: Mapping[str, Any]) -> Iterator[Version]:
 
 def _read_proof(line: Mapping[str, Any]) -> tuple[int, tuple[bytes, ...]]:
     try:
-        return int(line["index"]), tuple(base64.b64decode(step, validate=True) for step in line["proof"])
-    except (KeyError, ValueError, TypeError, binascii.Error):
+        return natural(line["index"]), tuple(base64.b64decode(step, validate=True) for step in line["proof"])
+    except (KeyError, ValueError, TypeError):
         return -1, ()
 
 
@@ -201,6 +201,6 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
     for line in path.read_bytes().splitlines():
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = {}
         yield value if isinstance(value, dict) else {}

@@ -20,7 +20,9 @@ from app.registry.versions import Version
 if TYPE_CHECKING:
     from app.governance.pack.verify import PackCheck
 
-HOSTILE = (SignalboxError, LookupError, ValueError, TypeError, AttributeError, OSError, ArithmeticError)
+HOSTILE = (
+    SignalboxError, LookupError, ValueError, TypeError, AttributeError, OSError, ArithmeticError, RecursionError,
+)  # fmt: skip
 """What reading a manifest or a table that a stranger wrote may end in."""
 
 
@@ -46,7 +48,10 @@ def check_replays(check: "PackCheck") -> None:
         except HOSTILE as error:
             check.report.add("bad-replay", where, f"it cannot be judged again ({' '.join(str(error).split())[:200]})")
             continue
-        if again.erased:
+        if again.unexplained:
+            found = "; ".join(again.unexplained)
+            check.report.add("bad-replay", where, f"it does not come out the same, and no erasure tells why ({found})")
+        elif again.erased:
             check.report.notes.append(f"{where} cannot be judged again: {'; '.join(again.erased)}")
         elif not again.same and (absent := _left_out(check, verdict)):
             check.report.notes.append(f"{where} cannot be judged again from this pack: {', '.join(absent)}")
