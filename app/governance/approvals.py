@@ -23,6 +23,7 @@ from app.governance.keys import key_book, manifests_of, pseudonym_of
 from app.ledger.decisions import (
     APPROVAL,
     DECISIONS,
+    FIELDS,
     REJECTION,
     WITHDRAWAL,
     Decision,
@@ -160,9 +161,15 @@ def record(signed: Mapping[str, Any], *, registry: Registry) -> Version:
         NothingToApprove: the verdict is red or about something else.
     """
     body, signer = _read(signed)
+    if set(signed) != {"body", "key", "signature"} or not all(isinstance(body.get(each), str) for each in FIELDS):
+        raise BadStatement(
+            f"a signed statement holds body, key and signature, its body texts: {', '.join(sorted(FIELDS))}"
+        )
     kind = body["decision"]
     artifact = _get(registry, str(body.get("artifact_kind")), str(body["artifact"]))
     verdict = _get(registry, "verdict", str(body["verdict"]))
+    if (artifact.digest, verdict.digest) != (body["artifact"], body["verdict"]):
+        raise BadStatement("artifact and verdict are signed by their digests, not by a name: draft it again")
     _check_subject(verdict, artifact, approving=kind == APPROVAL)
     inputs = {"signed": digest_json(dict(signed))}
     if found := registry.find(kind, artifact.name, inputs):

@@ -30,7 +30,16 @@ from app.registry.versions import Registry, Version, VersionNotFound
 CODE_VERSION = "gate-2"
 
 
-UNREADABLE = (VersionNotFound, ArtifactMissing, BadPolicy, EvidenceChanged, KeyError, TypeError, ValueError)
+UNREADABLE = (
+    VersionNotFound,
+    ArtifactMissing,
+    BadPolicy,
+    EvidenceChanged,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
 """What loading the evidence of a verdict ends with that was made up, or whose evidence is gone."""
 
 
@@ -91,10 +100,10 @@ def replay(verdict: Version, *, registry: Registry) -> Replay:
         policy = registry.get("policy", inputs["policy"])
         evidence = Evidence.from_json(inputs["evidence"], registry)
         again = _manifest(policy, policy_of(policy), evidence)
+        found = [*_changed([verdict, policy], evidence), *_code(inputs), *_place(verdict, evidence, registry)]
+        found += _differences(verdict.manifest, again)
     except UNREADABLE as error:
         return Replay(False, "", (f"it records no evidence that can be judged: {error}",))
-    found = [*_changed([verdict, policy], evidence), *_code(inputs), *_place(verdict, evidence, registry)]
-    found += _differences(verdict.manifest, again)
     digest = digest_json({**again, "files": {}})
     if not found and digest != verdict.digest:
         found.append(f"digest: recorded {verdict.digest}, now {digest}")

@@ -33,6 +33,10 @@ class KeyNotRevocable(UsageError):
     """That key cannot be revoked: it is not on record, is revoked already, or signs the log itself."""
 
 
+class SaltLost(UsageError):
+    """The secret behind all pseudonyms is gone: restore `keys/person.salt` from a backup."""
+
+
 class KeyOnRecord(UsageError):
     """The key is on record for another person, under another role, or as revoked: make a new one."""
 
@@ -86,10 +90,19 @@ def revoke_key(registry: Registry, name: str, *, reason: str, actor: str) -> Non
     Raises:
         KeyNotRevocable: there is nothing to revoke, or it is the log's own key.
     """
-    found = [each for each in key_book(registry).registered() if name in (each.verifier.name, each.verifier.key_name)]
+    book = key_book(registry)
+    named = {
+        each.verifier
+        for each in book.registered()
+        if name in (each.verifier.name, each.verifier.key_name, each.verifier.vkey)
+    }
+    found = [each for each in named if not book.revocation(each.digest)] or list(named)
+    if len(found) > 1:
+        listed = ", ".join(sorted(each.vkey for each in found))
+        raise KeyNotRevocable(f"{len(found)} keys are called {name!r}: name one by its verifier key ({listed})")
     if not found or not reason.strip():
         raise KeyNotRevocable(f"no key {name!r} is on record, or no reason was given: see `signalbox keys list`")
-    verifier = found[-1].verifier
+    verifier = found[0]
     if verifier.digest == registry.ledger.signer.public.digest:
         raise KeyNotRevocable(f"{verifier.key_name} signs the log: a log lives and ends with its key, begin a new one")
     if key_book(registry).revocation(verifier.digest):
@@ -112,8 +125,11 @@ def pseudonym_of(registry: Registry, person: str) -> str:
     """The person's pseudonym in this workspace."""
     path = registry.workspace.keys_dir / SALT_FILE
     if not path.exists():
+        if any(event.person for event in key_book(registry).events):
+            raise SaltLost(f"{path} is gone: restore it from a backup, or one person would become two")
         write_once(path, secrets.token_hex(32).encode(), mode=0o600)
-    folded = " ".join(unicodedata.normalize("NFKC", person).casefold().split())
+    shown = "".join(each for each in unicodedata.normalize("NFKC", person) if unicodedata.category(each) != "Cf")
+    folded = " ".join(unicodedata.normalize("NFKC", shown.casefold()).split())
     return f"person:{hmac.digest(path.read_bytes(), folded.encode(), 'sha256').hex()[:32]}"
 
 

@@ -47,6 +47,13 @@ class Policy(Settings):
     def _build_checks(cls, values: Any) -> Any:
         return tuple(_build(value) for value in values) if isinstance(values, list | tuple) else values
 
+    @field_validator("checks")
+    @classmethod
+    def _ask_approvals_once(cls, checks: tuple[Check, ...]) -> tuple[Check, ...]:
+        if sum(isinstance(check, Approvals) for check in checks) > 1:
+            raise ValueError("it asks for approvals twice, and only the first would count: write one check 'approvals'")
+        return checks
+
     @property
     def approvals(self) -> Approvals:
         """The approvals asked for; one approver's when the policy names none."""

@@ -15,8 +15,10 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select
 
 from app.core.clock import timestamp
+from app.core.digests import digest_bytes
 from app.core.errors import SignalboxError, UsageError
 from app.core.schema import aliases, leaves, versions
+from app.core.store import ArtifactMissing
 from app.governance.approvals import judge_approvals, rejections, valid_approvals
 from app.governance.gate import replay
 from app.governance.keys import key_book
@@ -89,13 +91,14 @@ def promote(
         MoverRefused, ReasonMissing: who moves, or why, is not in order.
     """
     mover, seen = _check_mover(PROMOTION, signer, reason, registry)
+    _check_records(registry)
     policy_version = publish_policy(policy, registry)
     _check_verdict(release, verdict, policy_version, registry)
     _check_policy(release, policy_version, registry)
     if stood := rejections(release, verdict, registry=registry):
         said = "; ".join(f"{each.body['printed_name']}: {each.body['reason']}" for each in stood)
         raise Rejected(f"{release.ref} is not promoted, it was rejected ({said}): have that withdrawn, or better it")
-    finding = judge_approvals(policy.approvals, valid_approvals(release, verdict, registry=registry))
+    finding = judge_approvals(policy_of(policy_version).approvals, valid_approvals(release, verdict, registry=registry))
     if finding.light != "green":
         raise ApprovalsMissing(f"{release.ref} is not promoted, {finding.reason}: have it approved, then try again")
     if is_stopped(registry, release):
@@ -205,6 +208,18 @@ def _check_mover(kind: str, signer: Signer | None, reason: str, registry: Regist
     return mover, seen
 
 
+def _check_records(registry: Registry) -> None:
+    """Keys and decisions are all as they were published: one taken away could be a rejection or a revocation."""
+    for leaf in (leaf for kind in (KEY, *DECISIONS) for leaf in registry.ledger.leaves(kind) if leaf.statement.payload):
+        kind, digest = leaf.statement.kind, leaf.statement.payload
+        try:
+            whole = digest_bytes(registry.store.manifest_bytes(kind, digest)) == digest
+        except ArtifactMissing:
+            whole = False
+        if not whole:
+            raise PromotionRefused(f"leaf {leaf.index}, {kind}: its manifest is gone or changed, restore it")
+
+
 def _last_decisive(connection: Connection) -> int:
     """Index of the last leaf that decides, moves, or is about a key; -1 when there is none."""
     decisive = leaves.c.kind.in_((KEY, *DECISIONS, *MOVES))
@@ -218,7 +233,10 @@ def _check_verdict(release: Version, verdict: Version, policy: Version, registry
         raise VerdictRefused(f"{verdict.kind} {verdict.ref} is no verdict: name the one about {release.ref}")
     if inputs.get("policy") != policy.digest:
         raise VerdictRefused(f"verdict {verdict.ref} was not judged by {policy.ref}: judge by it, then promote")
-    if facts["artifact"]["digest"] not in (release.digest, *release.parents):
+    model, gate = release.facts.get("small") or release.facts.get("large"), policy_of(policy).gate
+    if model and gate not in ("candidate", "release"):
+        raise VerdictRefused(f"verdict {verdict.ref} is of the {gate} gate: judge the model, then promote")
+    if facts["artifact"]["digest"] not in (release.digest, *([model] if model else release.parents)):
         raise VerdictRefused(f"verdict {verdict.ref} is about {facts['artifact']['ref']}, no part of {release.ref}")
     if facts["light"] not in ("green", "amber"):
         raise VerdictRefused(f"verdict {verdict.ref} is {facts['light']}: make a candidate that passes its gate")

@@ -113,11 +113,13 @@ class DecisionBook:
     def standing(self, kind: str, artifact: str, verdict: str, *, before: int = END) -> list[Decision]:
         """Decisions of a kind about an artifact under a verdict that nobody withdrew before a place in the log.
 
-        An approval by somebody who was put on record as a trainer in between counts no longer.
+        A rejection stands under every verdict: judging the artifact again does not outvote it. An approval by somebody
+        who was put on record as a trainer in between counts no longer.
         """
         earlier = [each for each in self.valid if each.index < before]
         withdrawn = {each.body["of"] for each in earlier if each.kind == WITHDRAWAL}
-        mine = (each for each in earlier if each.kind == kind and each.about == (artifact, verdict))
+        mine = (each for each in earlier if each.kind == kind and each.about[0] == artifact)
+        mine = (each for each in mine if kind == REJECTION or each.about[1] == verdict)
         found = [each for each in mine if each.digest not in withdrawn]
         return found if kind != APPROVAL else [each for each in found if not self._trains(each, before)]
 
@@ -126,6 +128,7 @@ class DecisionBook:
 
     def _add(self, leaf: Leaf, manifest: Mapping[str, Any], verdicts: Mapping[str, Leaf]) -> None:
         signed = manifest.get("facts", {}).get("signed", {})
+        signed = signed if isinstance(signed, Mapping) else {}
         objection = find_objection(leaf, signed, verdicts, self.keys)
         if objection is None and leaf.statement.kind == WITHDRAWAL:
             objection = self.foreign(signed["body"], self.keys.person(Verifier.parse(signed["key"]).digest))
@@ -150,7 +153,7 @@ def find_objection(leaf: Leaf, signed: Mapping[str, Any], verdicts: Mapping[str,
         verdicts: leaves of the verdicts before it, by digest.
     """
     signer = facts_signer(signed)
-    if signer is None:
+    if signer is None or not isinstance(signed["body"], Mapping):
         return "its signature does not hold"
     body = signed["body"]
     if missing := sorted(name for name in FIELDS if not body.get(name)):
@@ -162,7 +165,12 @@ def find_objection(leaf: Leaf, signed: Mapping[str, Any], verdicts: Mapping[str,
     verdict = verdicts.get(str(body["verdict"]))
     if verdict is None:
         return "its verdict does not stand before it"
-    return keys.approver_objection(signer, leaf.index) or find_back_date(body, leaf, verdict)
+    if found := keys.approver_objection(signer, leaf.index) or find_back_date(body, leaf, verdict):
+        return found
+    said = (body["verdict"], body["artifact"], signer.key_name)
+    if leaf.statement.parents and (*leaf.statement.parents[:2], leaf.statement.actor) != said:
+        return "its leaf names another verdict, artifact or signer than was signed"
+    return None
 
 
 def find_back_date(body: Mapping[str, Any], leaf: Leaf, verdict: Leaf) -> str | None:

@@ -173,7 +173,7 @@ def facts_signer(signed: Mapping[str, Any]) -> Verifier | None:
         verifier = Verifier.parse(str(signed["key"]))
         signature = base64.b64decode(str(signed["signature"]), validate=True)
         body = canonical_json(signed["body"])
-    except (KeyError, ValueError, KeyUnreadable):
+    except (KeyError, TypeError, ValueError, KeyUnreadable):
         return None
     return verifier if verifier.verify(signature, body) else None
 

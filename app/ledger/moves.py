@@ -42,6 +42,16 @@ def find_move_faults(leaf: Leaf, manifest: Mapping[str, Any], keys: KeyBook) -> 
     said = (body.get("move"), body.get("name"), body.get("subject"), body.get("parents"))
     if said != (statement.kind, statement.name, statement.subject, list(statement.parents)):
         yield f"{signer.key_name} signed another move than this leaf makes"
+    if not statement.actor == facts.get("actor") == signer.key_name:
+        yield f"it was signed by {signer.key_name}, but names {statement.actor} as who made it"
+    if facts.get("reason") != body.get("reason"):
+        yield "its record gives another reason than the one signed"
+    if manifest.get("inputs", {}).get("previous") != body.get("previous"):
+        yield "its record names another predecessor than the one signed"
+    if statement.kind == PROMOTION:
+        named = [facts.get("verdict"), facts.get("policy"), *(facts.get("approvals") or ())]
+        if named != list(statement.parents):
+            yield "its record names another verdict, policy or approvals than its leaf"
     if not str(body.get("reason", "")).strip():
         yield "it states no reason"
     if objection := may_move(statement.kind, signer, keys, leaf.index):

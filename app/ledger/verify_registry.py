@@ -60,7 +60,11 @@ def _check_versions(connection: Connection, rows: Sequence[Row], manifests: Mani
 def _check_manifest(
     kind: str, name: str, inputs: str, manifest: Mapping[str, Any] | None, where: str, report: Report
 ) -> None:
-    if manifest and (kind, name, inputs) != (manifest["kind"], manifest["name"], digest_json(manifest["inputs"])):
+    if manifest and (kind, name, inputs) != (
+        manifest.get("kind"),
+        manifest.get("name"),
+        digest_json(manifest["inputs"]),
+    ):
         report.add("changed-version", where, "its row names another kind, name or inputs than its manifest")
 
 

@@ -17,6 +17,7 @@ from app.ledger.key_book import NEW, KeyBook
 from app.ledger.keys import KeyUnreadable, Verifier
 from app.ledger.log import KEY, MOVES, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
 from app.ledger.moves import find_move_faults
+from app.ledger.verify_lineage import TIME
 
 Manifests = Mapping[str, Any]
 
@@ -74,9 +75,15 @@ def _check_decisions(log: Sequence[Leaf], book: DecisionBook, manifests: Manifes
 def _find_misplaced(log: Sequence[Leaf], position: int) -> str | None:
     """How a leaf's own time contradicts its neighbours'."""
     skew = timedelta(seconds=MAX_SKEW_S)
-    here = read_time(log[position].statement.time)
-    before = log[position - 1].statement.time if position else None
-    after = log[position + 1].statement.time if position + 1 < len(log) else None
+    times = [
+        leaf.statement.time if TIME.fullmatch(leaf.statement.time) else None
+        for leaf in log[max(position - 1, 0) : position + 2]
+    ]
+    before = times[0] if position else None
+    after = times[-1] if position + 1 < len(log) else None
+    if (said := times[1 if position else 0]) is None:
+        return "its leaf states no time"
+    here = read_time(said)
     if before and here < read_time(before) - skew:
         return f"it is back-dated: its leaf says {log[position].statement.time}, the leaf before it {before}"
     if after and here > read_time(after) + skew:
@@ -98,6 +105,8 @@ def _check_moves(
             faults = [*find_move_faults(leaf, record, keys), *_find_out_of_place(statement, history[statement.name])]
             if misplaced := _find_misplaced(log, position):
                 faults.append(misplaced)
+            if any(each.payload == statement.payload for each in history[statement.name]):
+                faults.append("a leaf before it made this very move already: what was signed once is used twice")
             if statement.kind == PROMOTION:
                 faults.extend(_find_promotion_faults(leaf, known, decisions, manifests))
             for fault in faults:
@@ -131,16 +140,40 @@ def _find_promotion_faults(
         yield "it names no verdict that stands before it"
     for verdict in parents["verdict"]:
         yield from _find_verdict_faults(statement, verdict, known, manifests)
-    rule = Rule.of_policy(manifests.get(parents["policy"][0], {})) if parents["policy"] else Rule()
     verdict = parents["verdict"][0] if parents["verdict"] else ""
+    judged = manifests.get(verdict, {}).get("inputs", {}).get("policy")
+    if parents["policy"] != [judged]:
+        yield "its policy is not the one that its verdict was judged by"
+    try:
+        rule = Rule.of_policy(manifests.get(str(judged), {}))
+    except (AttributeError, TypeError, ValueError):
+        yield "the policy of its verdict cannot be read"
+        return
     about = (statement.subject, verdict)
+    trained = _trainers_behind(statement.subject, known)
     standing = decisions.standing(APPROVAL, *about, before=leaf.index)
+    standing = [each for each in standing if not {each.signer.key_name, each.signer.name} & trained]
+    if not TIME.fullmatch(statement.time):
+        return
     number, _ = rule.count([each for each in standing if each.digest in statement.parents], statement.time)
     if number < rule.required:
         said = f"with the meaning {rule.meaning!r} that counted at that moment"
         yield f"it has {number} of {rule.required} approvals {said}: it names no valid approval of what it promotes"
     for rejection in decisions.standing(REJECTION, *about, before=leaf.index):
         yield f"leaf {rejection.index} rejected it, and nobody withdrew that"
+
+
+def _trainers_behind(subject: str, known: Mapping[str, Statement]) -> set[str]:
+    """Actors of the models behind a version."""
+    found, waiting, actors = set(), [subject], set()
+    while waiting:
+        digest = waiting.pop()
+        if digest in found or digest not in known:
+            continue
+        found.add(digest)
+        waiting.extend(known[digest].parents)
+        actors |= {known[digest].actor} if known[digest].kind == "model" else set()
+    return actors
 
 
 def _kind(known: Mapping[str, Statement], digest: str) -> str:
@@ -151,8 +184,9 @@ def _find_verdict_faults(
     statement: Statement, verdict: str, known: Mapping[str, Statement], manifests: Manifests
 ) -> Iterator[str]:
     facts = manifests.get(verdict, {}).get("facts", {})
-    if facts.get("light") == "red":
-        yield "its verdict is red"
+    if facts.get("light") not in ("green", "amber"):
+        yield f"its verdict is {facts.get('light')}, neither green nor amber"
     concerned = [statement.subject, *(known[statement.subject].parents if statement.subject in known else ())]
-    if facts and facts.get("artifact", {}).get("digest") not in concerned:
+    about = facts.get("artifact")
+    if not isinstance(about, Mapping) or about.get("digest") not in concerned:
         yield "its verdict is about something else"

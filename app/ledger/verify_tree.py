@@ -83,7 +83,7 @@ def verify_tree(connection: Connection, verifier: Verifier | None, report: Repor
     levels = Levels(rows[-1].index + 1 if rows else 0, [bottom, *_read_runs(connection, report)])
     _check_nodes(levels, report)
     stored = read_rows(connection, select(checkpoints.c.size, checkpoints.c.note).order_by(checkpoints.c.size))
-    notes = [(size, note) for size, note in stored]
+    notes = [(size, note if isinstance(note, str) else "") for size, note in stored]
     check_checkpoints(notes, levels, verifier, report)
     return Tree(rows, levels, dict(notes))
 
@@ -98,6 +98,9 @@ def _check_leaves(connection: Connection, report: Report) -> tuple[list[Row], Le
             message = "deleted from the database: restore it from a backup"
             report.add("missing-leaf", span_name(expected, index), message)
         expected = index + 1
+        if not isinstance(data, bytes) or not isinstance(stored, bytes):
+            report.add("changed-leaf", f"leaf {index}", "its row holds text where bytes were stored: it was changed")
+            data, stored = (each if isinstance(each, bytes) else str(each).encode() for each in (data, stored))
         hashes.append(stored)
         rows.append(Row(index, kind, subject, check_leaf(index, kind, subject, data, stored, report)))
     if expected == len(rows):
@@ -130,7 +133,7 @@ def _read_runs(connection: Connection, report: Report) -> Iterator[Level]:
     stored = read_rows(connection, query.order_by(tree_runs.c.level, tree_runs.c.start))
     next_level = 1
     for level, runs in groupby(stored, itemgetter(0)):
-        if not 0 < level <= MAX_LEVEL:
+        if not isinstance(level, int) or not 0 < level <= MAX_LEVEL:
             report.add("stray-node", f"tree nodes of level {level}", "no tree has such a level: they were inserted")
             continue
         yield from ([] for _ in range(next_level, level))
@@ -143,6 +146,11 @@ def _join(level: int, runs: Iterable[Sequence[Any]], report: Report) -> Level:
     apart: dict[int, bytes] = {}
     end = 0
     for _, start, data in runs:
+        if not isinstance(start, int) or not isinstance(data, bytes):
+            report.add(
+                "stray-node", f"tree nodes {level}/{start}", "their row holds what no append wrote: it was changed"
+            )
+            continue
         hashes = nodes_in(data)
         if start < end:
             where = f"tree nodes {level}/{start} to {level}/{start + len(hashes) - 1}"

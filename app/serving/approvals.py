@@ -53,7 +53,7 @@ def add_approvals(app: FastAPI, registry: Registry) -> None:
         await office.admit(request)
         try:
             signed = json.loads(await request.body())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise invalid("the body is no JSON: send body, key and signature") from error
         if not isinstance(signed, dict):
             raise invalid("the body is no signed statement: send body, key and signature")

@@ -93,7 +93,7 @@ class Gatekeeper:
         needed = {*COVERED, *([CONTENT_DIGEST] if message.body else [])}
         if missing := sorted(needed - set(names)):
             raise Unsigned(f"its signature does not cover {', '.join(missing)}")
-        if message.body and message.headers[CONTENT_DIGEST] != content_digest(message.body):
+        if message.body and message.headers.get(CONTENT_DIGEST) != content_digest(message.body):
             raise Unsigned("its body is not the one that was signed")
         verifier = _verifier(stated.get("keyid", ""))
         if stated.get("alg", "ed25519") != "ed25519" or not verifier.verify(signature, message.base(names, params)):

@@ -72,16 +72,27 @@ class Stage:
         signed = sign_facts(body, signer)
         facts = {"signed": signed, "printed_name": body["printed_name"], "meaning": body["meaning"]}
         parents = [body["verdict"], body["artifact"]]
-        return self.registry.publish(kind, name, inputs={"signed": signed}, parents=parents, facts=facts)
+        return self.registry.publish(
+            kind, name, inputs={"signed": signed}, parents=parents, facts=facts, actor=signer.public.key_name
+        )
 
     def force(self, release, parents, *, kind="promotion", signed=None, age_s=0.0, **changes):
         """Append a move leaf past every check; the alias follows."""
         from app.governance.promotion import _set_alias
 
-        facts = {"signed": signed} if signed else {}
-        record_ = {"kind": kind, "name": "release/assistant", "inputs": {"subject": release.digest}}
+        body = signed["body"] if signed else {}
+        actor = signed["key"].partition("+")[0] if signed else "service"
+        facts = {"actor": actor, "reason": body.get("reason")} | ({"signed": signed} if signed else {})
+        if kind == "promotion":
+            facts |= {
+                "verdict": next(iter(parents), None),
+                "policy": [*parents, None, None][1],
+                "approvals": list(parents[2:]),
+            }
+        inputs = {"subject": release.digest, "previous": body.get("previous")}
+        record_ = {"kind": kind, "name": "release/assistant", "inputs": inputs}
         payload = self.registry.store.publish(kind, None, {**record_, "parents": list(parents), "facts": facts})
-        statement = Statement(kind, release.digest, "release/assistant", tuple(parents), payload, "service")
+        statement = Statement(kind, release.digest, "release/assistant", tuple(parents), payload, actor)
         statement = replace(statement, time=rfc3339(utc_now() - _seconds(age_s)), **changes)
         with self.registry.database.write() as connection:
             _set_alias(connection, release)

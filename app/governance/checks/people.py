@@ -1,8 +1,8 @@
 """What people have to say before anything reaches production."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from app.governance.checks.base import Check
 from app.governance.evidence import Evidence
@@ -26,7 +26,7 @@ class Approvals(Check):
     meaning: str = "approved for production"
     """What the signature must say."""
 
-    valid_for_days: PositiveFloat | None = None
+    valid_for_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
     """How long a signature counts, judged when the promotion is made; none: until it expires by itself."""
 
     def judge(self, evidence: Evidence) -> Finding:
