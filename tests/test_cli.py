@@ -54,6 +54,7 @@ def test_the_command_line_starts_without_heavy_libraries():
         (["env"], 2, "no cluster is up"),
         (["up", "--config", "missing.yaml"], 2, "missing.yaml"),
         (["up", "--no-such-option"], 2, "No such option"),
+        (["lineage", b"abc\xff"], 2, "is not UTF-8"),
         (["status", "--workspace", "/dev/null/workspace"], 2, "--workspace"),
     ],
 )

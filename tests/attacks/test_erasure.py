@@ -1,5 +1,6 @@
 """Erasure: everything of a person or a document goes, every proof stays, and nobody can delete under its name."""
 
+import copy
 import json
 import os
 import sqlite3
@@ -528,6 +529,14 @@ def test_a_pack_of_a_release_whose_evidence_was_erased_holds(tmp_path):
     report = verify_pack(tmp_path / "pack.zip", public_key=key)
     assert report.faults == []
     assert any("cannot be judged again: rows.parquet" in note for note in report.notes)
+    assert again.unexplained == ()
+    facts = copy.deepcopy(dict(verdict.facts))
+    next(check for check in facts["checks"] if check["kind"] == "loss_improves")["figure"] = 7
+    parts = {"inputs": {**verdict.manifest["inputs"], "forged": True}, "parents": verdict.parents, "facts": facts}
+    forged = registry.publish("verdict", verdict.name, **parts)
+    erased_later = erase(registry, subjects=["q78"], reason="asked for", actor="jane")
+    assert erased_later.files
+    assert any("loss_improves.figure" in line for line in replay(forged, registry=registry).unexplained)
     path = registry.folder(registry.get("evaluation", "small-exam")) / "rows.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
     assert not replay(verdict, registry=registry).same

@@ -259,12 +259,24 @@ def test_a_forged_leaf_with_a_manifest_of_another_form_is_a_fault_and_no_traceba
     assert {"bad-proof", "extra-member"} <= kinds(report)
 
 
+DEEP = b"[" * 200_000
 HOSTILE = {
-    "pack.json": [b"", b"[]", b'{"format": "signalbox-evidence-1", "release": {}, "versions": [1], "left_out": []}'],
-    "ledger/leaves.jsonl": [b"", b"[]\n{}\n\xff\n"],
-    "ledger/proofs.jsonl": [b"", b'{"index": "x"}\n'],
+    "pack.json": [
+        b"",
+        b"[]",
+        DEEP,
+        b'{"format": "signalbox-evidence-1", "release": {}, "versions": [1], "left_out": []}',
+    ],
+    "ledger/leaves.jsonl": [
+        b"",
+        b"[]\n{}\n\xff\n",
+        DEEP,
+        b'{"index": 1e999, "leaf": "x"}\n',
+        b'{"index": 3, "leaf": "\\ud800"}\n',
+    ],
+    "ledger/proofs.jsonl": [b"", b'{"index": "x"}\n', DEEP, b'{"index": 1e999, "proof": []}\n'],
     "ledger/checkpoint": [b"", b"\xff\xfe"],
-    "pack.dsse.json": [b"", b"[]", b'{"payloadType": "x", "payload": "", "signatures": []}'],
+    "pack.dsse.json": [b"", b"[]", DEEP, b'{"payloadType": "x", "payload": "", "signatures": []}'],
     "keys/service.pub": [b"", b"\xff"],
 }
 
@@ -272,6 +284,12 @@ HOSTILE = {
 @pytest.mark.parametrize(("name", "data"), [(name, data) for name, each in HOSTILE.items() for data in each])
 def test_nonsense_in_a_member_is_a_fault_and_no_traceback(broken, name, data):
     broken.members[name] = data
+    assert broken.faults().exit_status == 1
+
+
+@pytest.mark.parametrize("folder", ["attestations/vsa/", "store/approval/"])
+def test_a_member_nested_without_end_is_a_fault_and_no_traceback(broken, folder):
+    broken.members[broken.find(folder)] = DEEP
     assert broken.faults().exit_status == 1
 
 

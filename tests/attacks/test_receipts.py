@@ -140,6 +140,17 @@ def test_every_part_of_a_proof_counts(logged, tamper):
     assert check(logged, proof).faults
 
 
+@pytest.mark.parametrize(("where", "number"), [("batch", "index"), ("batch", "size"), ("ledger", "index")])
+@pytest.mark.parametrize(
+    "spell", [str, float, bool, lambda value: f" {value} "], ids=["text", "float", "bool", "padded"]
+)
+def test_a_place_that_is_almost_a_number_is_refused(logged, where, number, spell):
+    proof = proof_for(logged)
+    proof[where][number] = spell(proof[where][number])
+    with pytest.raises(ReceiptUnreadable):
+        check(logged, proof)
+
+
 HOSTILE = [None, -1, 1e999, 2**70, "", "x", "\ud800", [], {}, True]
 
 

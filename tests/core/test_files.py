@@ -40,3 +40,11 @@ def test_a_failed_write_leaves_the_old_text(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         replace_text(tmp_path / "x.json", "\ud800")
     assert (tmp_path / "x.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["folder", "nowhere/x.json"])
+def test_what_cannot_be_written_is_a_sentence_and_leaves_nothing(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileUnusable, match="cannot write"):
+        replace_text(tmp_path / name, "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.core.clock import utc_now
-from app.governance.history import STOPPED, BadMoment, check, parse_moment, production_at
+from app.governance.history import STOPPED, BadMoment, check, parse_moment, production_at, rests_on
 from app.governance.promotion import resume, stop
 from app.ledger.keys import Signer
 from app.ledger.log import Statement
@@ -133,6 +133,12 @@ def test_a_stop_is_told_and_a_resume_ends_it(served):
         assert check(proof_of(registry, moment), registry.ledger.signer.public) == []
 
 
+def test_what_a_proof_leaves_open_is_said_in_our_words(moved):
+    proof = proof_of(moved[0])
+    assert rests_on(proof) == proof["rests_on"]
+    assert "PROVEN" not in rests_on({**proof, "rests_on": "PROVEN"})
+
+
 @pytest.mark.parametrize(
     ("text", "hour", "zoned"),
     [("2026-01-01T12:00:00Z", 12, True), ("2026-01-01T12:00:00+02:00", 10, True), ("2026-01-01T12:00:00", 12, False)],
@@ -142,7 +148,12 @@ def test_moments_are_read_with_their_zone_or_as_utc(text, hour, zoned):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("yesterday", "no RFC 3339 time"), ("2999-01-01T00:00:00Z", "still to come")]
+    ("text", "said"),
+    [
+        ("yesterday", "no RFC 3339 time"),
+        ("0001-01-01T00:00:00+14:00", "no RFC 3339 time"),
+        ("2999-01-01T00:00:00Z", "still to come"),
+    ],
 )
 def test_what_is_no_past_moment_is_refused(text, said):
     with pytest.raises(BadMoment, match=said):

@@ -123,3 +123,18 @@ def test_what_is_no_export_is_a_wrong_question(tmp_path):
 def test_an_empty_ledger_is_exported_and_holds(any_workspace, tmp_path):
     export_ledger(open_ledger(any_workspace), tmp_path / "empty")
     assert kinds(tmp_path / "empty") == set()
+
+
+def test_a_second_checkpoint_of_one_size_is_named(folder):
+    path = folder / "checkpoints.jsonl"
+    first = json.loads(lines_of(path)[0])
+    forged = json.dumps({**first, "note": "forged"}).encode() + b"\n"
+    path.write_bytes(forged + path.read_bytes())
+    assert "changed-checkpoint" in kinds(folder)
+
+
+def test_a_size_without_bound_and_a_folder_among_the_leaves_are_named(folder):
+    path = folder / "checkpoints.jsonl"
+    path.write_bytes(b'{"note": "x", "size": 1e999}\n' + path.read_bytes())
+    (folder / "leaves" / "999999999999.jsonl").mkdir()
+    assert {"changed-checkpoint", "unreadable-file"} <= kinds(folder)
