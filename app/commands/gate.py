@@ -145,9 +145,10 @@ def _registry(workspace: Any) -> "Registry":
 
 def _brief(verdict: "Version") -> dict[str, str]:
     facts = verdict.facts
-    about = facts["artifact"]
-    named = {"light": facts["light"], "gate": facts["gate"], "policy": facts["policy"]}
-    return {"ref": verdict.ref, "artifact": f"{about['kind']} {about['ref']}", **named, "time": verdict.created_at}
+    about = facts.get("artifact")
+    artifact = f"{about.get('kind')} {about.get('ref')}" if isinstance(about, dict) else "not stated"
+    named = {name: str(facts.get(name, "not stated")) for name in ("light", "gate", "policy")}
+    return {"ref": verdict.ref, "artifact": artifact, **named, "time": verdict.created_at}
 
 
 def _labelled(given: list[str] | None, registry: "Registry", *, kind: str) -> dict[str, "Version"]:

@@ -202,9 +202,9 @@ def valid_approvals(
     return [_as_approval(each) for each in fresh if not _trained_by(artifact, each.signer, registry)]
 
 
-def rejections(artifact: Version, verdict: Version, *, registry: Registry) -> list[Decision]:
-    """Rejections that nobody withdrew."""
-    return decisions(registry).standing(REJECTION, artifact.digest, verdict.digest)
+def rejections(artifact: Version, *, registry: Registry) -> list[Decision]:
+    """Rejections that nobody withdrew, under whatever verdict."""
+    return decisions(registry).standing(REJECTION, artifact.digest, "")
 
 
 def read_approval(version: Version) -> Approval | None:

@@ -45,7 +45,7 @@ def describe(release: Version, *, registry: Registry) -> dict[str, Any]:
     verdict = registry.get("verdict", release.manifest["inputs"]["verdict"])
     rule = policy_of(registry.get("policy", verdict.manifest["inputs"]["policy"])).approvals
     finding = judge_approvals(rule, valid_approvals(release, verdict, registry=registry))
-    rejected = bool(rejections(release, verdict, registry=registry))
+    rejected = bool(rejections(release, registry=registry))
     return {
         "release": release.ref,
         "artifact": {"kind": release.kind, "digest": release.digest},

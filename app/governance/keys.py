@@ -139,7 +139,7 @@ def manifests_of(registry: Registry) -> Any:
     def find(kind: str, digest: str) -> Mapping[str, Any] | None:
         try:
             return registry.store.manifest(kind, digest)
-        except ArtifactMissing:
+        except (ArtifactMissing, ValueError):
             return None
 
     return find

@@ -24,7 +24,7 @@ from app.governance.gate import replay
 from app.governance.keys import key_book
 from app.governance.policy import Policy, policy_of, publish_policy
 from app.governance.strictness import asks_less
-from app.ledger.decisions import DECISIONS
+from app.ledger.decisions import DECISIONS, Decision
 from app.ledger.keys import Signer, sign_facts
 from app.ledger.log import KEY, MOVES, PRODUCTION, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
 from app.ledger.moves import may_move
@@ -95,9 +95,7 @@ def promote(
     policy_version = publish_policy(policy, registry)
     _check_verdict(release, verdict, policy_version, registry)
     _check_policy(release, policy_version, registry)
-    if stood := rejections(release, verdict, registry=registry):
-        said = "; ".join(f"{each.body['printed_name']}: {each.body['reason']}" for each in stood)
-        raise Rejected(f"{release.ref} is not promoted, it was rejected ({said}): have that withdrawn, or better it")
+    _check_rejections(release, rejections(release, registry=registry))
     finding = judge_approvals(policy_of(policy_version).approvals, valid_approvals(release, verdict, registry=registry))
     if finding.light != "green":
         raise ApprovalsMissing(f"{release.ref} is not promoted, {finding.reason}: have it approved, then try again")
@@ -116,6 +114,7 @@ def rollback(to: Version, *, registry: Registry, reason: str, signer: Signer | N
 
     Raises:
         NeverPromoted: it was never in production.
+        Rejected: somebody rejected it since, and did not take that back.
         ProductionStopped: it is in production, but stopped.
         MoverRefused, ReasonMissing: who moves, or why, is not in order.
     """
@@ -124,6 +123,7 @@ def rollback(to: Version, *, registry: Registry, reason: str, signer: Signer | N
     behind = [leaf for leaf in promoted if leaf.statement.subject == to.digest]
     if not behind:
         raise NeverPromoted(f"{to.ref} was never in production: promote it, which asks for a verdict and approvals")
+    _check_rejections(to, rejections(to, registry=registry))
     if is_stopped(registry, to):
         raise ProductionStopped(f"{to.ref} is what was stopped: run `signalbox resume --reason ...` to serve it again")
     if registry.alias(to.kind, to.name, PRODUCTION) == to.digest:
@@ -206,6 +206,12 @@ def _check_mover(kind: str, signer: Signer | None, reason: str, registry: Regist
     if objection := may_move(kind, mover.public, key_book(registry)):
         raise MoverRefused(f"key {mover.public.key_name} may not make a {kind} ({objection}): use another key")
     return mover, seen
+
+
+def _check_rejections(release: Version, stood: Sequence[Decision]) -> None:
+    if stood:
+        said = "; ".join(f"{each.body['printed_name']}: {each.body['reason']}" for each in stood)
+        raise Rejected(f"{release.ref} stays out, it was rejected ({said}): have that withdrawn, or name another")
 
 
 def _check_records(registry: Registry) -> None:

@@ -6,14 +6,17 @@ rollback leaf put there are each named; keys, decisions and moves are checked by
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from app.core.digests import digest_json
 from app.core.schema import aliases, versions
+from app.ledger.decisions import MAX_SKEW_S, read_time
 from app.ledger.faults import Report
-from app.ledger.log import MOVES, PRODUCTION, REQUEST_BATCH, Leaf
+from app.ledger.log import MOVES, PRODUCTION, PROMOTION, REQUEST_BATCH, Leaf
+from app.ledger.verify_lineage import TIME
 from app.ledger.verify_mlflow import verify_mlflow
 from app.ledger.verify_signatures import verify_statements
 from app.ledger.verify_tree import Row
@@ -34,14 +37,28 @@ def verify_registry(connection: Connection, rows: Sequence[Row], manifests: Mani
     log = [Leaf(row.index, row.statement) for row in rows if row.statement]
     _check_versions(connection, rows, manifests, report)
     verify_statements(log, manifests, report)
+    _check_answers(log, report)
     _check_aliases(connection, log, report)
     verify_mlflow(connection, log, manifests, report)
+
+
+def _check_answers(log: Sequence[Leaf], report: Report) -> None:
+    """Nobody was answered by a release that had not been promoted."""
+    promoted: set[str] = set()
+    for leaf in log:
+        statement = leaf.statement
+        if statement.kind == PROMOTION:
+            promoted.add(statement.subject)
+        for release in set(statement.parents) - promoted if statement.kind == REQUEST_BATCH else ():
+            where = f"leaf {leaf.index}, request log {statement.name}"
+            report.add("unpromoted-release", where, f"answers were given by {release}, which was never promoted")
 
 
 def _check_versions(connection: Connection, rows: Sequence[Row], manifests: Manifests, report: Report) -> None:
     stored = connection.execute(select(versions).order_by(versions.c.kind, versions.c.name, versions.c.number)).all()
     digests = {row.digest for row in stored}
     order = {(row.kind, row.subject): row.index for row in rows if row.subject in digests}
+    times = {row.index: row.statement.time for row in rows if row.statement and row.subject in digests}
     last: dict[tuple[str, str], tuple[int, int]] = defaultdict(lambda: (0, -1))
     for row in stored:
         where = f"{row.kind} {row.name}@{row.number}"
@@ -53,8 +70,20 @@ def _check_versions(connection: Connection, rows: Sequence[Row], manifests: Mani
         if row.number != number + 1 or index < previous:
             report.add("renumbered-version", where, "versions are not numbered in the order of their leaves")
         last[row.kind, row.name] = (row.number, index)
+        if not _close(row.created_at, times.get(index)):
+            report.add("changed-version", where, f"its row says {row.created_at}, its leaf {times.get(index)}")
         _check_manifest(row.kind, row.name, row.inputs_digest, manifests.get(row.digest), where, report)
     _check_forgotten({(row.kind, row.digest) for row in stored}, rows, report)
+
+
+def _close(stored: str, logged: str | None) -> bool:
+    """Whether the time of a row is about that of its leaf; a leaf that cannot be read is named elsewhere."""
+    if logged is None or not TIME.fullmatch(logged):
+        return True
+    try:
+        return abs(read_time(stored) - read_time(logged)) <= timedelta(seconds=MAX_SKEW_S)
+    except ValueError:
+        return False
 
 
 def _check_manifest(

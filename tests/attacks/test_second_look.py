@@ -4,12 +4,14 @@ import shutil
 import sqlite3
 
 import pytest
+from typer.testing import CliRunner
 
+from app.commands import gate
 from app.governance.approvals import BadStatement
 from app.governance.gate import judge
 from app.governance.keys import KeyNotRevocable, SaltLost, revoke_key
 from app.governance.policy import BadPolicy, parse_policy, publish_policy
-from app.governance.promotion import PromotionRefused, Rejected, VerdictRefused, resume, stop
+from app.governance.promotion import PromotionRefused, Rejected, VerdictRefused, resume, rollback, stop
 from app.ledger.log import Statement
 from tests.attacks.world import stage
 from tests.governance.conftest import POLICY
@@ -190,3 +192,34 @@ def test_a_leaf_without_a_time_beside_a_decision_is_named_and_no_traceback(play)
     play.registry.ledger.append([Statement(kind="note", subject="x", time="yesterday")])
     play.approve(release, verdict, signer)
     assert any(each.startswith("bad-time") for each in play.faults())
+
+
+def test_a_rollback_to_a_rejected_release_is_refused(play):
+    first, verdict = play.candidate()
+    jane = play.key()
+    play.approve(first, verdict, jane)
+    play.promote(first, verdict)
+    second, other = play.candidate(correct=97)
+    play.approve(second, other, jane)
+    play.promote(second, other)
+    rejection = play.reject(first, verdict, play.key("bob", person="Bob"), "Bob")
+    with pytest.raises(Rejected, match="Bob: it is rude"):
+        rollback(first, registry=play.registry, reason="the new one is worse")
+    play.withdraw(rejection, play.key("bob2", person="Bob"), "Bob")
+    rollback(first, registry=play.registry, reason="the new one is worse")
+    assert play.faults() == []
+
+
+def test_the_time_of_a_version_is_that_of_its_leaf(play):
+    play.candidate()
+    assert play.faults() == []
+    with play.registry.database.write() as connection:
+        connection.exec_driver_sql("UPDATE versions SET created_at = '2001-01-01T00:00:00Z' WHERE kind = 'verdict'")
+    assert [each.split(":")[0] for each in play.faults()] == ["changed-version"]
+
+
+def test_a_made_up_verdict_is_listed_as_it_is(play):
+    play.registry.publish("verdict", "made-up", inputs={"x": 1}, facts={"light": "green"})
+    listed = CliRunner().invoke(gate.app, ["list", "--workspace", str(play.registry.workspace.root)])
+    assert listed.exit_code == 0
+    assert "made-up@1  green  not stated gate for not stated" in listed.output
