@@ -169,9 +169,7 @@ def previous_of(release: Version, *, registry: Registry) -> Version:
     Raises:
         NeverPromoted: nothing was.
     """
-    placed = [
-        leaf.statement.subject for leaf in moves(registry, release) if leaf.statement.kind in (PROMOTION, ROLLBACK)
-    ]
+    placed = _placed(registry, release)
     now = registry.alias(release.kind, release.name, PRODUCTION)
     earlier = [digest for digest in placed if digest != now]
     if not earlier:
@@ -179,11 +177,24 @@ def previous_of(release: Version, *, registry: Registry) -> Version:
     return registry.get(release.kind, earlier[-1])
 
 
+def placed_now(registry: Registry, version: Version) -> str | None:
+    """The digest that the last promotion or rollback of a version's name put into production; None before the first.
+
+    The alias ``production`` says the same, unless somebody moved it behind the ledger's back.
+    """
+    return next(reversed(_placed(registry, version)), None)
+
+
 def moves(registry: Registry, version: Version) -> Iterator[Leaf]:
     """Move leaves of the name that ``version`` bears, oldest first."""
     target = target_of(version)
     found = (leaf for kind in MOVES for leaf in registry.ledger.leaves(kind) if leaf.statement.name == target)
     yield from sorted(found, key=lambda leaf: leaf.index)
+
+
+def _placed(registry: Registry, version: Version) -> list[str]:
+    """All that was put into production under the name of a version, oldest first."""
+    return [leaf.statement.subject for leaf in moves(registry, version) if leaf.statement.kind in (PROMOTION, ROLLBACK)]
 
 
 def target_of(version: Version) -> str:

@@ -1,6 +1,7 @@
 """Deploying the application: the Serve config with a release written in, sent to the cluster's dashboard.
 
-Guarantees: when ``deploy`` returns, every deployment is healthy and the gateway answers with that release. A change of
+Guarantees: only what a promotion or a rollback put into production is deployed, and without its models when it was
+stopped; when ``deploy`` returns, every deployment is healthy and the gateway answers with that release. A change of
 the release alone restarts nothing: Serve hands it to the running replicas. Not guaranteed: that a config with other
 settings (``args``, ``runtime_env``) keeps the replicas; Serve replaces them one after the other.
 """
@@ -20,7 +21,7 @@ from app.core.jobs import ClusterUnreachable, Dashboard
 from app.core.workspace import Workspace
 from app.registry.versions import open_registry
 from app.serving.errors import NotDeployed
-from app.serving.release import resolve_release
+from app.serving.release import resolve_production
 
 LOCAL_CONFIG = Path(__file__).resolve().parents[2] / "serve_configs" / "local.yaml"
 APPLICATION = "signalbox"
@@ -38,10 +39,11 @@ def deploy(
 
     Raises:
         NoRelease: there is no such release.
+        NotPromoted: it is not in production: promote it, or roll back to it.
         ClusterNotUp, ClusterUnreachable: there is no cluster, or it refused the config.
         NotDeployed: the application was not up in time.
     """
-    found = resolve_release(open_registry(workspace), release_ref)
+    found = resolve_production(open_registry(workspace), release_ref)
     release, stopped = found.digest, found.stopped
     board, url = dashboard(workspace), find_serve_url(workspace)
     board.put_serve(render_config(read_config(config_path), release=release, serve_url=url, stopped=stopped))

@@ -18,6 +18,10 @@ class NoRelease(SignalboxError):
     """Nothing is in production yet: promote a release, then ask again."""
 
 
+class NotPromoted(SignalboxError):
+    """No promotion put this release into production: have it approved and promote it, nothing else may serve."""
+
+
 class ApiError(SignalboxError):
     """An answer with an HTTP status and OpenAI's error fields; ``headers`` go with it."""
 

@@ -1,13 +1,18 @@
-"""A release as the gateway needs it: which versions answer, at which prices, under which router."""
+"""A release as the gateway needs it: which versions answer, at which prices, under which router.
+
+Guarantees: a release that no promotion leaf put into production is refused here, so that neither a Serve config nor the
+Python API brings it traffic; and one that was stopped has no models.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.governance.promotion import is_stopped
+from app.governance.promotion import is_stopped, moves, placed_now
+from app.ledger.log import PROMOTION
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.routing.router import RUNGS, Router
-from app.serving.errors import NoRelease
+from app.serving.errors import NoRelease, NotPromoted
 
 EXTRACTIVE = "extractive"
 ROUTED = "signalbox"
@@ -66,11 +71,13 @@ def resolve_release(registry: Registry, ref: str) -> Release:
 
     Raises:
         NoRelease: there is no such release, which before the first promotion is the normal state.
+        NotPromoted: it never was in production.
     """
     try:
         version = registry.get(RELEASE, ref)
     except VersionNotFound as error:
         raise NoRelease(f"no release {ref!r} serves yet: promote one, then deploy again ({error})") from error
+    _check_promoted(version, registry)
     facts, stopped = version.facts, is_stopped(registry, version)
     digests = {rung: facts[rung] for rung in RUNGS if facts.get(rung) and not stopped}
     return Release(
@@ -83,6 +90,27 @@ def resolve_release(registry: Registry, ref: str) -> Release:
         prompt=facts.get("prompt") or "",
         stopped=stopped,
     )
+
+
+def resolve_production(registry: Registry, ref: str) -> Release:
+    """As ``resolve_release``, and it is what is in production now under its name.
+
+    Raises:
+        NotPromoted: it never was, or another release has been put in its place since.
+    """
+    found = resolve_release(registry, ref)
+    now = placed_now(registry, registry.get(RELEASE, found.digest))
+    if now != found.digest:
+        said = f"{found.ref} was in production once, {registry.get(RELEASE, str(now)).ref} is now"
+        raise NotPromoted(f"{said}: `signalbox rollback {found.ref} --reason ...` puts it back and serves it")
+    return found
+
+
+def _check_promoted(version: Version, registry: Registry) -> None:
+    promoted = (leaf.statement for leaf in moves(registry, version) if leaf.statement.kind == PROMOTION)
+    if not any(each.subject == version.digest for each in promoted):
+        said = f"{version.ref} was never promoted, and nothing else may serve"
+        raise NotPromoted(f"{said}: have it approved, then run `signalbox promote {version.ref} --reason ...`")
 
 
 def _load_router(registry: Registry, facts: Mapping[str, Any]) -> Router | None:

@@ -4,7 +4,7 @@ import pytest
 from app.core.jobs import Dashboard
 from app.serving import deploy as module
 from app.serving.deploy import LOCAL_CONFIG, ConfigUnreadable, find_serve_url, read_config, render_config
-from app.serving.errors import NoRelease, NotDeployed
+from app.serving.errors import NoRelease, NotDeployed, NotPromoted
 from app.serving.settings import ServingSettings
 
 RELEASE = "sha256:" + "a" * 64
@@ -50,6 +50,13 @@ def test_a_file_that_is_no_serve_config_is_refused(tmp_path, text):
 def test_a_release_that_is_not_there_is_not_deployed(workspace):
     with pytest.raises(NoRelease):
         module.deploy(workspace=workspace, release_ref="assistant@production")
+
+
+def test_a_release_that_nobody_promoted_is_not_deployed(registry):
+    facts = {"small": None, "large": None, "index": "sha256:" + "0" * 64, "router": None}
+    release = registry.publish("release", "assistant", inputs=facts, facts=facts)
+    with pytest.raises(NotPromoted, match="have it approved, then run `signalbox promote assistant@1"):
+        module.deploy(workspace=registry.workspace, release_ref=release.digest)
 
 
 def test_the_serve_url_comes_from_the_environment_where_no_local_cluster_is(workspace, monkeypatch):

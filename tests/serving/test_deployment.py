@@ -12,14 +12,16 @@ import openai
 import pytest
 
 from app.core.cluster import dashboard, environment
+from app.governance.promotion import rollback
 from app.ledger.log import REQUEST_BATCH, Ledger
 from app.registry.versions import open_registry
 from app.routing.router import Router, Row
 from app.routing.settings import RoutingSettings
 from app.serving.deploy import APPLICATION, LOCAL_CONFIG, deploy, find_serve_url
-from app.serving.errors import NotDeployed
+from app.serving.errors import NotDeployed, NotPromoted
 from app.serving.log import read_log
 from tests.routing.test_router import SURE, UNSURE
+from tests.serving.promoted import put_into_production
 from tests.serving.tiny import publish_index, publish_model
 
 pytestmark = pytest.mark.cluster
@@ -28,7 +30,7 @@ QUESTION = [{"role": "user", "content": "What is the yearly fee of a Harbour acc
 
 @pytest.fixture(scope="module")
 def release_of(cluster_workspace, tmp_path_factory):
-    """Publishes releases over models made from a seed; the router trusts nobody or everybody."""
+    """Promotes releases over models made from a seed; the router trusts nobody or everybody."""
     registry = open_registry(cluster_workspace)
     base = tmp_path_factory.mktemp("serving")
     index = publish_index(registry, base / "index")
@@ -44,7 +46,7 @@ def release_of(cluster_workspace, tmp_path_factory):
         }
         prices = {"small_usd_per_1k_tokens": 0.1, "large_usd_per_1k_tokens": 0.5}
         facts = {**models, "index": index.digest, "router": router.digest, "prices": prices, "extractive": True}
-        return registry.publish("release", "serving-test", inputs=facts, facts=facts)
+        return put_into_production(registry, registry.publish("release", "serving-test", inputs=facts, facts=facts))
 
     return publish
 
@@ -202,10 +204,14 @@ def test_a_release_that_cannot_be_loaded_leaves_the_old_one_serving(serving, clu
     broken = registry.publish("model", "serving-broken", inputs={"files": None}).digest
     facts = {**registry.get("release", serves).facts, "small": broken}
     release = registry.publish("release", "serving-test", inputs=facts, facts=facts)
+    with pytest.raises(NotPromoted):
+        deploy(workspace=cluster_workspace, release_ref=release.digest)
+    put_into_production(registry, release)
     with under_load(serving) as load, pytest.raises(NotDeployed, match=r"cannot be loaded.*config\.json"):
         deploy(workspace=cluster_workspace, release_ref=release.digest, timeout_s=60)
     assert load.errors == []
     assert {answer.signalbox["release"] for answer in load.answers} == {serves}
+    rollback(registry.get("release", serves), registry=registry, reason="it cannot be loaded")
     deploy(workspace=cluster_workspace, release_ref=serves)
 
 

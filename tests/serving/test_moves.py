@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -23,7 +24,7 @@ from app.registry.versions import open_registry
 from app.routing.router import Router, Row
 from app.routing.settings import RoutingSettings
 from app.serving.approvals import RemoteDesk
-from app.serving.deploy import deploy, find_serve_url
+from app.serving.deploy import LOCAL_CONFIG, deploy, find_serve_url, read_config, render_config
 from tests.routing.test_router import SURE, UNSURE
 from tests.serving.tiny import publish_index, publish_model
 
@@ -72,6 +73,18 @@ def approve_by_wire(url, release, signer):
     assert desk.record(sign_facts(body, signer))["kind"] == "approval"
 
 
+def serve_unpromoted(workspace, release):
+    """Send Serve a config that names a release past ``deploy``; the gateway comes up and does not serve it."""
+    url = find_serve_url(workspace)
+    dashboard(workspace).put_serve(render_config(read_config(LOCAL_CONFIG), release=release.digest, serve_url=url))
+    end_s, health = time.monotonic() + 60, None
+    while (health is None or health.status_code != 503) and time.monotonic() < end_s:
+        with suppress(httpx.TransportError):
+            health = httpx.get(f"{url}/healthz", timeout=60)
+        time.sleep(0.25)
+    assert "never promoted" in health.json()["reason"]
+
+
 def signalbox(workspace, *words):
     """A command, timed; in s."""
     command = [sys.executable, "-m", "app.cli", *words, "--workspace", str(workspace.root)]
@@ -84,7 +97,7 @@ def signalbox(workspace, *words):
 def test_stop_resume_and_rollback_are_seen_by_users(cluster_workspace, registry, candidate, jane):
     (first, first_verdict), (second, second_verdict) = candidate(1), candidate(2)
     url = find_serve_url(cluster_workspace)
-    deploy(workspace=cluster_workspace, release_ref=first.digest)
+    serve_unpromoted(cluster_workspace, first)
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0, timeout=60)
 
     def ask():

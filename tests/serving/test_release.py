@@ -2,14 +2,16 @@ import pytest
 
 from app.routing.router import Router, Row
 from app.routing.settings import RoutingSettings
-from app.serving.errors import NoRelease
-from app.serving.release import resolve_release
+from app.governance.promotion import rollback
+from app.serving.errors import NoRelease, NotPromoted
+from app.serving.release import resolve_production, resolve_release
 from tests.routing.test_router import SURE
+from tests.serving.promoted import put_into_production
 
 
 @pytest.fixture
 def publish(registry, tmp_path):
-    """Publishes a release over the models named."""
+    """Publishes a release over the models named, and promotes it unless told otherwise."""
 
     def router():
         folder = tmp_path / "router"
@@ -17,11 +19,12 @@ def publish(registry, tmp_path):
         Router.fit({"small": [Row(SURE, True)] * 50}, settings=RoutingSettings()).save(folder)
         return registry.publish("router", "router", folder=folder, inputs={}).digest
 
-    def release(*rungs, with_router=True):
+    def release(*rungs, with_router=True, promoted=True, **more):
         models = {rung: registry.publish("model", f"{rung}-lm", inputs={"rung": rung}).digest for rung in rungs}
         facts = {"small": None, "large": None, **models, "index": "sha256:" + "0" * 64, "prices": {}}
-        facts |= {"router": router() if with_router else None}
-        return registry.publish("release", "assistant", inputs=facts, facts=facts)
+        facts |= {"router": router() if with_router else None, **more}
+        made = registry.publish("release", "assistant", inputs=facts, facts=facts)
+        return put_into_production(registry, made) if promoted else made
 
     return release
 
@@ -67,3 +70,22 @@ def test_a_release_without_models_or_router(registry, publish):
 def test_no_such_release_says_what_to_do(registry, ref):
     with pytest.raises(NoRelease, match="promote one"):
         resolve_release(registry, ref)
+
+
+def test_a_release_that_was_never_promoted_is_not_resolved(registry, publish):
+    publish(with_router=False)
+    candidate = publish(with_router=False, promoted=False, prompt="Be rude.")
+    for ref in (candidate.digest, candidate.ref, "assistant@latest"):
+        with pytest.raises(NotPromoted, match=r"never promoted.*signalbox promote assistant@2"):
+            resolve_release(registry, ref)
+    assert resolve_release(registry, "assistant@production").ref == "assistant@1"
+
+
+def test_an_earlier_release_is_deployed_after_a_rollback_only(registry, publish):
+    first, second = publish(with_router=False), publish(with_router=False, prompt="Be kind.")
+    assert resolve_production(registry, "assistant@production").digest == second.digest
+    assert resolve_release(registry, first.digest).digest == first.digest, "a gateway that serves it still may go on"
+    with pytest.raises(NotPromoted, match="assistant@2 is now: `signalbox rollback assistant@1"):
+        resolve_production(registry, first.digest)
+    rollback(first, registry=registry, reason="a test")
+    assert resolve_production(registry, first.digest).digest == first.digest
