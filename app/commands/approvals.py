@@ -49,7 +49,8 @@ def show(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    typer.echo(f"{found['release']}  {_state(found)}\n  artifact {found['artifact']['digest']}")
+    typer.echo(f"{found['release']}  {_state(found)}\n  log      {found['log']}")
+    typer.echo(f"  artifact {found['artifact']['digest']}")
     typer.echo(f"  verdict  {found['verdict']['digest']} ({found['verdict']['ref']}, {found['verdict']['light']})")
     for line in found["checks"]:
         typer.echo(f"    {line}")

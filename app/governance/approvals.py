@@ -2,10 +2,11 @@
 
 The signer drafts and signs a body where the private key is; ``record`` checks all of it and publishes. Which decisions
 count is said once, in ``app.ledger.decisions``.
-Guarantees: a decision binds one verdict and one artifact, is a version and a ledger leaf, its key is on record for the
-person printed, and the trainer's key and person are refused under whatever name. The printed name stands in the
-manifest alone; leaves name keys, which should be named by a pseudonym.
-Not guaranteed: that the person behind a key is who the registrar was told.
+Guarantees: a decision binds one verdict and one artifact in one ledger, is a version and a ledger leaf, its key is on
+record for the person printed, and the trainer's key and person are refused under whatever name. The printed name stands
+in the manifest alone; leaves name keys, which should be named by a pseudonym.
+Not guaranteed: that the person behind a key is who the registrar was told; that a gateway which is asked what to sign
+names its own log: who signs from afar compares the key that `signalbox approvals show` prints with the one known.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from app.governance.checks import Approvals
 from app.governance.evidence import find_ancestors
 from app.governance.findings import Finding
 from app.governance.keys import key_book, manifests_of, pseudonym_of
+from app.ledger.binding import LOG
 from app.ledger.decisions import (
     APPROVAL,
     DECISIONS,
@@ -90,7 +92,7 @@ def approve(
     for standing in decisions(registry).standing(APPROVAL, artifact.digest, verdict.digest):
         if {**standing.body, **said} == standing.body and not standing.expired(timestamp()):
             return registry.get(APPROVAL, standing.digest)
-    body = draft(verdict.digest, artifact, signer=signer.public, printed_name=printed_name, meaning=meaning)
+    body = draft(verdict.digest, artifact, **_by(signer, printed_name, registry), meaning=meaning)
     return record(sign_facts(with_expiry(body, valid_for_days), signer), registry=registry)
 
 
@@ -98,7 +100,7 @@ def reject(
     verdict: Version, artifact: Version, *, signer: Signer, printed_name: str, reason: str, registry: Registry
 ) -> Version:
     """Sign that this artifact must not go into production; it blocks promotion until its person withdraws it."""
-    body = draft(verdict.digest, artifact, signer=signer.public, printed_name=printed_name, meaning=REJECTED)
+    body = draft(verdict.digest, artifact, **_by(signer, printed_name, registry), meaning=REJECTED)
     signed = sign_facts(body | {"decision": REJECTION, "reason": reason}, signer)
     return record(signed, registry=registry)
 
@@ -110,17 +112,25 @@ def withdraw(decision: Version, *, signer: Signer, printed_name: str, reason: st
 
 
 def draft(
-    verdict: str, artifact: Version | Mapping[str, Any], *, signer: Verifier, printed_name: str, meaning: str
+    verdict: str,
+    artifact: Version | Mapping[str, Any],
+    *,
+    log_key: str,
+    signer: Verifier,
+    printed_name: str,
+    meaning: str,
 ) -> dict[str, Any]:
     """The body of an approval, to be signed within a few minutes.
 
     Args:
         verdict: its digest.
         artifact: a version, or its ``kind`` and ``digest`` as a server stated them.
+        log_key: verifier key of the log that it is for, in which alone it will count.
     """
     named = artifact if isinstance(artifact, Mapping) else {"kind": artifact.kind, "digest": artifact.digest}
     return {
         "decision": APPROVAL,
+        LOG: log_key,
         "artifact": named["digest"],
         "artifact_kind": named["kind"],
         "verdict": verdict,
@@ -132,8 +142,9 @@ def draft(
 
 
 def draft_from(about: Mapping[str, Any], *, signer: Signer, printed_name: str, meaning: str) -> dict[str, Any]:
-    """The body of an approval of what a desk showed (``app.governance.desk``)."""
+    """The body of an approval of what a desk showed (``app.governance.desk``), for the log that it named."""
     named: dict[str, Any] = {"signer": signer.public, "printed_name": printed_name, "meaning": meaning}
+    named["log_key"] = about["log"]
     return draft(about["verdict"]["digest"], about["artifact"], **named)
 
 
@@ -148,7 +159,8 @@ def draft_withdrawal(decision: Version, *, signer: Verifier, printed_name: str, 
     """The body of a withdrawal."""
     about = decision.facts["signed"]["body"]
     artifact = {"kind": about["artifact_kind"], "digest": about["artifact"]}
-    body = draft(about["verdict"], artifact, signer=signer, printed_name=printed_name, meaning=WITHDRAWN)
+    said: dict[str, Any] = {"signer": signer, "printed_name": printed_name, "meaning": WITHDRAWN}
+    body = draft(about["verdict"], artifact, log_key=about[LOG], **said)
     return body | {"decision": WITHDRAWAL, "of": decision.digest, "reason": reason}
 
 
@@ -156,7 +168,7 @@ def record(signed: Mapping[str, Any], *, registry: Registry) -> Version:
     """Check a signed decision and publish it; the same bytes again give the same version.
 
     Raises:
-        BadStatement: the signature does not hold, or the body is incomplete, out of time or untrue.
+        BadStatement: the signature does not hold, or the body is incomplete, for another log, out of time or untrue.
         ApproverRefused: the key or its person may not decide about this.
         NothingToApprove: the verdict is red or about something else.
     """
@@ -185,7 +197,8 @@ def decisions(registry: Registry, book: KeyBook | None = None) -> DecisionBook:
     """Every decision of the registry's ledger, judged."""
     kinds = ("verdict", *DECISIONS)
     leaves = sorted((leaf for kind in kinds for leaf in registry.ledger.leaves(kind)), key=lambda leaf: leaf.index)
-    return DecisionBook.read(leaves, manifests_of(registry), book or key_book(registry))
+    keys = book or key_book(registry)
+    return DecisionBook.read(leaves, manifests_of(registry), keys, log_key=registry.ledger.log_key)
 
 
 def valid_approvals(
@@ -229,6 +242,10 @@ def judge_approvals(rule: Approvals, approvals: list[Approval], *, at: str | Non
 def refusal(signer: Verifier, artifact: Version, registry: Registry) -> str | None:
     """Why a key may not approve this artifact; None when it may."""
     return key_book(registry).approver_objection(signer) or _trained_by(artifact, signer, registry)
+
+
+def _by(signer: Signer, printed_name: str, registry: Registry) -> dict[str, Any]:
+    return {"signer": signer.public, "printed_name": printed_name, "log_key": registry.ledger.log_key}
 
 
 def _as_approval(decision: Decision) -> Approval:
@@ -301,7 +318,7 @@ def _check_now(signed: Mapping[str, Any], kind: str, verdict: Version, registry:
     """What ``verify`` will ask of the leaf, asked beforehand of one that would be appended now."""
     leaf = Leaf(registry.ledger.size, Statement(kind=kind, subject="", time=timestamp()))
     leaves = {found.statement.subject: found for found in registry.ledger.leaves("verdict", subject=verdict.digest)}
-    objection = find_objection(leaf, signed, leaves, key_book(registry))
+    objection = find_objection(leaf, signed, leaves, key_book(registry), log_key=registry.ledger.log_key)
     if objection is None and kind == WITHDRAWAL:
         objection = _foreign(signed, registry)
     if objection:

@@ -41,13 +41,14 @@ class Desk:
 
 
 def describe(release: Version, *, registry: Registry) -> dict[str, Any]:
-    """Digests to sign, the verdict's checks, what the policy asks for, and the decisions that stand."""
+    """Log and digests to sign, the verdict's checks, what the policy asks for, and the decisions that stand."""
     verdict = registry.get("verdict", release.manifest["inputs"]["verdict"])
     rule = policy_of(registry.get("policy", verdict.manifest["inputs"]["policy"])).approvals
     finding = judge_approvals(rule, valid_approvals(release, verdict, registry=registry))
     rejected = bool(rejections(release, registry=registry))
     return {
         "release": release.ref,
+        "log": registry.ledger.log_key,
         "artifact": {"kind": release.kind, "digest": release.digest},
         "verdict": {"ref": verdict.ref, "digest": verdict.digest, "light": verdict.facts["light"]},
         "in_production": registry.alias(release.kind, release.name, PRODUCTION) == release.digest,

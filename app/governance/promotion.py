@@ -24,6 +24,7 @@ from app.governance.gate import replay
 from app.governance.keys import key_book
 from app.governance.policy import Policy, policy_of, publish_policy
 from app.governance.strictness import asks_less
+from app.ledger.binding import LOG
 from app.ledger.decisions import DECISIONS, Decision
 from app.ledger.keys import Signer, sign_facts
 from app.ledger.log import KEY, MOVES, PRODUCTION, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
@@ -310,7 +311,14 @@ def _move(
     """
     previous = registry.alias(version.kind, version.name, PRODUCTION)
     actor, name = signer.public.key_name, target_of(version)
-    body = {"move": kind, "name": name, "subject": version.digest, "previous": previous, "parents": list(parents)}
+    body = {
+        LOG: registry.ledger.log_key,
+        "move": kind,
+        "name": name,
+        "subject": version.digest,
+        "previous": previous,
+        "parents": list(parents),
+    }
     signed = sign_facts({**body, "reason": reason, "time": timestamp()}, signer)
     record = {"kind": kind, "name": name, "inputs": {"subject": version.digest, "previous": previous}}
     record |= {"parents": list(parents), "facts": {**facts, "actor": actor, "reason": reason, "signed": signed}}

@@ -2,11 +2,12 @@
 
 A decision is a version of one of three kinds whose facts hold ``signed``: a body, the signer's verifier key and an
 Ed25519 signature over the body's RFC 8785 JSON. The body states artifact, verdict, printed name, meaning and time, as
-21 CFR Part 11, 11.50 asks.
+21 CFR Part 11, 11.50 asks, and the log that it is for (``app.ledger.binding``).
 
-Rules. A decision counts when its signature holds, its key was on record and not revoked when its leaf was appended,
-neither key nor person trains, its verdict stands before it, and the time signed fits the leaf's. An approval counts
-until it expires or its person withdraws it; a rejection blocks until its person withdraws it: nobody is outvoted.
+Rules. A decision counts when its signature holds and is for this log, its key was on record and not revoked when its
+leaf was appended, neither key nor person trains, its verdict stands before it, and the time signed fits the leaf's. An
+approval counts until it expires or its person withdraws it; a rejection blocks until its person withdraws it: nobody is
+outvoted.
 Guarantees: pure functions of leaves and manifests, so that promotion, ``signalbox verify`` and a stranger with a pack
 judge alike. Not guaranteed: that a server which holds the log's key and lies about all times at once is found out.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 
+from app.ledger.binding import LOG, find_foreign
 from app.ledger.key_book import END, KeyBook, ManifestOf
 from app.ledger.keys import Verifier, facts_signer
 from app.ledger.log import Leaf
@@ -24,7 +26,7 @@ APPROVAL, REJECTION, WITHDRAWAL = "approval", "rejection", "withdrawal"
 DECISIONS = (APPROVAL, REJECTION, WITHDRAWAL)
 MAX_SKEW_S = 300.0
 """Most that the time in a signature may lie from its leaf's: clocks differ, and a person takes a moment."""
-FIELDS = {"artifact", "verdict", "printed_name", "meaning", "time", "key"}
+FIELDS = {"artifact", "verdict", "printed_name", "meaning", "time", "key", LOG}
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,14 @@ class DecisionBook:
     """All decisions of a log: those that count, and why the others do not (by the index of their leaf)."""
 
     keys: KeyBook
+    log_key: str
     valid: list[Decision] = field(default_factory=list)
     objections: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, leaves: Sequence[Leaf], manifest_of: ManifestOf, keys: KeyBook) -> "DecisionBook":
-        """Judge every decision leaf; ``leaves`` holds verdicts' leaves too."""
-        book = cls(keys)
+    def read(cls, leaves: Sequence[Leaf], manifest_of: ManifestOf, keys: KeyBook, *, log_key: str) -> "DecisionBook":
+        """Judge every decision leaf of the log of a verifier key; ``leaves`` holds verdicts' leaves too."""
+        book = cls(keys, log_key)
         verdicts: dict[str, Leaf] = {}
         for leaf in leaves:
             if leaf.statement.kind == "verdict":
@@ -129,7 +132,7 @@ class DecisionBook:
     def _add(self, leaf: Leaf, manifest: Mapping[str, Any], verdicts: Mapping[str, Leaf]) -> None:
         signed = manifest.get("facts", {}).get("signed", {})
         signed = signed if isinstance(signed, Mapping) else {}
-        objection = find_objection(leaf, signed, verdicts, self.keys)
+        objection = find_objection(leaf, signed, verdicts, self.keys, log_key=self.log_key)
         if objection is None and leaf.statement.kind == WITHDRAWAL:
             objection = self.foreign(signed["body"], self.keys.person(Verifier.parse(signed["key"]).digest))
         if objection is not None:
@@ -146,11 +149,14 @@ class DecisionBook:
         return None if own.person == person else "it withdraws what another person signed"
 
 
-def find_objection(leaf: Leaf, signed: Mapping[str, Any], verdicts: Mapping[str, Leaf], keys: KeyBook) -> str | None:
+def find_objection(
+    leaf: Leaf, signed: Mapping[str, Any], verdicts: Mapping[str, Leaf], keys: KeyBook, *, log_key: str
+) -> str | None:
     """Why a decision does not count where its leaf stands; None when it does.
 
     Args:
         verdicts: leaves of the verdicts before it, by digest.
+        log_key: verifier key of the log that the leaf stands in.
     """
     signer = facts_signer(signed)
     if signer is None or not isinstance(signed["body"], Mapping):
@@ -160,6 +166,8 @@ def find_objection(leaf: Leaf, signed: Mapping[str, Any], verdicts: Mapping[str,
         return f"it does not state {', '.join(missing)}"
     if body.get("decision") != leaf.statement.kind or body["key"] != signer.vkey:
         return "it was signed as something else, or for another key"
+    if foreign := find_foreign(body, log_key):
+        return foreign
     if leaf.statement.kind == REJECTION and not body.get("reason"):
         return "it rejects without a reason"
     verdict = verdicts.get(str(body["verdict"]))

@@ -139,6 +139,11 @@ class Ledger:
         return origin_of(self.signer.public)
 
     @property
+    def log_key(self) -> str:
+        """The verifier key of the key that signs the log: what signed bodies name it by."""
+        return self.signer.public.vkey
+
+    @property
     def size(self) -> int:
         """Number of leaves."""
         with self.database.read() as connection:

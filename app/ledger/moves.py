@@ -1,7 +1,8 @@
 """Moves of production: who may make one, and whether a move leaf is what somebody signed.
 
-A move's payload names a record whose facts hold ``signed``: the move, what it moves where from, its parents, its reason
-and time, under the key that made it. Guarantees: pure functions, the same for promotion and for verification.
+A move's payload names a record whose facts hold ``signed``: the log, the move, what it moves where from, its parents,
+its reason and time, under the key that made it.
+Guarantees: pure functions, the same for promotion and for verification.
 Not guaranteed: that the service's key was used by its owner; whoever holds the server holds that key, which is why a
 promotion needs approvals by other keys.
 """
@@ -9,6 +10,7 @@ promotion needs approvals by other keys.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from app.ledger.binding import find_foreign
 from app.ledger.decisions import MAX_SKEW_S, read_time
 from app.ledger.key_book import END, KeyBook
 from app.ledger.keys import Verifier, facts_signer
@@ -30,8 +32,8 @@ def may_move(kind: str, verifier: Verifier, keys: KeyBook, before: int = END) ->
     return keys.objection(verifier, before)
 
 
-def find_move_faults(leaf: Leaf, manifest: Mapping[str, Any], keys: KeyBook) -> Iterator[str]:
-    """What is wrong with a move's signature, apart from verdict and approvals."""
+def find_move_faults(leaf: Leaf, manifest: Mapping[str, Any], keys: KeyBook, *, log_key: str) -> Iterator[str]:
+    """What is wrong with a move's signature in the log of a verifier key, apart from verdict and approvals."""
     statement, facts = leaf.statement, manifest.get("facts", {})
     signed = facts.get("signed", {})
     signer = facts_signer(signed)
@@ -39,6 +41,8 @@ def find_move_faults(leaf: Leaf, manifest: Mapping[str, Any], keys: KeyBook) -> 
         yield "nobody's signature stands behind it: it was not made by promote, rollback, stop or resume"
         return
     body = signed["body"]
+    if foreign := find_foreign(body, log_key):
+        yield foreign
     said = (body.get("move"), body.get("name"), body.get("subject"), body.get("parents"))
     if said != (statement.kind, statement.name, statement.subject, list(statement.parents)):
         yield f"{signer.key_name} signed another move than this leaf makes"

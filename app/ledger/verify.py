@@ -87,7 +87,7 @@ def _verify(
     store = Store(workspace.store_uri)
     manifests = verify_artifacts(rows, store, read_refs(connection), report)
     verify_requests(rows, workspace.requests_dir, report, erased=erasures_of(rows, store).receipts)
-    verify_registry(connection, rows, manifests, report)
+    verify_registry(connection, rows, manifests, verifier, report)
     verify_lineage(rows, report)
 
 

@@ -15,6 +15,7 @@ from app.core.digests import digest_json
 from app.core.schema import aliases, versions
 from app.ledger.decisions import MAX_SKEW_S, read_time
 from app.ledger.faults import Report
+from app.ledger.keys import Verifier
 from app.ledger.log import MOVES, PRODUCTION, PROMOTION, REQUEST_BATCH, Leaf
 from app.ledger.verify_lineage import TIME
 from app.ledger.verify_mlflow import verify_mlflow
@@ -32,11 +33,13 @@ def read_refs(connection: Connection) -> dict[str, str]:
     return {digest: f"{name}@{number}" for digest, name, number in connection.execute(query)}
 
 
-def verify_registry(connection: Connection, rows: Sequence[Row], manifests: Manifests, report: Report) -> None:
-    """Check rows, keys, decisions, moves and production against the leaves."""
+def verify_registry(
+    connection: Connection, rows: Sequence[Row], manifests: Manifests, verifier: Verifier | None, report: Report
+) -> None:
+    """Check rows, keys, decisions, moves and production against the leaves; ``verifier`` is the log's key."""
     log = [Leaf(row.index, row.statement) for row in rows if row.statement]
     _check_versions(connection, rows, manifests, report)
-    verify_statements(log, manifests, report)
+    verify_statements(log, manifests, verifier, report)
     _check_answers(log, report)
     _check_aliases(connection, log, report)
     verify_mlflow(connection, log, manifests, report)

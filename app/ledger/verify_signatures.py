@@ -22,14 +22,19 @@ from app.ledger.verify_lineage import TIME
 Manifests = Mapping[str, Any]
 
 
-def verify_statements(log: Sequence[Leaf], manifests: Manifests, report: Report) -> None:
-    """Check keys, decisions and moves; ``manifests`` are those that hold, by digest."""
+def verify_statements(log: Sequence[Leaf], manifests: Manifests, verifier: Verifier | None, report: Report) -> None:
+    """Check keys, decisions and moves.
+
+    Args:
+        manifests: those that hold, by digest.
+        verifier: the log's key, which every signed body must name; None when it cannot be had.
+    """
 
     def manifest_of(_: str, digest: str) -> Mapping[str, Any] | None:
         return manifests.get(digest)
 
     keys = KeyBook.read(log, manifest_of)
-    decisions = DecisionBook.read(log, manifest_of, keys)
+    decisions = DecisionBook.read(log, manifest_of, keys, log_key=verifier.vkey if verifier else "")
     _check_keys(log, keys, report)
     _check_decisions(log, decisions, manifests, report)
     _check_moves(log, decisions, keys, manifests, report)
@@ -102,7 +107,10 @@ def _check_moves(
         if statement.kind in MOVES:
             where = f"leaf {leaf.index}, {statement.kind} of {statement.name}"
             record = manifests.get(statement.payload, {})
-            faults = [*find_move_faults(leaf, record, keys), *_find_out_of_place(statement, history[statement.name])]
+            faults = [
+                *find_move_faults(leaf, record, keys, log_key=decisions.log_key),
+                *_find_out_of_place(statement, history[statement.name]),
+            ]
             if misplaced := _find_misplaced(log, position):
                 faults.append(misplaced)
             if any(each.payload == statement.payload for each in history[statement.name]):

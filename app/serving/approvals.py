@@ -8,7 +8,7 @@ in front, as for all of the gateway.
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -34,9 +34,9 @@ class ServerRefused(SignalboxError):
     """The server did not take the request; the message is the server's own."""
 
 
-def add_approvals(app: FastAPI, registry: Registry) -> None:
-    """Add the three routes to an application."""
-    office = _Office(registry)
+def add_approvals(app: FastAPI, registry: Registry, *, authorities: Sequence[str] = ()) -> None:
+    """Add the three routes to an application that answers for some authorities; by default for its own machine's."""
+    office = _Office(registry, Gatekeeper(tuple(authorities)) if authorities else Gatekeeper())
 
     @app.get(PATH)
     async def waiting(request: Request) -> JSONResponse:
@@ -65,7 +65,7 @@ class _Office:
     """Who is let in, and how refusals are said."""
 
     registry: Registry
-    keeper: Gatekeeper = field(default_factory=Gatekeeper)
+    keeper: Gatekeeper
 
     @property
     def desk(self) -> Desk:

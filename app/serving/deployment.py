@@ -153,7 +153,8 @@ class GatewayDeployment:
         generators: dict[str, DeploymentHandle],
         reader: DeploymentHandle,
     ) -> None:
-        self._registry = registry = replicas.registry_of(settings)
+        self._registry, self._authorities = replicas.registry_of(settings), settings.authorities
+        registry = self._registry
         retry = Retry(REPLICA_GONE, settings.retry_deadline_s, settings.first_retry_s)
         self._log = RequestLog(
             registry.workspace.requests_dir,
@@ -173,7 +174,7 @@ class GatewayDeployment:
         await self._gateway.take(ReleaseConfig(**user_config).release)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._gateway, self._registry)
+        return create_app(self._gateway, self._registry, authorities=self._authorities)
 
     def __del__(self) -> None:
         self._log.close()

@@ -5,6 +5,7 @@ Serve the request's id stands in the response's body only.
 """
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,14 +23,18 @@ from app.serving.proofs import add_proofs
 from app.serving.schema import ChatRequest, SearchRequest
 
 
-def create_app(gateway: Gateway, registry: Registry | None = None) -> FastAPI:
-    """The ASGI application of one gateway; with a registry, its approvals and its ledger's proofs too."""
+def create_app(gateway: Gateway, registry: Registry | None = None, *, authorities: Sequence[str] = ()) -> FastAPI:
+    """The ASGI application of one gateway; with a registry, its approvals and its ledger's proofs too.
+
+    Args:
+        authorities: hosts that signed requests may be for, see ``app.serving.signatures``.
+    """
     app = FastAPI(title="Signalbox", docs_url=None, redoc_url=None)
     _add_errors(app)
     _add_chat(app, gateway)
     _add_the_rest(app, gateway)
     if registry is not None:
-        add_approvals(app, registry)
+        add_approvals(app, registry, authorities=authorities)
         add_proofs(app, registry.ledger)
     return app
 

@@ -8,6 +8,10 @@ from app.core.settings import Settings
 class ServingSettings(Settings):
     """How questions are answered and requests are logged."""
 
+    authorities: tuple[str, ...] = ()
+    """Hosts that signed requests are for, such as `signalbox.example.org` (any port) or `box:8000`; others are refused,
+    so that nobody passes them on from there. Empty: this machine's loopback, and what $SIGNALBOX_URL names."""
+
     workspace: str | None = None
     """Folder of the workspace; default: $SIGNALBOX_WORKSPACE of the cluster, else ./.signalbox."""
 

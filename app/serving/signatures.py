@@ -2,17 +2,19 @@
 
 Source: RFC 9421 (HTTP Message Signatures) with ``ed25519``, RFC 9530 (``content-digest``). Covered are method,
 authority, path, query and the body's digest; the key id is the verifier key.
-Guarantees: a request counts for one minute and once, in one replica, by its nonce. Not guaranteed: against a replay to
+Guarantees: a request counts for one minute and once, in one replica, by its nonce, and at the authorities that the
+gateway answers for alone: one that was sent to another host cannot be passed on. Not guaranteed: against a replay to
 another replica within that minute; reading twice does no harm, and a decision recorded twice is recorded once.
 """
 
 import base64
 import binascii
 import hashlib
+import os
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -21,6 +23,7 @@ from app.ledger.keys import KeyUnreadable, Signer, Verifier
 from app.serving.errors import ApiError
 
 LIFETIME_S = 60
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 COVERED = ("@method", "@authority", "@path", "@query")
 CONTENT_DIGEST = "content-digest"
 INPUT = re.compile(r"(?P<label>[a-z][a-z0-9_.*-]*)=(?P<params>\((?P<names>[^()]*)\)(?P<rest>(?:;[^,]*)?))")
@@ -78,8 +81,12 @@ def sign_request(method: str, url: str, *, signer: Signer, body: bytes = b"") ->
 
 @dataclass
 class Gatekeeper:
-    """Checks signed requests, and remembers their nonces for as long as they could be sent again."""
+    """Checks signed requests, and remembers their nonces for as long as they could be sent again.
 
+    ``authorities`` are ``host`` (any port) or ``host:port``; by default loopback and that of $SIGNALBOX_URL.
+    """
+
+    authorities: tuple[str, ...] = field(default_factory=lambda: own_authorities())
     seen: dict[str, float] = field(default_factory=dict)
 
     def check(self, message: Message, *, now_s: float | None = None) -> Verifier:
@@ -95,6 +102,9 @@ class Gatekeeper:
             raise Unsigned(f"its signature does not cover {', '.join(missing)}")
         if message.body and message.headers.get(CONTENT_DIGEST) != content_digest(message.body):
             raise Unsigned("its body is not the one that was signed")
+        if not _answers(message.authority, self.authorities):
+            named = f"it is for {message.authority[:80]!r}, and this gateway answers for {', '.join(self.authorities)}"
+            raise Unsigned(f"{named}; its operator names more with `authorities` in the Serve config")
         verifier = _verifier(stated.get("keyid", ""))
         if stated.get("alg", "ed25519") != "ed25519" or not verifier.verify(signature, message.base(names, params)):
             raise Unsigned("its signature does not hold")
@@ -110,6 +120,18 @@ class Gatekeeper:
         if nonce in self.seen:
             raise Unsigned("it was sent before")
         self.seen[nonce] = now_s + 2 * LIFETIME_S
+
+
+def own_authorities() -> tuple[str, ...]:
+    """Loopback, whatever the port, and the authority of $SIGNALBOX_URL, where the cluster was told to serve."""
+    url = httpx.URL(os.environ.get("SIGNALBOX_URL", ""))
+    return tuple(dict.fromkeys((*LOOPBACK, *([url.netloc.decode().lower()] if url.host else ()))))
+
+
+def _answers(authority: str, known: Sequence[str]) -> bool:
+    """Whether an authority is one of those known; one known without a port goes with every port."""
+    host = re.sub(r":[0-9]*$", "", authority.lower())
+    return any(each.lower() in (authority.lower(), host) for each in known)
 
 
 def content_digest(body: bytes) -> str:

@@ -11,7 +11,7 @@ from app.governance.approvals import (
     BadStatement,
     NothingToApprove,
     decisions,
-    draft,
+    draft_from,
     rejections,
     valid_approvals,
 )
@@ -294,7 +294,7 @@ def test_a_red_verdict_can_be_rejected_but_not_approved(play):
 def remote(open_case):
     """The case, and a desk that asks a gateway with a given key."""
     play, release, verdict = open_case
-    with TestClient(create_app(None, play.registry)) as http:
+    with TestClient(create_app(None, play.registry, authorities=("testserver",))) as http:
         yield play, release, verdict, lambda signer: RemoteDesk("http://testserver", signer, http)
 
 
@@ -304,8 +304,7 @@ def test_a_signer_reads_and_signs_from_afar(remote):
     desk = desk_of(signer)
     assert [each["release"] for each in desk.list()] == [release.ref]
     about = desk.show(release.ref)
-    said = {"printed_name": "Jane Doe", "meaning": about["meaning"]}
-    body = draft(about["verdict"]["digest"], about["artifact"], signer=signer.public, **said)
+    body = draft_from(about, signer=signer, printed_name="Jane Doe", meaning=about["meaning"])
     made = desk.record(sign_facts(body, signer))
     assert desk.record(sign_facts(body, signer)) == made, "sent twice, it is recorded once"
     assert desk.show(release.digest)["approved"]
@@ -362,7 +361,7 @@ def message(signer, body=b"{}"):
 
 
 def test_an_old_or_altered_request_is_refused(monkeypatch):
-    signer, keeper = Signer.generate("jane", "approver"), Gatekeeper()
+    signer, keeper = Signer.generate("jane", "approver"), Gatekeeper(("box",))
     whole = message(signer)
     assert keeper.check(whole) == signer.public
     cases = {

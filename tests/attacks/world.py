@@ -60,7 +60,7 @@ class Stage:
 
     def body(self, release, verdict, signer, *, age_s=0.0, **changes):
         """The body of an approval, signed ``age_s`` ago, with changes."""
-        said = {"printed_name": "Jane Doe", "meaning": MEANING}
+        said = {"printed_name": "Jane Doe", "meaning": MEANING, "log_key": self.registry.ledger.log_key}
         body = draft(verdict.digest, release, signer=signer.public, **said)
         return body | {"time": rfc3339(utc_now() - _seconds(age_s))} | changes
 
@@ -99,7 +99,13 @@ class Stage:
             self.registry.ledger.append([statement], connection=connection)
 
     def signed_move(self, release, parents, signer, *, kind="promotion", age_s=0.0, **changes):
-        body = {"move": kind, "name": "release/assistant", "subject": release.digest, "previous": None}
+        body = {
+            "log": self.registry.ledger.log_key,
+            "move": kind,
+            "name": "release/assistant",
+            "subject": release.digest,
+            "previous": None,
+        }
         body |= {"parents": list(parents), "reason": "because", "time": rfc3339(utc_now() - _seconds(age_s))}
         return sign_facts(body | changes, signer)
 

@@ -1,8 +1,8 @@
 import pytest
 
+from app.governance.promotion import rollback
 from app.routing.router import Router, Row
 from app.routing.settings import RoutingSettings
-from app.governance.promotion import rollback
 from app.serving.errors import NoRelease, NotPromoted
 from app.serving.release import resolve_production, resolve_release
 from tests.routing.test_router import SURE

@@ -49,8 +49,13 @@ class PackLeaf:
 class PackLedger(Ledger):
     """The leaves that came with a pack."""
 
-    def __init__(self, leaves: Sequence[Leaf]) -> None:
-        self._leaves = sorted(leaves, key=lambda leaf: leaf.index)
+    def __init__(self, leaves: Sequence[Leaf], verifier: Verifier | None) -> None:
+        self._leaves, self._verifier = sorted(leaves, key=lambda leaf: leaf.index), verifier
+
+    @property
+    def log_key(self) -> str:
+        """As the ledger's own; empty when the log's key is not known."""
+        return self._verifier.vkey if self._verifier else ""
 
     @property
     def size(self) -> int:
@@ -67,9 +72,11 @@ class PackLedger(Ledger):
 class PackRegistry(Registry):
     """The versions that came with a pack."""
 
-    def __init__(self, folder: Path, index: Mapping[str, Any], leaves: Sequence[Leaf]) -> None:
+    def __init__(
+        self, folder: Path, index: Mapping[str, Any], leaves: Sequence[Leaf], verifier: Verifier | None
+    ) -> None:
         self.store = Store((folder / layout.STORE).as_uri())
-        self.ledger = PackLedger(leaves)
+        self.ledger = PackLedger(leaves, verifier)
         self.workspace, self.observer = Workspace(folder), None
         self._versions = list(_read_versions(self.store, index))
 
@@ -118,7 +125,7 @@ def open_pack(path: Path) -> Iterator[PackRegistry]:
     """
     with unpacked(path) as folder:
         leaves = (Leaf(each.index, each.statement) for each in read_leaves(folder) if each.statement)
-        yield PackRegistry(folder, read_index(folder), list(leaves))
+        yield PackRegistry(folder, read_index(folder), list(leaves), service_key(folder))
 
 
 def read_index(folder: Path) -> dict[str, Any]:

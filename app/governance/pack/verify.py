@@ -64,7 +64,7 @@ class PackCheck:
     def registry(self) -> PackRegistry:
         """Versions whose manifests hold."""
         held = [entry for entry in self.index["versions"] if _digest_of(entry) in self.manifests]
-        return PackRegistry(self.folder, {**self.index, "versions": held}, self.log)
+        return PackRegistry(self.folder, {**self.index, "versions": held}, self.log, self.verifier)
 
     @cached_property
     def left_out(self) -> dict[str, str]:
@@ -233,7 +233,7 @@ def _check_artifacts(check: PackCheck) -> None:
 
 def _check_statements(check: PackCheck) -> None:
     """Keys, approvals, moves, times and parents, by the same rules as in a live ledger."""
-    verify_statements(check.log, check.manifests, check.report)
+    verify_statements(check.log, check.manifests, check.verifier, check.report)
     verify_lineage(check.log, check.report)
 
 
