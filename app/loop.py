@@ -273,7 +273,8 @@ def retrain(
         raise NothingToLearnOn(f"{production.ref} has no small model to learn on from: promote one that has")
     suites = find_suites(plan.suite, plan.regression_suites, registry=registry)
     policy = load_policy(plan.policy)
-    spending = plan_retraining(production, parts["small"], trigger=trigger, registry=registry)
+    asked = plan.model_dump(mode="json")
+    spending = plan_retraining(production, parts["small"], trigger=trigger, registry=registry, asked=asked)
     gates = {RETRAINING: ask(RETRAINING, spending, registry=registry)}
     knowledge = build_knowledge(
         plan.source, dataset=plan.dataset, synthetic=plan.synthetic, registry=registry, settings=settings
@@ -309,14 +310,14 @@ def put_into_production(release: Version, *, registry: Registry, reason: str, si
     """
     verdict = verdict_of(release, registry=registry)
     ask_about_release(release, verdict=verdict, registry=registry)
-    policy = policy_of(registry.get("policy", verdict.manifest["inputs"]["policy"]))
+    policy = policy_of(registry.get("policy", str(verdict.stated("inputs", "policy"))))
     promote(release, verdict=verdict, registry=registry, policy=policy, signer=signer, reason=reason)
     tell_mlflow(release, registry=registry)
 
 
 def verdict_of(release: Version, *, registry: Registry) -> Version:
-    """The verdict that a release was built on."""
-    return registry.get("verdict", release.manifest["inputs"]["verdict"])
+    """The verdict that a release was built on; VersionNotFound where it names none."""
+    return registry.get("verdict", str(release.stated("inputs", "verdict")))
 
 
 def find_suites(target: str, regression: Sequence[str], *, registry: Registry) -> dict[str, Version]:

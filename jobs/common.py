@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from app.core.cluster import connect
-from app.core.errors import exit_status
+from app.core.errors import end_on_sigterm, exit_status
 from app.core.workspace import Workspace
 from app.governance.openlineage import recorded
 from app.registry.versions import Registry, Version, open_registry
@@ -42,6 +42,7 @@ def job(workspace: Path | None, config: Path | None) -> Iterator[Job]:
         settings = load_settings(config)
         place = Workspace.find(workspace)
         with connect(place, log_to_driver=False):
+            end_on_sigterm()  # Ray's own handler came in between
             registry = open_registry(place)
             name, source = _running()
             with recorded(registry, job=name, source=source):

@@ -51,7 +51,8 @@ def test_the_command_line_starts_without_heavy_libraries():
 @pytest.mark.parametrize(
     ("arguments", "exit_status", "sentence"),
     [
-        (["env"], 2, "no cluster is up"),
+        (["env"], 2, "there is no workspace at"),
+        (["env", "--workspace", "."], 2, "no cluster is up"),
         (["up", "--config", "missing.yaml"], 2, "missing.yaml"),
         (["up", "--no-such-option"], 2, "No such option"),
         (["lineage", b"abc\xff"], 2, "is not UTF-8"),

@@ -129,7 +129,7 @@ def _desk(workspace: Any, url: str, key: str) -> "tuple[Desk | RemoteDesk, Signe
     """Where to ask, and the key to sign with when one was named."""
     from app.ledger.key_sources import open_signer
 
-    place = Workspace.find(workspace)
+    place = Workspace.existing(workspace)
     signer = open_signer(place.keys_dir, key) if key else None
     if url:
         from app.serving.approvals import RemoteDesk

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands.options import JsonOption, WorkspaceOption, group
+from app.commands.options import JsonOption, NewWorkspaceOption, WorkspaceOption, group
 from app.core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ app = group("", "The workspace's cluster.")
 
 @app.command()
 def up(
-    workspace: WorkspaceOption = None,
+    workspace: NewWorkspaceOption = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings of the head (YAML); default: cluster/local.yaml of the checkout.")
     ] = None,
@@ -48,7 +48,7 @@ def down(workspace: WorkspaceOption = None) -> None:
     """End the workspace's cluster: exactly the processes that belong to it, and its temp folder."""
     from app.core import cluster
 
-    place = Workspace.find(workspace)
+    place = Workspace.existing(workspace, begun=False)
     crashed = cluster.status(place).state == "crashed"
     num_ended = cluster.down(place)
     none = "what a crashed cluster left is removed" if crashed else "no cluster was up"
@@ -60,7 +60,7 @@ def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
     """Tell how the workspace's cluster stands. Exit status 0 when it is up, 1 when it is not."""
     from app.core import cluster
 
-    place = Workspace.find(workspace)
+    place = Workspace.existing(workspace, begun=False)
     now = cluster.status(place)
     if as_json:
         typer.echo(json.dumps(_status_facts(place, now), indent=2))
@@ -74,7 +74,7 @@ def env(workspace: WorkspaceOption = None) -> None:
     """Print the environment with which `ray`, `serve` and the jobs find the cluster: eval "$(signalbox env)"."""
     from app.core import cluster
 
-    for name, value in cluster.environment(Workspace.find(workspace)).items():
+    for name, value in cluster.environment(Workspace.existing(workspace, begun=False)).items():
         typer.echo(f"export {name}={shlex.quote(value)}")
     if "RAY_AUTH_TOKEN" in os.environ:
         typer.echo("unset RAY_AUTH_TOKEN")
@@ -82,7 +82,7 @@ def env(workspace: WorkspaceOption = None) -> None:
 
 @app.command()
 def demo(
-    workspace: WorkspaceOption = None,
+    workspace: NewWorkspaceOption = None,
     source: Annotated[
         Path | None, typer.Option(help="Folder of your documents; default: the sample corpus, a fictional handbook.")
     ] = None,

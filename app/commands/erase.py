@@ -37,13 +37,15 @@ def erase(
     from app.governance import erasure
     from app.registry.versions import open_registry
 
-    registry = open_registry(Workspace.find(workspace))
+    registry = open_registry(Workspace.existing(workspace))
     if resume:
         done = erasure.resume(registry)
         typer.echo(json.dumps({"leaves": done}) if as_json else f"{len(done)} erasures finished {done or ''}".strip())
         return
-    if not (subject or document) or not reason or models not in ("keep", "delete"):
+    if not (subject or document) or not reason.strip() or models not in ("keep", "delete"):
         raise UsageError("erase needs --subject or --document, a --reason, and --models keep or delete")
+    if not by.strip():
+        raise UsageError("who erases stands in the ledger: name somebody with --by, or leave it out for 'operator'")
     result = erasure.erase(
         registry,
         subjects=subject or [],

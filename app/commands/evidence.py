@@ -40,7 +40,7 @@ def evidence(
 
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}: make it, or name another file with --out")
-    registry = open_registry(Workspace.find(workspace))
+    registry = open_registry(Workspace.existing(workspace))
     pack = write_pack(registry.get("release", release), out, registry=registry, with_weights=weights, with_data=data)
     if as_json:
         typer.echo(json.dumps({**asdict(pack), "path": str(pack.path)}, indent=2))

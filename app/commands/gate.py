@@ -140,7 +140,7 @@ def judge(
 def _registry(workspace: Any) -> "Registry":
     from app.registry.versions import open_registry
 
-    return open_registry(Workspace.find(workspace))
+    return open_registry(Workspace.existing(workspace))
 
 
 def _brief(verdict: "Version") -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.options import JsonOption, WorkspaceOption, group
+from app.commands.options import JsonOption, NewWorkspaceOption, WorkspaceOption, group
 from app.core.workspace import Workspace
 
 app = group("keys", "Keys on record: who may sign what. Every event is a leaf of the ledger.")
@@ -24,7 +24,7 @@ def new(
     passphrase: Annotated[
         bool, typer.Option("--passphrase", help="Ask for a passphrase that encrypts the new private file.")
     ] = False,
-    workspace: WorkspaceOption = None,
+    workspace: NewWorkspaceOption = None,
 ) -> None:
     """Make an Ed25519 key for a person and put it on record. A passphrase is given later in $SIGNALBOX_PASSPHRASE_NAME.
 
@@ -45,7 +45,7 @@ def list_(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> Non
     from app.governance.keys import list_keys
     from app.registry.versions import open_registry
 
-    found = list_keys(open_registry(Workspace.find(workspace)))
+    found = list_keys(open_registry(Workspace.existing(workspace)))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -65,5 +65,5 @@ def revoke(
     from app.governance.keys import revoke_key
     from app.registry.versions import open_registry
 
-    revoke_key(open_registry(Workspace.find(workspace)), name, reason=reason, actor=actor)
+    revoke_key(open_registry(Workspace.existing(workspace)), name, reason=reason, actor=actor)
     typer.echo(f"key {name} is revoked")

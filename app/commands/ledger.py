@@ -99,7 +99,7 @@ def check_proof(
     from app.ledger.log import SERVICE_KEY
     from app.ledger.proofs import read_proof
 
-    verifier = load_public(key or Workspace.find(workspace).keys_dir / f"{SERVICE_KEY}.pub")
+    verifier = load_public(key or Workspace.existing(workspace).keys_dir / f"{SERVICE_KEY}.pub")
     proof = read_proof(read_text(file))
     kept = read_text(checkpoint) if checkpoint else None
     said, size = _check(proof, verifier, kept)
@@ -181,6 +181,8 @@ def _check(proof: "Proof", verifier: "Verifier", kept: str | None) -> tuple[str,
     from app.ledger.proofs import InclusionProof
 
     if isinstance(proof, InclusionProof):
+        if kept is not None:
+            raise UsageError("a proof of inclusion carries its own checkpoint: leave --checkpoint out")
         size, said = proof.check(verifier).size, proof.statement
         return f"it holds: {said.kind} {said.name} ({said.subject[:19]}) is leaf {proof.index} of {size}", size
     if kept is None:
@@ -192,7 +194,7 @@ def _check(proof: "Proof", verifier: "Verifier", kept: str | None) -> tuple[str,
 def _open(workspace: Path | None) -> "Ledger":
     from app.ledger.log import open_ledger
 
-    return open_ledger(Workspace.find(workspace))
+    return open_ledger(Workspace.existing(workspace))
 
 
 def _give(text: str, out: Path | None) -> None:

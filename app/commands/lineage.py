@@ -38,7 +38,7 @@ def lineage(
     from app.governance.lineage import trace_any
     from app.registry.versions import open_registry
 
-    tree = trace_any(open_registry(Workspace.find(workspace)), ref, onwards=onwards)
+    tree = trace_any(open_registry(Workspace.existing(workspace)), ref, onwards=onwards)
     if html:
         title = f"{'Made from' if onwards else 'Lineage of'} {tree.kind} {tree.label}"
         replace_text(html, render_page(tree, title=title, onwards=onwards))
@@ -73,9 +73,12 @@ def production(
     from app.registry.versions import open_registry
 
     if check:
-        _check(check, public_key or Workspace.find(workspace).keys_dir / "service.pub", as_json=as_json)
+        _check(check, public_key or Workspace.existing(workspace).keys_dir / "service.pub", as_json=as_json)
         return
-    proof = production_at(open_registry(Workspace.find(workspace)), _moment(at), name=name)
+    registry = open_registry(Workspace.existing(workspace))
+    proof = production_at(registry, _moment(at), name=name)
+    if not proof["moves"]:
+        registry.get("release", name)  # a name that nothing bears is a mistake: the nearest one is named
     if out:
         replace_text(out, json.dumps(proof, indent=2) + "\n")
     typer.echo(json.dumps(proof, indent=2) if as_json else "\n".join(_said(proof)))
@@ -94,7 +97,7 @@ def impact(
     from app.governance.impact import find_impact
     from app.registry.versions import open_registry
 
-    found = find_impact(open_registry(Workspace.find(workspace)), document)
+    found = find_impact(open_registry(Workspace.existing(workspace)), document)
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(_impact_lines(found)))
 
 

@@ -112,7 +112,7 @@ def _open(workspace: Path | None, key: str) -> "tuple[Registry, Signer | None]":
     from app.ledger.key_sources import open_signer
     from app.registry.versions import open_registry
 
-    registry = open_registry(Workspace.find(workspace))
+    registry = open_registry(Workspace.existing(workspace))
     return registry, open_signer(registry.workspace.keys_dir, key) if key else None
 
 

@@ -7,6 +7,10 @@ import typer
 
 WorkspaceOption = Annotated[
     Path | None,
+    typer.Option("--workspace", "-w", help="Folder of the workspace.", show_default=False),
+]
+NewWorkspaceOption = Annotated[
+    Path | None,
     typer.Option("--workspace", "-w", help="Folder of the workspace; made when missing.", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]

@@ -35,6 +35,9 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Recompute the ledger and every digest. Exit status 1 names each changed byte's file or ledger row."""
+    for named in (pack, key, ledger, checkpoint):
+        if named is not None and not named.exists():
+            raise UsageError(f"there is nothing at {named}: correct the path")
     if pack is not None:
         from app.governance.pack.verify import verify_pack
         from app.ledger.witness import Witness
@@ -62,4 +65,4 @@ def _verify_ledger(
     witnesses = tuple(Witness.parse(each) for each in vkeys)
     if folder is not None:
         return verify_export(folder, Auditor(key, checkpoint, witnesses))
-    return recompute(Workspace.find(workspace), public_key=key, checkpoint=checkpoint, witnesses=witnesses)
+    return recompute(Workspace.existing(workspace), public_key=key, checkpoint=checkpoint, witnesses=witnesses)

@@ -23,7 +23,7 @@ def show(
     from app.serving.log import receipt_proof
     from app.serving.settings import ServingSettings
 
-    here, defaults = Workspace.find(workspace), ServingSettings()
+    here, defaults = Workspace.existing(workspace), ServingSettings()
     proof = receipt_proof(here.requests_dir, open_ledger(here), request_id)
     if proof is None:
         raise no_receipt(request_id, wait_s=defaults.log_flush_s + defaults.ledger_period_s)
@@ -50,7 +50,7 @@ def check(
     from app.ledger.log import SERVICE_KEY
     from app.ledger.receipts import check_receipt
 
-    verifier = load_public(key or Workspace.find(workspace).keys_dir / f"{SERVICE_KEY}.pub")
+    verifier = load_public(key or Workspace.existing(workspace).keys_dir / f"{SERVICE_KEY}.pub")
     asked = _parse(read_text(request), request) if request else None
     said = _response(read_text(response), response) if response else None
     proof = _parse(read_text(file), file)

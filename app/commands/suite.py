@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.options import JsonOption, WorkspaceOption, group
+from app.commands.options import JsonOption, NewWorkspaceOption, group
 from app.core.workspace import Workspace
 
 app = group("suite", "Held-out questions, committed to the ledger before the training that they will judge.")
@@ -21,7 +21,7 @@ def suites() -> None:
 def commit(
     questions: Annotated[Path, typer.Argument(help="JSON lines with `question` and a list `answers`.")],
     name: Annotated[str, typer.Option(help="Name of the suite to publish to.")],
-    workspace: WorkspaceOption = None,
+    workspace: NewWorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Commit a file of questions as a suite. A gate refuses a suite that came after the training it judges."""

@@ -4,9 +4,13 @@ Guarantees: whatever Signalbox raises on purpose derives from ``SignalboxError``
 command ends with. Not guaranteed: that libraries below raise nothing else.
 """
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 class SignalboxError(Exception):
@@ -23,9 +27,34 @@ class UsageError(SignalboxError):
 
 @contextmanager
 def exit_status() -> Iterator[None]:
-    """Turn a ``SignalboxError`` of the block into its sentence on stderr and its exit status; the edge of a command."""
+    """Turn a ``SignalboxError`` of the block into its sentence on stderr and its exit status; the edge of a command.
+
+    SIGTERM ends the block as an error does: one sentence, exit status 143, and nothing half-written is published.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    end_on_sigterm()
     try:
         yield
     except SignalboxError as error:
         print(f"signalbox: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from error
+    finally:
+        if _may_handle() and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM unwind this process from now on; again after a library that set a handler of its own."""
+    if _may_handle():
+        signal.signal(signal.SIGTERM, _unwind)
+
+
+def _may_handle() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _unwind(number: int, _frame: FrameType | None) -> None:
+    """The second SIGTERM ends the process where it stands."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.write(2, b"signalbox: ended by SIGTERM before it was done: the same command again goes on or begins anew\n")
+    raise SystemExit(128 + number)

@@ -1,7 +1,8 @@
 """The workspace: the one folder that holds everything a Signalbox installation keeps on this machine.
 
-Guarantees: the folder exists; one that is made here is its owner's alone (mode 0700). Not guaranteed: the mode of a
-folder that was there before, or anything about its content; the owners of the single paths see to that.
+Guarantees: the folder exists; one that ``find`` makes is its owner's alone (mode 0700), and ``existing`` makes none, so
+that a mistyped path is a sentence. Not guaranteed: the mode of a folder that was there before, or anything about its
+content; the owners of the single paths see to that.
 """
 
 import os
@@ -12,10 +13,17 @@ from app.core.errors import UsageError
 
 WORKSPACE_VARIABLE = "SIGNALBOX_WORKSPACE"
 DEFAULT_FOLDER = ".signalbox"
+DATABASE, KEYS = "signalbox.db", "keys"
+BEGUN = (DATABASE, KEYS)
+"""What a workspace holds from its first leaf on."""
 
 
 class WorkspaceUnusable(UsageError):
     """The workspace folder cannot be made: name another one."""
+
+
+class NoWorkspace(UsageError):
+    """A folder holds no workspace, and this command makes none: correct --workspace, or begin one."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +35,29 @@ class Workspace:
     @classmethod
     def find(cls, path: str | Path | None = None) -> "Workspace":
         """The workspace at ``path``, else at ``$SIGNALBOX_WORKSPACE``, else ``./.signalbox``; made when missing."""
-        root = Path(path or os.environ.get(WORKSPACE_VARIABLE) or DEFAULT_FOLDER).expanduser().resolve()
+        root = _root(path)
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             message = f"cannot use {root} as the workspace ({error.strerror}): name a writable folder with --workspace"
             raise WorkspaceUnusable(message) from error
+        return cls(root)
+
+    @classmethod
+    def existing(cls, path: str | Path | None = None, *, begun: bool = True) -> "Workspace":
+        """The same workspace where there is one; nothing is made.
+
+        Args:
+            begun: whether something must have been published in it; a folder alone is enough otherwise.
+
+        Raises:
+            NoWorkspace: there is none.
+        """
+        root = _root(path)
+        apart = "SIGNALBOX_DATABASE_URL" in os.environ
+        if not root.is_dir() or (begun and not apart and not any((root / name).exists() for name in BEGUN)):
+            message = f"there is no workspace at {root}: name another one with --workspace, or begin one here"
+            raise NoWorkspace(f"{message} (`signalbox up`, `keys new` and `suite commit` make it)")
         return cls(root)
 
     @property
@@ -43,12 +68,12 @@ class Workspace:
     @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the metadata database; SQLite in the workspace unless the environment names another."""
-        return os.environ.get("SIGNALBOX_DATABASE_URL") or f"sqlite:///{self.root / 'signalbox.db'}"
+        return os.environ.get("SIGNALBOX_DATABASE_URL") or f"sqlite:///{self.root / DATABASE}"
 
     @property
     def keys_dir(self) -> Path:
         """Private keys, mode 0600, with their public halves beside them."""
-        return self.root / "keys"
+        return self.root / KEYS
 
     @property
     def requests_dir(self) -> Path:
@@ -79,3 +104,7 @@ class Workspace:
     def demo_dir(self) -> Path:
         """What the demo writes: its corpus and its report."""
         return self.root / "demo"
+
+
+def _root(path: str | Path | None) -> Path:
+    return Path(path or os.environ.get(WORKSPACE_VARIABLE) or DEFAULT_FOLDER).expanduser().resolve()

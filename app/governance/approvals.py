@@ -15,8 +15,9 @@ from datetime import timedelta
 from typing import Any
 
 from app.core.clock import rfc3339, timestamp, utc_now
-from app.core.digests import digest_json
+from app.core.digests import digest_bytes, digest_json
 from app.core.errors import SignalboxError, UsageError
+from app.core.store import ArtifactMissing
 from app.governance.checks import Approvals
 from app.governance.evidence import find_ancestors
 from app.governance.findings import Finding
@@ -35,7 +36,7 @@ from app.ledger.decisions import (
 )
 from app.ledger.key_book import END, KeyBook
 from app.ledger.keys import Signer, Verifier, facts_signer, sign_facts
-from app.ledger.log import Leaf, Statement
+from app.ledger.log import KEY, Leaf, Statement
 from app.registry.versions import Registry, Version, VersionNotFound
 
 REJECTED, WITHDRAWN = "rejected", "withdrawn"
@@ -52,6 +53,10 @@ class NothingToApprove(UsageError):
 
 class BadStatement(UsageError):
     """A signed statement says too little or cannot be true: draft it again, and sign that."""
+
+
+class RecordsLost(SignalboxError):
+    """A key's or decision's manifest is gone or changed; it could be a revocation: restore the store, then go on."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,7 @@ def record(signed: Mapping[str, Any], *, registry: Registry) -> Version:
         BadStatement: the signature does not hold, or the body is incomplete, for another log, out of time or untrue.
         ApproverRefused: the key or its person may not decide about this.
         NothingToApprove: the verdict is red or about something else.
+        RecordsLost: a key's or a decision's manifest is gone.
     """
     body, signer = _read(signed)
     if set(signed) != {"body", "key", "signature"} or not all(isinstance(body.get(each), str) for each in FIELDS):
@@ -183,6 +189,7 @@ def record(signed: Mapping[str, Any], *, registry: Registry) -> Version:
     if (artifact.digest, verdict.digest) != (body["artifact"], body["verdict"]):
         raise BadStatement("artifact and verdict are signed by their digests, not by a name: draft it again")
     _check_subject(verdict, artifact, approving=kind == APPROVAL)
+    check_records(registry)
     inputs = {"signed": digest_json(dict(signed))}
     if found := registry.find(kind, artifact.name, inputs):
         return found
@@ -191,6 +198,22 @@ def record(signed: Mapping[str, Any], *, registry: Registry) -> Version:
     facts = {"signed": dict(signed), "printed_name": body["printed_name"], "meaning": body["meaning"]}
     parents = [verdict.digest, artifact.digest, *([body["of"]] if kind == WITHDRAWAL else [])]
     return registry.publish(kind, artifact.name, inputs=inputs, parents=parents, facts=facts, actor=signer.key_name)
+
+
+def check_records(registry: Registry) -> None:
+    """Keys and decisions are all as they were published: one taken away could be a rejection or a revocation.
+
+    Raises:
+        RecordsLost: one is not.
+    """
+    for leaf in (leaf for kind in (KEY, *DECISIONS) for leaf in registry.ledger.leaves(kind) if leaf.statement.payload):
+        kind, digest = leaf.statement.kind, leaf.statement.payload
+        try:
+            whole = digest_bytes(registry.store.manifest_bytes(kind, digest)) == digest
+        except ArtifactMissing:
+            whole = False
+        if not whole:
+            raise RecordsLost(f"leaf {leaf.index}, {kind}: its manifest is gone or changed, restore it from a backup")
 
 
 def decisions(registry: Registry, book: KeyBook | None = None) -> DecisionBook:
@@ -296,12 +319,13 @@ def _get(registry: Registry, kind: str, digest: str) -> Version:
 def _check_subject(verdict: Version, artifact: Version, *, approving: bool = True) -> None:
     if verdict.kind != "verdict":
         raise NothingToApprove(f"{verdict.kind} {verdict.ref} is no verdict: judge {artifact.ref}, then approve")
-    judged = verdict.facts["artifact"]["digest"]
+    judged = verdict.stated("facts", "artifact", "digest")
     if judged not in (artifact.digest, *artifact.parents):
-        ref = verdict.facts["artifact"]["ref"]
+        ref = verdict.stated("facts", "artifact", "ref")
         raise NothingToApprove(f"verdict {verdict.ref} is about {ref}, not {artifact.ref}: name its own verdict")
-    if approving and verdict.facts["light"] == "red":
-        raise NothingToApprove(f"verdict {verdict.ref} is red: make a candidate that passes, then approve that")
+    light = verdict.stated("facts", "light")
+    if approving and light not in ("green", "amber"):
+        raise NothingToApprove(f"verdict {verdict.ref} is {light}: make a candidate that passes, then approve that")
 
 
 def _check_signer(signer: Verifier, body: Mapping[str, Any], artifact: Version, registry: Registry) -> None:

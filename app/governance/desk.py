@@ -10,13 +10,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.core.clock import timestamp
-from app.governance.approvals import decisions, judge_approvals, record, rejections, valid_approvals
-from app.governance.policy import policy_of
+from app.core.store import ArtifactMissing
+from app.governance.approvals import (
+    RecordsLost,
+    check_records,
+    decisions,
+    judge_approvals,
+    record,
+    rejections,
+    valid_approvals,
+)
+from app.governance.checks import Approvals
+from app.governance.policy import BadPolicy, policy_of
 from app.governance.promotion import is_stopped
 from app.ledger.decisions import APPROVAL, REJECTION
-from app.registry.versions import PRODUCTION, Registry, Version
+from app.registry.versions import PRODUCTION, Registry, Version, VersionNotFound
 
 RELEASE = "release"
+NOT_STATED = "not stated"
 
 
 @dataclass(frozen=True)
@@ -41,31 +52,55 @@ class Desk:
 
 
 def describe(release: Version, *, registry: Registry) -> dict[str, Any]:
-    """Log and digests to sign, the verdict's checks, what the policy asks for, and the decisions that stand."""
-    verdict = registry.get("verdict", release.manifest["inputs"]["verdict"])
-    rule = policy_of(registry.get("policy", verdict.manifest["inputs"]["policy"])).approvals
-    finding = judge_approvals(rule, valid_approvals(release, verdict, registry=registry))
+    """Log and digests to sign, the verdict's checks, what the policy asks for, and the decisions that stand.
+
+    A release that was made up shows what there is of it; ``finding`` then says what is missing, and it is not approved.
+    """
+    verdict, rule, lacking = _asked(release, registry)
+    finding = judge_approvals(rule, valid_approvals(release, verdict, registry=registry)) if verdict and rule else None
     rejected = bool(rejections(release, registry=registry))
+    checks = verdict.stated("facts", "checks") if verdict else None
     return {
         "release": release.ref,
         "log": registry.ledger.log_key,
         "artifact": {"kind": release.kind, "digest": release.digest},
-        "verdict": {"ref": verdict.ref, "digest": verdict.digest, "light": verdict.facts["light"]},
+        "verdict": {
+            "ref": verdict.ref if verdict else NOT_STATED,
+            "digest": verdict.digest if verdict else "",
+            "light": str((verdict and verdict.stated("facts", "light")) or NOT_STATED),
+        },
         "in_production": registry.alias(release.kind, release.name, PRODUCTION) == release.digest,
         "stopped": is_stopped(registry, release),
         "rejected": rejected,
-        "approved": finding.light == "green" and not rejected,
-        "finding": finding.reason,
-        "meaning": rule.meaning,
-        "checks": [f"{check['light']}: {check['reason']}" for check in verdict.facts["checks"]],
-        "decisions": list(_decisions(release, verdict, registry)),
+        "approved": not lacking and finding is not None and finding.light == "green" and not rejected,
+        "finding": lacking or (finding.reason if finding else NOT_STATED),
+        "meaning": rule.meaning if rule else "",
+        "checks": [_check_line(check) for check in checks] if isinstance(checks, list) else [],
+        "decisions": list(_decisions(release, verdict.digest if verdict else "", registry)),
         "at": timestamp(),
     }
 
 
-def _decisions(release: Version, verdict: Version, registry: Registry) -> list[dict[str, Any]]:
+def _asked(release: Version, registry: Registry) -> tuple[Version | None, Approvals | None, str]:
+    """A release's verdict, what its policy asks for, and why nothing can be approved; the last empty where it can."""
+    verdict: Version | None = None
+    try:
+        check_records(registry)
+        verdict = registry.get("verdict", str(release.stated("inputs", "verdict")))
+        rule = policy_of(registry.get("policy", str(verdict.stated("inputs", "policy")))).approvals
+    except (VersionNotFound, ArtifactMissing, BadPolicy, RecordsLost) as error:
+        return verdict, None, str(error)
+    return verdict, rule, ""
+
+
+def _check_line(check: Any) -> str:
+    said = check if isinstance(check, Mapping) else {}
+    return f"{said.get('light', NOT_STATED)}: {said.get('reason', NOT_STATED)}"
+
+
+def _decisions(release: Version, verdict: str, registry: Registry) -> list[dict[str, Any]]:
     book = decisions(registry)
-    found = [each for kind in (APPROVAL, REJECTION) for each in book.standing(kind, release.digest, verdict.digest)]
+    found = [each for kind in (APPROVAL, REJECTION) for each in book.standing(kind, release.digest, verdict)]
     return [
         {
             "kind": each.kind,

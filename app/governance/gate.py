@@ -114,9 +114,12 @@ def replay(verdict: Version, *, registry: Registry) -> Replay:
 
 def summary(verdict: Version) -> list[str]:
     """A line for each check, the verdict first."""
-    facts = verdict.facts
-    lines = [f"{facts['light']}: {facts['gate']} gate for {facts['artifact']['kind']} {facts['artifact']['ref']}"]
-    return lines + [f"  {check['light']:7} {check['kind']}: {check['reason']}" for check in facts["checks"]]
+    about = (("light",), ("gate",), ("artifact", "kind"), ("artifact", "ref"))
+    light, gate, kind, ref = (verdict.stated("facts", *path) or "not stated" for path in about)
+    checks = verdict.stated("facts", "checks")
+    odd = [check for check in checks if isinstance(check, Mapping)] if isinstance(checks, list) else []
+    said = [{name: str(check.get(name, "not stated")) for name in ("light", "kind", "reason")} for check in odd]
+    return [f"{light}: {gate} gate for {kind} {ref}", *("  {light:7} {kind}: {reason}".format(**each) for each in said)]
 
 
 def _manifest(policy_version: Version, policy: Policy, evidence: Evidence) -> dict[str, Any]:

@@ -160,15 +160,17 @@ def _find_documents(graph: Graph, document: str) -> dict[str, Documents]:
 
 def _near(graph: Graph, document: str) -> str:
     """The leaf that erased the document, else the nearest source path of the newest dataset."""
-    erased = ErasedDocuments(graph.registry.ledger, graph.registry.store).leaf_of(document)
-    if erased is not None:
+    erasures = ErasedDocuments(graph.registry.ledger, graph.registry.store)
+    if (erased := erasures.leaf_of(document)) is not None:
         return f"leaf {erased} erased it, and its record names what it had reached"
+    nameless = f"leaf {', '.join(map(str, erasures.leaves))} erased documents and keeps no name, ask by id; "
     datasets = [digest for digest, leaf in graph.leaves.items() if leaf.statement.kind == "dataset"]
     newest = graph.version(datasets[-1]) if datasets else None
     rows = graph.table(newest, DOCUMENTS_FILE, columns=["source"]).to_pylist() if newest else []
     sources = [str(row["source"]) for row in rows]
     near = get_close_matches(document, sources, n=1) or sources[:1]
-    return f"did you mean {near[0]}?" if near else "ingest documents first"
+    hint = f"did you mean {near[0]}?" if near else "ingest documents first"
+    return nameless + hint if erasures.leaves else hint
 
 
 def _merged(held: Iterable[Documents]) -> Documents:

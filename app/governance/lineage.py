@@ -13,13 +13,19 @@ from app.core.digests import hex_of
 from app.core.parquet import parts_of
 from app.governance.approvals import read_approval
 from app.governance.graph import Graph, NothingToTrace
-from app.ledger.erasures import ErasedFile
+from app.ledger.batches import find_receipt, root_of
+from app.ledger.erasures import ErasedFile, erasures_in
 from app.ledger.log import REQUEST_BATCH, Leaf
 from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 
 MAX_DOCUMENTS = 5
 SEE_ABOVE = "see above"
+VERDICT_SAYS = (("light",), ("gate",), ("artifact", "ref"))
+
+
+class AnswerErased(NothingToTrace):
+    """The answer was erased, and with it what it cited; its receipt stays: see `signalbox receipt show`."""
 
 
 @dataclass
@@ -105,6 +111,7 @@ def trace_any(registry: Registry, ref: str, *, onwards: bool = False) -> Node:
 
     Raises:
         NothingToTrace: neither the ledger nor the request log knows it.
+        AnswerErased: an erasure took the answer.
     """
     graph = Graph(registry)
     try:
@@ -114,13 +121,15 @@ def trace_any(registry: Registry, ref: str, *, onwards: bool = False) -> Node:
             raise
         try:
             return trace_answer(registry, find_answer(registry, ref))
+        except AnswerErased:
+            raise
         except NothingToTrace:
             raise NothingToTrace(f"{error}, or give the x-request-id of an answered request") from None
     return _tree(graph, digest, set(), onwards=onwards)
 
 
 def find_answer(registry: Registry, request_id: str) -> dict[str, Any]:
-    """The request log's row of a request; NothingToTrace when the log has none."""
+    """The request log's row of a request; NothingToTrace when the log has none, AnswerErased when it had one."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -128,7 +137,21 @@ def find_answer(registry: Registry, request_id: str) -> dict[str, Any]:
         place = pc.index(pq.read_table(path, columns=["request_id"])["request_id"], request_id).as_py()
         if place >= 0:
             return {**pq.read_table(path).slice(place, 1).to_pylist()[0], "part": path.name}
+    if (leaf := _erasure_of(registry, request_id)) is not None:
+        said = f"the answer to {request_id} is gone, leaf {leaf} erased it; its receipt stays"
+        raise AnswerErased(f"{said}: `signalbox receipt show {request_id}` proves when and by which release")
     raise NothingToTrace(f"the request log has no {request_id}: give the x-request-id of an answered request")
+
+
+def _erasure_of(registry: Registry, request_id: str) -> int | None:
+    """The leaf that erased a request whose receipt is still there; None where none did."""
+    found = find_receipt(registry.workspace.requests_dir, request_id)
+    if found is None:
+        return None
+    part, receipts, receipt = found
+    erased = erasures_in(registry.ledger, registry.store).of(REQUEST_BATCH, root_of(receipts), part.name)
+    places = {place for place, each in enumerate(receipts) if each == receipt}
+    return next((leaf for leaf, entry in erased if places & set(entry.receipts)), None)
 
 
 def _tree(graph: Graph, digest: str, seen: set[str], *, onwards: bool = False) -> Node:
@@ -187,7 +210,7 @@ def _detail(version: Version) -> str:
     if version.kind == "approval":
         return "its signature does not hold"
     if version.kind == "verdict":
-        return f"{facts['light']}, {facts['gate']} gate for {facts['artifact']['ref']}"
+        return "{}, {} gate for {}".format(*(version.stated("facts", *path) for path in VERDICT_SAYS))
     counted = [f"{facts[name]} {name.removeprefix('num_')}" for name in sorted(facts) if name.startswith("num_")]
     return ", ".join(counted[:3])
 

@@ -127,7 +127,8 @@ def policy_schema() -> dict[str, Any]:
 
 def policy_of(version: Version) -> Policy:
     """The policy that a version holds."""
-    return parse_policy(version.manifest["inputs"]["policy"], source=version.ref)
+    values = version.stated("inputs", "policy")
+    return parse_policy(values if isinstance(values, Mapping) else {}, source=version.ref)
 
 
 def _read_shipped(name: str) -> dict[str, Any]:

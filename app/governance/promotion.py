@@ -15,11 +15,9 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select
 
 from app.core.clock import timestamp
-from app.core.digests import digest_bytes
 from app.core.errors import SignalboxError, UsageError
 from app.core.schema import aliases, leaves, versions
-from app.core.store import ArtifactMissing
-from app.governance.approvals import judge_approvals, rejections, valid_approvals
+from app.governance.approvals import check_records, judge_approvals, rejections, valid_approvals
 from app.governance.gate import replay
 from app.governance.keys import key_book
 from app.governance.policy import Policy, policy_of, publish_policy
@@ -92,7 +90,6 @@ def promote(
         MoverRefused, ReasonMissing: who moves, or why, is not in order.
     """
     mover, seen = _check_mover(PROMOTION, signer, reason, registry)
-    _check_records(registry)
     policy_version = publish_policy(policy, registry)
     _check_verdict(release, verdict, policy_version, registry)
     _check_policy(release, policy_version, registry)
@@ -210,6 +207,8 @@ def _check_mover(kind: str, signer: Signer | None, reason: str, registry: Regist
     """
     if not reason.strip():
         raise ReasonMissing(f"a {kind} goes into the ledger with its reason: give one")
+    if kind != STOP:
+        check_records(registry)  # the emergency brake works whatever was taken away
     mover = signer or registry.ledger.signer
     if mover.public == registry.ledger.signer.public:
         registry.ledger.register_key(mover.public)
@@ -226,18 +225,6 @@ def _check_rejections(release: Version, stood: Sequence[Decision]) -> None:
         raise Rejected(f"{release.ref} stays out, it was rejected ({said}): have that withdrawn, or name another")
 
 
-def _check_records(registry: Registry) -> None:
-    """Keys and decisions are all as they were published: one taken away could be a rejection or a revocation."""
-    for leaf in (leaf for kind in (KEY, *DECISIONS) for leaf in registry.ledger.leaves(kind) if leaf.statement.payload):
-        kind, digest = leaf.statement.kind, leaf.statement.payload
-        try:
-            whole = digest_bytes(registry.store.manifest_bytes(kind, digest)) == digest
-        except ArtifactMissing:
-            whole = False
-        if not whole:
-            raise PromotionRefused(f"leaf {leaf.index}, {kind}: its manifest is gone or changed, restore it")
-
-
 def _last_decisive(connection: Connection) -> int:
     """Index of the last leaf that decides, moves, or is about a key; -1 when there is none."""
     decisive = leaves.c.kind.in_((KEY, *DECISIONS, *MOVES))
@@ -246,18 +233,21 @@ def _last_decisive(connection: Connection) -> int:
 
 
 def _check_verdict(release: Version, verdict: Version, policy: Version, registry: Registry) -> None:
-    inputs, facts = verdict.manifest["inputs"], verdict.facts
     if verdict.kind != "verdict":
         raise VerdictRefused(f"{verdict.kind} {verdict.ref} is no verdict: name the one about {release.ref}")
-    if inputs.get("policy") != policy.digest:
+    if verdict.stated("inputs", "policy") != policy.digest:
         raise VerdictRefused(f"verdict {verdict.ref} was not judged by {policy.ref}: judge by it, then promote")
     model, gate = release.facts.get("small") or release.facts.get("large"), policy_of(policy).gate
     if model and gate not in ("candidate", "release"):
         raise VerdictRefused(f"verdict {verdict.ref} is of the {gate} gate: judge the model, then promote")
-    if facts["artifact"]["digest"] not in (release.digest, *([model] if model else release.parents)):
-        raise VerdictRefused(f"verdict {verdict.ref} is about {facts['artifact']['ref']}, no part of {release.ref}")
-    if facts["light"] not in ("green", "amber"):
-        raise VerdictRefused(f"verdict {verdict.ref} is {facts['light']}: make a candidate that passes its gate")
+    if verdict.stated("facts", "artifact", "digest") not in (
+        release.digest,
+        *([model] if model else release.parents),
+    ):
+        about = verdict.stated("facts", "artifact", "ref")
+        raise VerdictRefused(f"verdict {verdict.ref} is about {about}, no part of {release.ref}")
+    if (light := verdict.stated("facts", "light")) not in ("green", "amber"):
+        raise VerdictRefused(f"verdict {verdict.ref} is {light}: make a candidate that passes its gate")
     _check_replay(verdict, registry)
 
 

@@ -55,7 +55,7 @@ def ask_about_release(release: Version, *, verdict: Version, registry: Registry)
     Raises:
         StopLight: it is red.
     """
-    if verdict.facts["gate"] == RELEASE and not release.facts.get("small"):
+    if verdict.stated("facts", "gate") == RELEASE and not release.facts.get("small"):
         return verdict
     recorded = verdict.manifest["inputs"].get("evidence")
     if recorded is None:
@@ -97,8 +97,14 @@ def publish_plan(
     return registry.publish(PLAN, name, inputs=inputs, parents=digests, facts=whole)
 
 
-def plan_retraining(release: Version, model: Version, *, trigger: str | None, registry: Registry) -> Version:
-    """The plan of a retraining of the model in a release: what it will cost by what it cost last, and why."""
+def plan_retraining(
+    release: Version, model: Version, *, trigger: str | None, registry: Registry, asked: Mapping[str, Any] | None = None
+) -> Version:
+    """The plan of a retraining of the model in a release: what it will cost by what it cost last, and why.
+
+    Args:
+        asked: what is to be done, such as the content of ``retrain.json``: from now on it stands under a leaf.
+    """
     name = f"retraining-{release.name}"
     cause = trigger or BY_HAND
     triggers = [each for each in registry.versions("trigger") if each.manifest["inputs"].get("trigger") == trigger]
@@ -112,7 +118,7 @@ def plan_retraining(release: Version, model: Version, *, trigger: str | None, re
         cost_usd=cost_of(trained[-1] if trained else model),
         spent_usd=sum(map(cost_of, trained)),
         registry=registry,
-        facts={"trigger": triggers[-1].digest if triggers else None},
+        facts={"trigger": triggers[-1].digest if triggers else None} | ({"asked": dict(asked)} if asked else {}),
     )
 
 

@@ -12,7 +12,7 @@ Guarantees: pure functions of leaves and manifests, so that promotion, ``signalb
 judge alike. Not guaranteed: that a server which holds the log's key and lies about all times at once is found out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,7 +26,13 @@ APPROVAL, REJECTION, WITHDRAWAL = "approval", "rejection", "withdrawal"
 DECISIONS = (APPROVAL, REJECTION, WITHDRAWAL)
 MAX_SKEW_S = 300.0
 """Most that the time in a signature may lie from its leaf's: clocks differ, and a person takes a moment."""
+APPROVING_ROLES = {"approver", "reviewer", "auditor"}
+MAX_VALID_DAYS = 36_500
 FIELDS = {"artifact", "verdict", "printed_name", "meaning", "time", "key", LOG}
+
+
+class BadRule(ValueError):
+    """A policy's check of approvals asks for what nobody can be asked: a raw manifest was put there."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,19 @@ class Rule:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> "Rule":
-        """From a check's JSON; what is not stated has its default."""
+        """From a check's JSON, which nobody may have checked; what is not stated has its default.
+
+        Raises:
+            BadRule: a value is none that ``app.governance.checks.Approvals`` takes.
+            TypeError: it is no JSON object of such a check.
+        """
         known: dict[str, Any] = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         for name in known.keys() & {"roles", "of"}:
             known[name] = tuple(known[name])
-        return cls(**known)
+        rule = cls(**known)
+        if wrong := [name for name, good in _JUDGED.items() if not good(getattr(rule, name))]:
+            raise BadRule(f"its check of approvals states {', '.join(wrong)} as no policy can: judge by another one")
+        return rule
 
     @classmethod
     def of_policy(cls, manifest: Mapping[str, Any]) -> "Rule":
@@ -89,6 +103,20 @@ class Rule:
         named = not self.of or decision.signer.key_name in self.of
         said = decision.signer.role in self.roles and decision.body["meaning"] == self.meaning
         return named and said and not decision.expired(at, valid_for_days=self.valid_for_days)
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, tuple) and all(isinstance(each, str) for each in values)
+
+
+_JUDGED: Mapping[str, Callable[[Any], bool]] = {
+    "required": lambda value: type(value) is int and value > 0,
+    "roles": lambda value: _are_texts(value) and bool(value) and set(value) <= APPROVING_ROLES,
+    "of": _are_texts,
+    "meaning": lambda value: isinstance(value, str),
+    "valid_for_days": lambda value: value is None or (type(value) in (int, float) and 0 < value <= MAX_VALID_DAYS),
+}
+"""What each field of a rule may hold; NaN and infinity lie outside of every range."""
 
 
 @dataclass

@@ -123,6 +123,11 @@ class ErasedDocuments:
         return None
 
     @property
+    def leaves(self) -> list[int]:
+        """Indexes of the leaves that erased documents; the ledger keeps none of their names."""
+        return sorted({leaf for blocked in self._known.values() for leaf in blocked.values()})
+
+    @property
     def names(self) -> list[str]:
         """The commitments, for the inputs of whatever depends on them."""
         return sorted(name for blocked in self._known.values() for name in blocked)

@@ -97,6 +97,8 @@ def _open_source(source: str, name: str) -> PrivateKey:
     if not source.startswith(ENV_SCHEME):
         raise BadKeySource(f"{source[:60]!r} is no source of a key: give env:VARIABLE or a pkcs11: URI")
     variable = source.removeprefix(ENV_SCHEME)
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        raise BadKeySource(f"{source[:60]!r} names no variable of the environment: write env:VARIABLE")
     pem = os.environ.get(variable)
     if not pem:
         raise KeyUnreadable(f"${variable} is not set: put the PEM of key {name!r} into it")

@@ -21,6 +21,10 @@ class BadNote(SignalboxError):
     """A checkpoint is damaged or not signed by the log's key: restore it, or treat the log as tampered with."""
 
 
+class NotSigned(BadNote):
+    """A note is whole, but none of the keys that were named has signed it."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a log commits to: its name, its number of leaves and their Merkle root."""
@@ -59,7 +63,8 @@ def open_note(note: str, verifiers: Sequence[Verifier]) -> tuple[str, list[Verif
     """The note's text and those of ``verifiers`` that signed it.
 
     Raises:
-        BadNote: the form is wrong, none of ``verifiers`` signed, or a signature that claims to be by one does not hold.
+        NotSigned: none of ``verifiers`` signed.
+        BadNote: the form is wrong, or a signature that claims to be by one does not hold.
     """
     text, lines = split_note(note)
     known = {(verifier.key_name, verifier.key_id): verifier for verifier in verifiers}
@@ -67,7 +72,7 @@ def open_note(note: str, verifiers: Sequence[Verifier]) -> tuple[str, list[Verif
     found = [verifier for verifier in signed if verifier]
     if not found:
         names = ", ".join(sorted(verifier.key_name for verifier in verifiers)) or "any known key"
-        raise BadNote(f"the note is not signed by {names}: restore it, or treat the log as tampered with")
+        raise NotSigned(f"the note is not signed by {names}: restore it, or treat the log as tampered with")
     return text, found
 
 

@@ -92,6 +92,8 @@ def prove_inclusion(ledger: Ledger, index: int, *, size: int | None = None) -> I
     """
     with ledger.database.read() as connection:
         signed, note = read_note(connection, size)
+        if not signed:
+            raise NoSuchLeaf("no leaf stands under a checkpoint of no leaves: name a later one, or publish something")
         if not 0 <= index < signed:
             raise NoSuchLeaf(f"no leaf {index} among {signed}: ask for an index from 0 to {signed - 1}")
         data = connection.execute(LEAF_AT, {"at": index}).scalar_one()

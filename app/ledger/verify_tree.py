@@ -20,7 +20,7 @@ from app.ledger import merkle
 from app.ledger.faults import Report
 from app.ledger.keys import Verifier
 from app.ledger.log import NotAStatement, Statement, origin_of
-from app.ledger.note import BadNote, Checkpoint, read_checkpoint
+from app.ledger.note import BadNote, Checkpoint, NotSigned, open_note, read_checkpoint
 from app.ledger.tree import nodes_in
 
 Level: TypeAlias = list[bytes] | dict[int, bytes]
@@ -207,7 +207,12 @@ def check_checkpoints(
 ) -> None:
     """Check signed notes by stated size, smallest first: signatures, roots, and that all leaves are signed."""
     report.num_checkpoints = len(notes)
-    if verifier:
+    if verifier and notes and all(_is_foreign(note, verifier) for _, note in notes):
+        message = (
+            f"it has signed none of the {len(notes)} checkpoints: it is another log's, or this log was written anew"
+        )
+        report.add("wrong-key", f"key {verifier.vkey}", message)
+    elif verifier:
         signed = [_check_note(stated, note, verifier, report) for stated, note in notes]
         _check_roots([checkpoint for checkpoint in signed if checkpoint], levels, report)
     last, size = notes[-1][0] if notes else 0, levels.size
@@ -217,6 +222,14 @@ def check_checkpoints(
         report.add(
             "missing-leaf", span_name(size, last), "a checkpoint has signed them: the log was cut; restore a backup"
         )
+
+
+def _is_foreign(note: str, verifier: Verifier) -> bool:
+    try:
+        open_note(note, [verifier])
+    except BadNote as error:
+        return isinstance(error, NotSigned)
+    return False
 
 
 def _check_note(stated: int, note: str, verifier: Verifier, report: Report) -> Checkpoint | None:

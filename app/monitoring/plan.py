@@ -1,7 +1,8 @@
 """What a retraining does again: recorded when a release is deployed, read by the job that a trigger starts.
 
-Guarantees: the plan on disk is whole or the one before. Not guaranteed: that its versions still exist; the retraining
-says so when one does not.
+Guarantees: the plan on disk is whole or the one before; the retraining that reads it publishes it as a version with a
+leaf (kind ``plan``, ``facts.asked``), behind the verdict that lets it spend. Not guaranteed: that its versions still
+exist, which the retraining says; or that nobody changed the file before it was read: the leaf says what was done.
 """
 
 from pathlib import Path

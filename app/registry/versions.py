@@ -67,6 +67,13 @@ class Version:
         """Digests of what it was made from."""
         return list(self.manifest["parents"])
 
+    def stated(self, *path: str) -> Any:
+        """What the manifest holds at a path of names; None where it holds nothing, as one that was made up may."""
+        value: Any = self.manifest
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value
+
 
 Observer: TypeAlias = Callable[[Literal["read", "published"], Version], None]
 

@@ -6,13 +6,17 @@ import sqlite3
 import pytest
 from typer.testing import CliRunner
 
-from app.commands import gate
-from app.governance.approvals import BadStatement
+from app.commands import approvals, gate
+from app.core.errors import SignalboxError
+from app.governance.approvals import BadStatement, RecordsLost
+from app.governance.desk import Desk
 from app.governance.gate import judge
 from app.governance.keys import KeyNotRevocable, SaltLost, revoke_key
 from app.governance.policy import BadPolicy, parse_policy, publish_policy
 from app.governance.promotion import PromotionRefused, Rejected, VerdictRefused, resume, rollback, stop
+from app.ledger.decisions import BadRule, Rule
 from app.ledger.log import Statement
+from app.loop import put_into_production
 from tests.attacks.world import stage
 from tests.governance.conftest import POLICY
 
@@ -128,18 +132,34 @@ def test_an_older_key_of_the_same_name_can_be_revoked(play):
 
 
 @pytest.mark.parametrize("kind", ["key", "rejection"])
-def test_a_manifest_taken_away_stops_promotion(play, kind):
-    release, verdict = play.candidate()
-    signer = play.key()
-    play.approve(release, verdict, signer)
+def test_a_manifest_taken_away_stops_every_move_but_the_brake(play, kind):
+    """A revocation without its manifest would read as a new key, a rejection as none: nothing goes on, all is named."""
+    first, verdict = play.candidate()
+    jane = play.key()
+    play.approve(first, verdict, jane)
+    play.promote(first, verdict)
+    second, other = play.candidate(correct=97)
+    play.approve(second, other, jane)
+    play.promote(second, other)
     if kind == "key":
         revoke_key(play.registry, "jane", reason="lost", actor="service")
     else:
-        play.reject(release, verdict, play.key("bob", person="Bob"), "Bob")
+        play.reject(first, verdict, play.key("bob", person="Bob"), "Bob")
     leaf = list(play.registry.ledger.leaves(kind))[-1]
     shutil.rmtree(play.registry.store._path(kind, leaf.statement.payload))
-    with pytest.raises(PromotionRefused, match="gone or changed"):
-        play.promote(release, verdict)
+    named = f"leaf {leaf.index}, {kind}: its manifest is gone or changed"
+    about = Desk(play.registry).show(second.ref)
+    assert (about["approved"], about["finding"].startswith(named)) == (False, True)
+    stop(second, registry=play.registry, reason="odd")
+    for act in (
+        lambda: play.promote(second, other),
+        lambda: rollback(first, registry=play.registry, reason="bad"),
+        lambda: resume(second, registry=play.registry, reason="mended"),
+        lambda: play.approve(second, other, play.key("amy", person="Amy"), "Amy"),
+    ):
+        with pytest.raises(RecordsLost, match=named):
+            act()
+    assert play.faults()
 
 
 def test_a_rejection_by_name_is_refused_as_it_would_not_count(play):
@@ -223,3 +243,64 @@ def test_a_made_up_verdict_is_listed_as_it_is(play):
     listed = CliRunner().invoke(gate.app, ["list", "--workspace", str(play.registry.workspace.root)])
     assert listed.exit_code == 0
     assert "made-up@1  green  not stated gate for not stated" in listed.output
+
+
+ODD = [
+    ({}, {}),
+    ({"verdict": "sha256:none"}, {}),
+    ({"verdict": ["x"]}, {"light": 1}),
+    ({"verdict": "odd"}, {"checks": [1, {"light": "red"}], "artifact": "x"}),
+    ({"verdict": "odd"}, {"checks": {"a": 1}, "light": ["green"]}),
+]
+"""Inputs of a made-up release, where `odd` stands for the digest of a verdict of these facts."""
+
+
+@pytest.mark.parametrize(("inputs", "facts"), ODD)
+@pytest.mark.parametrize("policy", ["none", "wild", "whole"])
+def test_a_made_up_release_is_shown_as_it_is_and_stays_out(play, inputs, facts, policy):
+    """Neither the desk, nor the commands, nor promotion end in a traceback; nothing of it can be approved or moved."""
+    policies = {"none": "sha256:no", "whole": play.policy_version().digest}
+    wild = {"policy": {"checks": [{"kind": "approvals", "required": -1}]}}
+    policies["wild"] = play.registry.publish("policy", "wild", inputs=wild).digest
+    odd = play.registry.publish("verdict", "odd", inputs={"policy": policies[policy]}, facts=facts)
+    named = {name: odd.digest if value == "odd" else value for name, value in inputs.items()}
+    release = play.registry.publish("release", "odd", inputs=named, facts={"small": None})
+    about = Desk(play.registry).show("odd")
+    assert (about["approved"], about["in_production"]) == (False, False)
+    assert [each["release"] for each in Desk(play.registry).list()] == ["odd@1"]
+    here = ["--workspace", str(play.registry.workspace.root)]
+    for words in (["list"], ["show", "odd"], ["list", "--json"], ["show", "odd", "--json"]):
+        assert CliRunner().invoke(approvals.app, [*words, *here]).exit_code == 0
+    assert CliRunner().invoke(gate.app, ["show", "odd", *here]).exit_code == 0
+    for act in (
+        lambda: play.approve(release, odd, play.key()),
+        lambda: play.promote(release, odd),
+        lambda: put_into_production(release, registry=play.registry, reason="because"),
+    ):
+        with pytest.raises(SignalboxError):
+            act()
+
+
+WILD = [{"required": each} for each in (-1, 0, 10**30, "2", 1.5, float("nan"), None, [1], True)]
+WILD += [{"valid_for_days": each} for each in (-1, 0, 10**400, float("nan"), float("inf"), "30", True)]
+WILD += [{"roles": each} for each in ([], ["trainer"], [1], ["service"])] + [{"of": [1]}, {"meaning": 3}]
+
+
+@pytest.mark.parametrize("values", WILD)
+def test_a_raw_policy_with_wild_approvals_is_no_rule(values):
+    """Left unchecked, a count of -1 would be met by nobody's signature."""
+    if values == {"required": 10**30}:
+        assert Rule.read(values).required == 10**30, "which nobody will meet"
+        return
+    with pytest.raises(BadRule, match=next(iter(values))):
+        Rule.read(values)
+
+
+def test_a_promotion_by_a_policy_of_wild_approvals_is_named(play):
+    release, verdict = play.candidate()
+    wild = {"policy": {"checks": [{"kind": "approvals", "required": -1}]}}
+    policy = play.registry.publish("policy", "wild", inputs=wild)
+    facts = {"light": "green", "artifact": {"digest": release.facts["small"]}}
+    judged = play.registry.publish("verdict", "wild", inputs={"policy": policy.digest}, facts=facts)
+    force(play, release, [judged.digest, policy.digest], service(play))
+    assert any("the policy of its verdict cannot be read" in each for each in play.faults())

@@ -55,9 +55,14 @@ def test_a_proof_of_production_is_written_and_checked(said, tmp_path):
     assert "it says state 'stopped'" in said("production", "--check", str(proof), status=1)
 
 
-def test_the_past_and_other_names_had_nothing(said):
+def test_the_past_and_other_names_had_nothing(said, registry):
     assert "nothing was in production" in said("production", "--name", "handbook", "--at", "2020-01-01T00:00:00Z")
-    assert json.loads(said("production", "--json"))["state"] == "nothing was in production"
+    past = said("production", "--json", "--name", "handbook", "--at", "2020-01-01T00:00:00Z")
+    assert json.loads(past)["state"] == "nothing was in production"
+    ended = CliRunner().invoke(
+        cli.app, ["production", "--name", "handbok", "--workspace", str(registry.workspace.root)]
+    )
+    assert "did you mean handbook@1?" in str(ended.exception)
 
 
 def test_impact_names_what_to_make_again(said):

@@ -79,7 +79,17 @@ def test_wrong_turns_are_one_sentence(run, workspace, tmp_path):
     assert "no leaf 9" in run("ledger", "prove", 9, *here, status=2)
     assert "no leaf is about" in run("ledger", "prove", digest_bytes(b"x"), *here, status=2)
     assert "signalbox ledger export" in run("verify", "--ledger", tmp_path, *here, status=2)
-    assert "publish something first" in run("verify", "-w", tmp_path / "new", status=2)
+    assert "there is no workspace" in run("verify", "-w", tmp_path / "new", status=2)
+    kept = ("--checkpoint", tmp_path / "growth")
+    assert "leave --checkpoint out" in run("ledger", "check-proof", tmp_path / "proof", *kept, *here, status=2)
+    assert "no leaves" in run("ledger", "prove", 5, "--size", 0, *here, status=2)
+    assert "names no variable" in run("keys", "new", "jane", "--role", "service", "--source", "env:", *here, status=2)
+
+
+@pytest.mark.parametrize("option", ["--pack", "--ledger", "--key", "--checkpoint"])
+def test_what_verify_is_given_must_be_there(run, workspace, tmp_path, option):
+    said = run("verify", option, tmp_path / "nothing", "-w", workspace.root, status=2)
+    assert said == f"there is nothing at {tmp_path / 'nothing'}: correct the path"
 
 
 def test_errors_have_the_right_status():

@@ -352,7 +352,7 @@ def test_a_public_key_of_one_s_own_is_used(published, tmp_path):
     stranger = load_or_create(tmp_path / "keys", "service", "service")
     assert stranger.public.name == "service"
     report = verify(published.workspace, public_key=tmp_path / "keys" / "service.pub")
-    assert {fault.kind for fault in report.faults} == {"changed-checkpoint"}
+    assert [fault.kind for fault in report.faults] == ["wrong-key"]
 
 
 def test_a_damaged_database_file_is_named(published):

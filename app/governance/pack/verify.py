@@ -125,14 +125,31 @@ def check_all(check: PackCheck) -> None:
 
 
 def _read_key(folder: Path, path: Path | None, report: Report) -> Verifier | None:
-    if path is not None:
-        return load_public(path)
     found = service_key(folder)
+    if path is not None:
+        given = load_public(path)
+        if found is None or not (_signed_by(found, folder) and not _signed_by(given, folder)):
+            return given
+        message = (
+            "it did not sign this pack's checkpoint: the pack is another log's, or was made anew under another key"
+        )
+        report.add(
+            "wrong-key", f"key {given.vkey}", f"{message}; all else is checked with the pack's own, {found.vkey}"
+        )
+        return found
     if found is None:
         report.add("missing-key", f"{layout.KEYS}/{SERVICE_KEY}.pub", "the pack has no public key: give one with --key")
     else:
         report.notes.append(f"checked with the pack's own key {found.vkey}: compare it with the one that you know")
     return found
+
+
+def _signed_by(verifier: Verifier, folder: Path) -> bool:
+    try:
+        read_checkpoint((folder / layout.CHECKPOINT).read_text("utf-8"), [verifier])
+    except (OSError, UnicodeDecodeError, BadNote):
+        return False
+    return True
 
 
 def _check_seal(check: PackCheck) -> None:
