@@ -4,6 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 from app import cli
 from app.core.errors import SignalboxError, UsageError
+from app.core.workspace import NoWorkspace, Workspace
+from app.ledger.log import open_ledger
 
 
 def leaves(command, path=()):
@@ -85,6 +88,58 @@ def test_a_wrong_settings_file_is_named_with_its_fault(tmp_path, text, sentence)
     assert sentence in ended.stderr
     assert str(path) in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
+
+
+READERS = [
+    "status", "down", "env", "verify", "approvals list", "approvals show x", "erase --resume", "production", "impact x",
+    "approvals sign x --key k --printed-name n", "approvals reject x --key k --printed-name n --reason r",
+    "approvals revoke x --key k --printed-name n --reason r", "evidence x --out pack.zip", "gate list", "gate show x",
+    "gate replay x", "gate judge --policy data --artifact x", "keys list", "keys revoke x --reason r", "lineage x",
+    "ledger checkpoint", "ledger export out", "ledger prove 1", "ledger prove-growth 1", "ledger witness list",
+    "promote x --reason r", "rollback --reason r", "stop --reason r", "resume --reason r", "receipt show x",
+]  # fmt: skip
+MAKERS = {"up", "demo", "keys new", "suite commit"}
+NEED_NONE = {"gate checks", "gate schema", "ledger witness sign"}
+NEED_FILES = {"ledger check-proof", "ledger cosign", "ledger witness add", "receipt check"}
+
+
+@pytest.mark.parametrize("words", READERS)
+@pytest.mark.parametrize("place", ["mistyped", "empty"])
+def test_a_mistyped_workspace_is_told_and_not_made(tmp_path, monkeypatch, words, place):
+    monkeypatch.chdir(tmp_path)
+    if place == "empty" and words in ("status", "down", "env"):
+        return  # these look at a cluster, which any folder may have
+    if place == "empty":
+        (tmp_path / place).mkdir()
+    ended = CliRunner().invoke(cli.app, [*words.split(), "--workspace", place])
+    assert isinstance(ended.exception, NoWorkspace), ended.output
+    assert f"there is no workspace at {tmp_path / place}" in str(ended.exception)
+    assert [path.name for path in tmp_path.rglob("*")] == (["empty"] if place == "empty" else [])
+
+
+def test_every_command_is_among_those_that_make_a_workspace_or_do_not():
+    readers = {name for name in COMMANDS if any(f"{words} ".startswith(f"{name} ") for words in READERS)}
+    assert readers | MAKERS | NEED_NONE | NEED_FILES == set(COMMANDS)
+
+
+def test_sigterm_is_one_sentence_and_nothing_half_written(tmp_path):
+    """A command is told to end while it waits for the database's lock: nothing was appended, nothing is noise."""
+    workspace = Workspace.find(tmp_path / "workspace")
+    ledger = open_ledger(workspace)
+    with ledger.database.write():
+        words = ["keys", "new", "jane", "--role", "approver", "--person", "Jane", "--workspace", str(workspace.root)]
+        command = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 60
+        while not (workspace.keys_dir / "jane.pub").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        command.terminate()
+        time.sleep(0.2)
+    said, noise = command.communicate(timeout=60)
+    assert (command.returncode, said) == (143, "")
+    assert noise == "signalbox: ended by SIGTERM before it was done: the same command again goes on or begins anew\n"
+    assert ledger.size == 0
 
 
 def test_status_of_a_workspace_without_cluster(tmp_path):

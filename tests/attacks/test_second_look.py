@@ -297,7 +297,7 @@ def test_a_raw_policy_with_wild_approvals_is_no_rule(values):
 
 
 def test_a_promotion_by_a_policy_of_wild_approvals_is_named(play):
-    release, verdict = play.candidate()
+    release, _ = play.candidate()
     wild = {"policy": {"checks": [{"kind": "approvals", "required": -1}]}}
     policy = play.registry.publish("policy", "wild", inputs=wild)
     facts = {"light": "green", "artifact": {"digest": release.facts["small"]}}
