@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.core.digests import canonical_json, digest_file
+from app.core.errors import UsageError
 from app.core.parquet import write_rows
 from app.core.workspace import Workspace
 from app.documents.schema import DOCUMENTS, REJECTS
@@ -22,6 +23,9 @@ from app.evaluation.suite import publish_suite
 from app.governance import erasure
 from app.governance.erasure import ErasureBlocked, NothingToErase, erase, resume, unfinished
 from app.governance.gate import replay
+from app.governance.graph import NothingToTrace
+from app.governance.impact import find_impact
+from app.governance.lineage import AnswerErased, trace_any
 from app.governance.matching import SubjectTooShort
 from app.governance.pack.verify import verify_pack
 from app.governance.pack.write import write_pack
@@ -404,6 +408,26 @@ def record_of(registry, *entries, kind=ERASURE):
     manifest = {"kind": kind, "name": "x", "inputs": {}, "parents": [], "facts": facts}
     payload = registry.store.publish(kind, None, manifest)
     registry.ledger.append([Statement(kind=kind, subject="sha256:" + "0" * 64, name="x", payload=payload)])
+
+
+def test_an_erased_answer_and_document_are_told_from_unknown_ones(world):
+    leaf = erase(world, documents=["staff.md"], reason="asked for", actor="operator").leaf
+    with pytest.raises(AnswerErased, match=f"leaf {leaf} erased it; its receipt stays"):
+        trace_any(world, "q2")
+    with pytest.raises(NothingToTrace, match="x-request-id of an answered request"):
+        trace_any(world, "q9")
+    with pytest.raises(NothingToTrace, match=f"leaf {leaf} erased it"):
+        find_impact(world, "d1")
+    with pytest.raises(NothingToTrace, match=rf"leaf {leaf} erased documents and keeps no name.*handbook\.md"):
+        find_impact(world, "handbok.md")
+
+
+@pytest.mark.parametrize("more", [("--by", ""), ("--by", " "), ("--reason", " ")])
+def test_the_command_asks_who_and_why(world, more):
+    words = ["erase", "--document", "staff.md", "--reason", "asked for", *more]
+    ended = CliRunner().invoke(app, [*words, "--workspace", str(world.workspace.root)])
+    assert isinstance(ended.exception, UsageError)
+    assert verify(world.workspace).ok
 
 
 def test_content_deleted_without_an_erasure_leaf_is_a_fault(world):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from app import loop
 from app.core.workspace import Workspace
+from app.governance.lineage import trace
 from app.monitoring.lease import take
 from app.monitoring.plan import RetrainPlan, save_plan
 from app.monitoring.store import MonitorStore, Window, trigger_id
@@ -284,3 +285,7 @@ def test_the_ledger_names_the_trigger_behind_a_candidate(
     assert run("--trigger", trigger_id(window)).exit_code == 0
     actors = [leaf.statement.actor for leaf in registry.ledger.leaves("release")]
     assert actors == ["service", f"retrain {trigger_id(window)}"]
+    plan = registry.versions("plan")[-1]
+    assert plan.facts["asked"] == PLAN.model_dump(mode="json"), "retrain.json as it was read stands under a leaf"
+    candidate = registry.get("release", "assistant")
+    assert {"plan", "trigger"} <= {node.kind for node in trace(registry, candidate.digest).walk()}
