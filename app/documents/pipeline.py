@@ -153,10 +153,15 @@ def _tables(found: Scan, outcomes: Sequence[Outcome], *, source: str | Path) -> 
 
 
 def _facts(documents: list[Any], chunks: list[Any], rejects: list[Any]) -> dict[str, Any]:
+    """Counts. ``num_found`` is of documents, read or not: a file of rows that breaks off is a reject, but no document
+    beside its own rows; one of which no row could be read counts as one."""
+    named = [str(row["source"]) for row in (*documents, *rejects)]
+    files_of_rows = {name[:place] for name in named for place, letter in enumerate(name) if letter == "#"}
+    num_broken = sum(row["source"] in files_of_rows for row in rejects)
     return {
         "num_documents": len(documents),
         "num_chunks": len(chunks),
         "num_rejected": len(rejects),
-        "num_found": len(documents) + len(rejects),
+        "num_found": len(documents) + len(rejects) - num_broken,
         "by_format": dict(sorted(Counter(row["format"] for row in documents).items())),
     }

@@ -7,7 +7,7 @@ import pytest
 
 from app.core.parquet import read_rows
 from app.documents.errors import EmptyCorpus
-from app.documents.pipeline import ingest
+from app.documents.pipeline import _facts, ingest
 from app.documents.settings import ChunkSettings, DocumentSettings, LimitSettings
 from app.governance.erasure import erase
 from app.ledger.verify import verify
@@ -91,3 +91,10 @@ def test_an_erased_document_does_not_come_back(tmp_path: Path, registry: Registr
     assert all(row["reason"].startswith(f"erased: leaf {leaf} ") for row in rejects)
     assert again.facts["num_found"] == 4
     assert verify(registry.workspace).faults == []
+
+
+def test_a_file_of_rows_that_breaks_off_is_no_document_beside_its_rows():
+    documents = [{"source": f"rows.jsonl.gz#{n}", "format": "jsonl"} for n in range(3)]
+    rejects = [{"source": source} for source in ("rows.jsonl.gz", "rows.jsonl.gz#4", "bare.jsonl", "locked.pdf")]
+    facts = _facts(documents, [], rejects)
+    assert (facts["num_found"], facts["num_documents"], facts["num_rejected"]) == (6, 3, 4)
