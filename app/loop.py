@@ -7,6 +7,7 @@ release; a candidate whose verdict is red has none.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from app.core.errors import UsageError
 from app.documents.pipeline import ingest
@@ -17,7 +18,7 @@ from app.governance.gate import judge
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
 from app.governance.promotion import promote
 from app.governance.release import build_release, parts_of
-from app.governance.stoplights import DATA, StopLight, ask, ask_about_release, plan_retraining
+from app.governance.stoplights import DATA, StopLight, ask, ask_about_release, plan_retraining, red_reasons
 from app.ledger.keys import Signer
 from app.monitoring.plan import RetrainPlan
 from app.registry.versions import PRODUCTION, Registry, Version
@@ -137,11 +138,15 @@ def build_candidate(
         gates: verdicts of the gates that were passed on the way, by gate.
     """
     evaluations = evaluate_on(small, suites, registry=registry, settings=settings)
-    before = _evaluate_production(production, suites, registry=registry, settings=settings)
+    before = _evaluate_production(production, suites, new=None, registry=registry, settings=settings)
     evidence = Evidence.collect(small, registry=registry, candidate=evaluations, production=before, others=gates)
     verdict = judge(policy, evidence, registry=registry)
     if verdict.facts["light"] == "red":
         return Candidate(small, None, evaluations, before, verdict, None)
+    compared: dict[str, Any] = {"production": production, "registry": registry, "settings": settings}
+    beside = judge_large(large, suites, policy=policy, **compared) if large else None
+    if beside and beside.facts["light"] == "red":
+        return Candidate(small, None, evaluations, before, verdict, None, stopped=_said_of(beside))
     router = calibrate_router(
         small=small,
         large=large,
@@ -158,6 +163,7 @@ def build_candidate(
         index=knowledge.index,
         dataset=knowledge.dataset,
         verdict=verdict,
+        large_verdict=beside,
         policy=publish_policy(policy, registry),
         prices=prices,
         registry=registry,
@@ -168,6 +174,45 @@ def build_candidate(
     except StopLight as red:
         return Candidate(small, router, evaluations, before, verdict, None, stopped=str(red))
     return Candidate(small, router, evaluations, before, verdict, release, traffic)
+
+
+def judge_large(
+    large: Version,
+    suites: Mapping[str, Version],
+    *,
+    policy: Policy,
+    production: Version | None,
+    registry: Registry,
+    settings: SignalboxSettings,
+) -> Version:
+    """The verdict on the large model, by the policy that judges the small one and on the rows that it learnt from.
+
+    One that production serves already is not trained anew: it is judged by the evaluations by which it got there,
+    since no suite of later news can be asked of it.
+    """
+    stood = _verdict_on(large, production, registry=registry)
+    if stood:
+        then = Evidence.from_json(stood.manifest["inputs"]["evidence"], registry)
+        evaluations, before = then.candidate, then.production
+    else:
+        evaluations = evaluate_on(large, suites, registry=registry, settings=settings)
+        before = _evaluate_production(production, suites, new=large, registry=registry, settings=settings)
+    rows = known_rows(large, registry=registry)
+    others = {DATA: ask(DATA, rows[0], registry=registry)} if rows else {}
+    evidence = Evidence.collect(large, registry=registry, candidate=evaluations, production=before, others=others)
+    return judge(policy, evidence, registry=registry)
+
+
+def _said_of(red: Version) -> str:
+    about = red.facts["artifact"]
+    return f"the {red.facts['gate']} gate is red for {about['kind']} {about['ref']}: {'; '.join(red_reasons(red))}"
+
+
+def _verdict_on(large: Version, production: Version | None, *, registry: Registry) -> Version | None:
+    """The verdict by which a large model got into production; None when it is not there."""
+    digest = production.manifest["inputs"].get("large_verdict") if production else None
+    found = registry.get("verdict", digest) if digest else None
+    return found if found and found.facts["artifact"]["digest"] == large.digest else None
 
 
 def propose_first(
@@ -327,7 +372,15 @@ def find_suites(target: str, regression: Sequence[str], *, registry: Registry) -
 
 
 def _evaluate_production(
-    production: Version | None, suites: Mapping[str, Version], *, registry: Registry, settings: SignalboxSettings
+    production: Version | None,
+    suites: Mapping[str, Version],
+    *,
+    new: Version | None,
+    registry: Registry,
+    settings: SignalboxSettings,
 ) -> dict[str, Version]:
-    small = parts_of(production, registry=registry).get("small") if production else None
-    return evaluate_on(small, suites, registry=registry, settings=settings) if small else {}
+    """Evaluations of the small model in production; for a new large one of the large model there, if another is."""
+    parts = parts_of(production, registry=registry) if production else {}
+    large = parts.get("large") if new else None
+    model = large if large and new and large.digest != new.digest else parts.get("small")
+    return evaluate_on(model, suites, registry=registry, settings=settings) if model else {}

@@ -329,7 +329,7 @@ def _named(version: Version) -> dict[str, str]:
 
 
 def earlier_evaluations(registry: Registry, artifact: Version, *, before: int | None = None) -> Iterator[Version]:
-    """The evaluations of every candidate that was promoted before ``artifact`` was, each once.
+    """The evaluations of every candidate promoted before ``artifact`` was, by itself or in a release, each once.
 
     Args:
         before: look at so many leaves of the ledger only; all of them by default.
@@ -337,6 +337,9 @@ def earlier_evaluations(registry: Registry, artifact: Version, *, before: int | 
     seen: set[str] = set()
     for leaf in registry.ledger.leaves(PROMOTION):
         if before is not None and leaf.index >= before:
+            return
+        promoted = registry.get(leaf.statement.name.partition("/")[0], leaf.statement.subject)
+        if artifact.digest in (promoted.digest, *promoted.parents):
             return
         record = registry.store.manifest(PROMOTION, leaf.statement.payload)
         recorded = registry.get("verdict", record["facts"]["verdict"]).manifest["inputs"]["evidence"]

@@ -27,8 +27,8 @@ from app.governance.policy import BadPolicy, Policy, policy_of, publish_policy
 from app.ledger.erasures import erasures_in
 from app.registry.versions import Registry, Version, VersionNotFound
 
-CODE_VERSION = "gate-2"
-
+CODE_VERSION = "gate-3"
+"""Goes up whenever a check says something else of the same evidence; a file of golden reasons watches over it."""
 
 UNREADABLE = (
     VersionNotFound,
@@ -87,6 +87,7 @@ def judge(policy: Policy, evidence: Evidence, *, registry: Registry, actor: str 
 def replay(verdict: Version, *, registry: Registry) -> Replay:
     """Judge again from what the verdict recorded, publishing nothing.
 
+    A verdict by another version of this code is not judged: its reasons may read otherwise without being wrong.
     Reads by ``registry.get``, ``folder``, ``ledger.leaves`` and ``store.manifest`` only, so that an evidence pack with
     these serves as well as the registry that the verdict lies in.
 
@@ -97,10 +98,12 @@ def replay(verdict: Version, *, registry: Registry) -> Replay:
         raise NotAVerdict(f"{verdict.kind} {verdict.ref} is no verdict: name one, `signalbox gate list` shows them")
     try:
         inputs = verdict.manifest["inputs"]
+        if other := _other_code(inputs):
+            return Replay(False, "", (other,))
         policy = registry.get("policy", inputs["policy"])
         evidence = Evidence.from_json(inputs["evidence"], registry)
         again = _manifest(policy, policy_of(policy), evidence)
-        found = [*_changed([verdict, policy], evidence), *_code(inputs), *_place(verdict, evidence, registry)]
+        found = [*_changed([verdict, policy], evidence), *_place(verdict, evidence, registry)]
         found += _differences(verdict.manifest, again)
     except UNREADABLE as error:
         return Replay(False, "", (f"it records no evidence that can be judged: {error}",))
@@ -166,15 +169,16 @@ def _unexplained(verdict: Version, again: Mapping[str, Any], evidence: Evidence,
     leaf = leaf_of(verdict, registry=registry)
     erased = erasures_in(registry.ledger, registry.store).digests_since(leaf.index if leaf else -1)
     excused = erased | {version.digest for version in evidence.others.values() if version.kind == "verdict"}
+    excused |= {each["digest"] for each in again["facts"]["read"] if each["kind"] == "verdict"}
     pairs = zip(verdict.facts.get("checks", []), again["facts"]["checks"], strict=False)
     touched = [(old, new, {*old.get("inputs", ()), *new["inputs"]} & excused) for old, new in pairs]
     return [line for old, new, lost in touched if not lost for line in _check_differences(old, new)]
 
 
-def _code(inputs: Mapping[str, Any]) -> list[str]:
-    if inputs.get("code") == CODE_VERSION:
-        return []
-    return [f"code: judged by {inputs.get('code')!r}, this is {CODE_VERSION!r}: replay it with that version"]
+def _other_code(inputs: Mapping[str, Any]) -> str:
+    if inputs["code"] == CODE_VERSION:
+        return ""
+    return f"code: judged by {inputs['code']!r}, this is {CODE_VERSION!r}: replay it with that version"
 
 
 def _place(verdict: Version, evidence: Evidence, registry: Registry) -> list[str]:

@@ -4,8 +4,9 @@ Every move is a leaf with a reason, signed by the key that made it. A stop leave
 and takes the release's models out of service, until a resume, a rollback or the promotion of another release.
 
 Guarantees: the alias ``production`` and its ledger leaf change in one transaction or not at all; a promotion demands a
-verdict that replays to itself and is not red, under the very policy named, the approvals that policy asks for, and no
-rejection that stands, all judged on what the ledger holds when the leaf is appended.
+verdict that replays to itself and is not red, under the very policy named, for a release with models one of the gate
+before traffic too, the approvals that policy asks for, and no rejection that stands, all judged on what the ledger
+holds when the leaf is appended.
 Not guaranteed: against somebody who edits the database; ``signalbox verify`` names an alias moved that way.
 """
 
@@ -20,14 +21,17 @@ from app.core.schema import aliases, leaves, versions
 from app.governance.approvals import check_records, judge_approvals, rejections, valid_approvals
 from app.governance.gate import replay
 from app.governance.keys import key_book
-from app.governance.policy import Policy, policy_of, publish_policy
+from app.governance.policy import Policy, load_policy, policy_of, publish_policy
 from app.governance.strictness import asks_less
 from app.ledger.binding import LOG
 from app.ledger.decisions import DECISIONS, Decision
 from app.ledger.keys import Signer, sign_facts
 from app.ledger.log import KEY, MOVES, PRODUCTION, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
-from app.ledger.moves import may_move
+from app.ledger.moves import may_be_judged, may_move, models_of
 from app.registry.versions import Registry, Version, VersionNotFound
+
+TRAFFIC, TRAFFIC_FACT = "release", "traffic"
+"""The gate before traffic and its shipped policy; the fact of a promotion that names its verdict."""
 
 
 class PromotionRefused(SignalboxError):
@@ -36,6 +40,10 @@ class PromotionRefused(SignalboxError):
 
 class VerdictRefused(PromotionRefused):
     """The verdict is red, about something else, by another policy, or does not replay: judge again."""
+
+
+class TrafficRefused(VerdictRefused):
+    """The gate before traffic let nothing through: judge this very release by the policy ``release``."""
 
 
 class ApprovalsMissing(PromotionRefused):
@@ -84,6 +92,7 @@ def promote(
 
     Raises:
         VerdictRefused: the verdict does not carry this promotion.
+        TrafficRefused: a release with models has no verdict of the gate before traffic that does.
         ApprovalsMissing: the policy asks for more approvals than there are.
         Rejected: a rejection stands.
         ProductionStopped: this very release was stopped.
@@ -93,17 +102,18 @@ def promote(
     policy_version = publish_policy(policy, registry)
     _check_verdict(release, verdict, policy_version, registry)
     _check_policy(release, policy_version, registry)
+    traffic = _check_traffic(release, verdict, registry)
     _check_rejections(release, rejections(release, registry=registry))
     finding = judge_approvals(policy_of(policy_version).approvals, valid_approvals(release, verdict, registry=registry))
     if finding.light != "green":
         raise ApprovalsMissing(f"{release.ref} is not promoted, {finding.reason}: have it approved, then try again")
     if is_stopped(registry, release):
         raise ProductionStopped(f"{release.ref} was stopped: run `signalbox resume --reason ...`, or roll back")
-    parents = (verdict.digest, policy_version.digest, *finding.inputs)
+    parents = (verdict.digest, policy_version.digest, *traffic.values(), *finding.inputs)
     if _stands(release, parents, registry):
         return
     facts: dict[str, Any] = {"light": verdict.facts["light"], "verdict": verdict.digest}
-    facts |= {"policy": policy_version.digest, "approvals": list(finding.inputs)}
+    facts |= {"policy": policy_version.digest, **traffic, "approvals": list(finding.inputs)}
     _move(PROMOTION, release, parents, facts, registry=registry, signer=mover, reason=reason, seen=seen)
 
 
@@ -237,13 +247,10 @@ def _check_verdict(release: Version, verdict: Version, policy: Version, registry
         raise VerdictRefused(f"{verdict.kind} {verdict.ref} is no verdict: name the one about {release.ref}")
     if verdict.stated("inputs", "policy") != policy.digest:
         raise VerdictRefused(f"verdict {verdict.ref} was not judged by {policy.ref}: judge by it, then promote")
-    model, gate = release.facts.get("small") or release.facts.get("large"), policy_of(policy).gate
+    model, gate = models_of(release.manifest)[:1], policy_of(policy).gate
     if model and gate not in ("candidate", "release"):
         raise VerdictRefused(f"verdict {verdict.ref} is of the {gate} gate: judge the model, then promote")
-    if verdict.stated("facts", "artifact", "digest") not in (
-        release.digest,
-        *([model] if model else release.parents),
-    ):
+    if verdict.stated("facts", "artifact", "digest") not in may_be_judged(release.manifest, release.digest):
         about = verdict.stated("facts", "artifact", "ref")
         raise VerdictRefused(f"verdict {verdict.ref} is about {about}, no part of {release.ref}")
     if (light := verdict.stated("facts", "light")) not in ("green", "amber"):
@@ -263,6 +270,37 @@ def _check_policy(release: Version, policy: Version, registry: Registry) -> None
             raise VerdictRefused(
                 f"policy {policy.ref} {said}: judge by that one, or give the new one a name of its own"
             )
+
+
+def _check_traffic(release: Version, verdict: Version, registry: Registry) -> dict[str, str]:
+    """The verdict of the gate before traffic on a release with models, by a policy that asks no less than the shipped.
+
+    It went by the evaluations that the candidate's verdict went by, or others would be handed in for them.
+    """
+    if not models_of(release.manifest):
+        return {}
+    shipped, about = load_policy(TRAFFIC), {"kind": release.kind, "digest": release.digest}
+    asked = [each for each in registry.versions("verdict") if each.stated("facts", "gate") == TRAFFIC]
+    found = [each for each in asked if each.stated("inputs", "evidence", "artifact") == about]
+    said = f"the gate before traffic has not judged {release.ref}"
+    for each in found:
+        if not (said := _traffic_problem(each, verdict, shipped, registry)):
+            return {TRAFFIC_FACT: each.digest}
+    raise TrafficRefused(f"{said}: have `signalbox gate judge --policy release` judge it, as whatever proposes it does")
+
+
+def _traffic_problem(traffic: Version, verdict: Version, shipped: Policy, registry: Registry) -> str:
+    """Why a verdict of the gate before traffic does not carry a promotion; empty when it does."""
+    if (light := traffic.stated("facts", "light")) not in ("green", "amber"):
+        return f"verdict {traffic.ref} of the gate before traffic is {light}"
+    if traffic.stated("inputs", "evidence", "candidate") != verdict.stated("inputs", "evidence", "candidate"):
+        return f"verdict {traffic.ref} is by other evaluations than {verdict.ref}"
+    try:
+        _check_replay(traffic, registry)
+    except VerdictRefused as refused:
+        return str(refused)
+    less = asks_less(policy_of(registry.get("policy", traffic.manifest["inputs"]["policy"])), shipped)
+    return f"verdict {traffic.ref} asks less than the shipped policy {TRAFFIC} ({'; '.join(less)})" if less else ""
 
 
 def _check_replay(verdict: Version, registry: Registry) -> None:

@@ -29,6 +29,7 @@ def build_release(
     large: Version | None = None,
     router: Version | None = None,
     policy: Version | None = None,
+    large_verdict: Version | None = None,
     prices: Mapping[str, float] | None = None,
     prompt: str = "",
     extractive: bool = True,
@@ -37,6 +38,8 @@ def build_release(
     """Publish a release from its parts; the same parts give the same version.
 
     Args:
+        verdict: about the small model where there is one.
+        large_verdict: about the large model, where ``verdict`` is about the small one.
         prices: US dollars, such as ``small_usd_per_1k_tokens``.
         prompt: the system prompt, empty for none.
 
@@ -45,13 +48,14 @@ def build_release(
     """
     given = dict(zip(PARTS, (small, large, index, dataset, router, policy), strict=True))
     parts = {part: version.digest if version else None for part, version in given.items()}
-    parents = [*dict.fromkeys(digest for digest in parts.values() if digest), verdict.digest]
+    beside = {"large_verdict": large_verdict.digest} if large_verdict else {}
+    parents = [*dict.fromkeys(digest for digest in parts.values() if digest), verdict.digest, *beside.values()]
     if verdict.facts["artifact"]["digest"] not in parents:
         raise ReleaseIncomplete(f"verdict {verdict.ref} is about no part of release {name}: name the judged part's own")
     if (small or large) and router is None:
         raise ReleaseIncomplete(f"release {name} has a model but no router: calibrate one, or leave the models out")
     facts: dict[str, Any] = {**parts, "prompt": prompt, "prices": dict(prices or {}), "extractive": extractive}
-    inputs = {**facts, "verdict": verdict.digest, "code": CODE_VERSION}
+    inputs = {**facts, "verdict": verdict.digest, **beside, "code": CODE_VERSION}
     return registry.publish("release", name, inputs=inputs, parents=parents, facts=facts, actor=actor)
 
 

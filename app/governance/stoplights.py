@@ -13,6 +13,7 @@ from app.governance.checks.spending import BY_HAND
 from app.governance.evidence import PLAN, Evidence
 from app.governance.gate import judge
 from app.governance.policy import load_policy
+from app.ledger.moves import models_of
 from app.registry.versions import Registry, Version
 
 CODE_VERSION = "plan-1"
@@ -55,7 +56,7 @@ def ask_about_release(release: Version, *, verdict: Version, registry: Registry)
     Raises:
         StopLight: it is red.
     """
-    if verdict.stated("facts", "gate") == RELEASE and not release.facts.get("small"):
+    if verdict.stated("facts", "gate") == RELEASE and not models_of(release.manifest):
         return verdict
     recorded = verdict.manifest["inputs"].get("evidence")
     if recorded is None:

@@ -32,6 +32,20 @@ def may_move(kind: str, verifier: Verifier, keys: KeyBook, before: int = END) ->
     return keys.objection(verifier, before)
 
 
+def models_of(manifest: Mapping[str, Any]) -> list[str]:
+    """Digests of the models of a release, the one that its verdict is about first; none of anything else."""
+    facts = manifest.get("facts", {}) if manifest.get("kind") == "release" else {}
+    return [str(digest) for digest in map(facts.get, ("small", "large")) if digest]
+
+
+def may_be_judged(manifest: Mapping[str, Any], digest: str) -> list[str]:
+    """What the verdict of a promotion may be about: itself, or a release's model; without models, index or dataset."""
+    if manifest.get("kind") != "release":
+        return [digest]
+    parts = models_of(manifest)[:1] or [str(manifest["facts"].get(part)) for part in ("index", "dataset")]
+    return [digest, *parts]
+
+
 def find_move_faults(leaf: Leaf, manifest: Mapping[str, Any], keys: KeyBook, *, log_key: str) -> Iterator[str]:
     """What is wrong with a move's signature in the log of a verifier key, apart from verdict and approvals."""
     statement, facts = leaf.statement, manifest.get("facts", {})
@@ -53,7 +67,8 @@ def find_move_faults(leaf: Leaf, manifest: Mapping[str, Any], keys: KeyBook, *, 
     if manifest.get("inputs", {}).get("previous") != body.get("previous"):
         yield "its record names another predecessor than the one signed"
     if statement.kind == PROMOTION:
-        named = [facts.get("verdict"), facts.get("policy"), *(facts.get("approvals") or ())]
+        named = [facts.get(name) for name in ("verdict", "policy", "traffic") if name != "traffic" or name in facts]
+        named += facts.get("approvals") or ()
         if named != list(statement.parents):
             yield "its record names another verdict, policy or approvals than its leaf"
     if not str(body.get("reason", "")).strip():

@@ -1,8 +1,9 @@
 """Check keys, decisions and moves among leaves; it needs no database, so that a pack is checked by the same rules.
 
 Guarantees: named are a key of two roles, a key revived after its revocation, every decision that does not count and
-why, a move that nobody signed or may make, a promotion without verdict, without the approvals that its policy asked
-for at that moment, or against a rejection, and a rollback, stop or resume of what it cannot concern.
+why, a move that nobody signed or may make, a promotion without verdict, of models without that of the gate before
+traffic, without the approvals that its policy asked for at that moment, or against a rejection, and a rollback, stop or
+resume of what it cannot concern.
 Not guaranteed: that a verdict was right; ``app.governance.gate.replay`` judges it again.
 """
 
@@ -16,7 +17,7 @@ from app.ledger.faults import Report
 from app.ledger.key_book import NEW, KeyBook
 from app.ledger.keys import KeyUnreadable, Verifier
 from app.ledger.log import KEY, MOVES, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
-from app.ledger.moves import find_move_faults
+from app.ledger.moves import find_move_faults, may_be_judged, models_of
 from app.ledger.verify_lineage import TIME
 
 Manifests = Mapping[str, Any]
@@ -146,8 +147,7 @@ def _find_promotion_faults(
     }
     if not parents["verdict"]:
         yield "it names no verdict that stands before it"
-    for verdict in parents["verdict"]:
-        yield from _find_verdict_faults(statement, verdict, known, manifests)
+    yield from _find_verdict_faults(statement, parents["verdict"], known, manifests)
     verdict = parents["verdict"][0] if parents["verdict"] else ""
     judged = manifests.get(verdict, {}).get("inputs", {}).get("policy")
     if parents["policy"] != [judged]:
@@ -189,12 +189,24 @@ def _kind(known: Mapping[str, Statement], digest: str) -> str:
 
 
 def _find_verdict_faults(
-    statement: Statement, verdict: str, known: Mapping[str, Statement], manifests: Manifests
+    statement: Statement, verdicts: Sequence[str], known: Mapping[str, Statement], manifests: Manifests
 ) -> Iterator[str]:
-    facts = manifests.get(verdict, {}).get("facts", {})
-    if facts.get("light") not in ("green", "amber"):
-        yield f"its verdict is {facts.get('light')}, neither green nor amber"
-    concerned = [statement.subject, *(known[statement.subject].parents if statement.subject in known else ())]
-    about = facts.get("artifact")
-    if not isinstance(about, Mapping) or about.get("digest") not in concerned:
+    """The first verdict is about what is promoted or its model; a release with models has one of its own gate too."""
+    promoted = manifests.get(statement.subject)
+    judged = [_judged(manifests, verdict) for verdict in verdicts]
+    for light, *_ in judged:
+        if light not in ("green", "amber"):
+            yield f"its verdict is {light}, neither green nor amber"
+    if promoted is None:
+        return
+    if judged and judged[0][2] not in may_be_judged(promoted, statement.subject):
         yield "its verdict is about something else"
+    if models_of(promoted) and not any((gate, about) == ("release", statement.subject) for _, gate, about in judged):
+        yield "it names no verdict of the gate before traffic about this very release, whose models serve"
+
+
+def _judged(manifests: Manifests, verdict: str) -> tuple[Any, Any, Any]:
+    """Light, gate and artifact of a verdict, as far as it states them."""
+    facts = manifests.get(verdict, {}).get("facts", {})
+    about = facts.get("artifact")
+    return facts.get("light"), facts.get("gate"), about.get("digest") if isinstance(about, Mapping) else None

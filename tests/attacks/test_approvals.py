@@ -175,7 +175,7 @@ def test_a_wrong_meaning_does_not_count(open_case):
     privacy = play.approve(release, verdict, play.key(), meaning="reviewed for privacy")
     with pytest.raises(ApprovalsMissing, match="approved for production"):
         play.promote(release, verdict)
-    parents = (verdict.digest, play.policy_version().digest, privacy.digest)
+    parents = play.parents(release, verdict, privacy)
     play.registry.ledger.register_key(service_key(play).public)
     play.force(release, parents, signed=play.signed_move(release, parents, service_key(play)))
     (fault,) = play.faults()
@@ -210,7 +210,7 @@ def test_a_promotion_on_an_expired_approval_is_named(open_case):
     signer = play.key()
     expires = {"expires": rfc3339(utc_now().replace(year=2025))}
     approval = play.smuggle(play.body(release, verdict, signer, **expires), signer)
-    parents = (verdict.digest, play.policy_version().digest, approval.digest)
+    parents = play.parents(release, verdict, approval)
     play.registry.ledger.register_key(service_key(play).public)
     play.force(release, parents, signed=play.signed_move(release, parents, service_key(play)))
     (fault,) = play.faults()
@@ -255,7 +255,7 @@ def test_a_promotion_against_a_rejection_is_named(open_case):
     play, release, verdict = open_case
     approval = play.approve(release, verdict, play.key())
     play.reject(release, verdict, play.key("ann", "reviewer", "Ann"), name="Ann")
-    parents = (verdict.digest, play.policy_version().digest, approval.digest)
+    parents = play.parents(release, verdict, approval)
     play.registry.ledger.register_key(service_key(play).public)
     play.force(release, parents, signed=play.signed_move(release, parents, service_key(play)))
     (fault,) = play.faults()

@@ -44,12 +44,6 @@ def served(play):
     return play, release, verdict
 
 
-@pytest.fixture
-def no_release_gate(monkeypatch):
-    """These releases have rows too small for the gate before traffic, which has tests of its own."""
-    monkeypatch.setattr("app.loop.ask_about_release", lambda *_, **__: None)
-
-
 def second(play):
     """Another release, approved and promoted."""
     release, verdict = play.candidate()
@@ -100,7 +94,7 @@ def test_the_python_api_refuses_without_approval(play):
 
 
 @pytest.mark.parametrize("words", [["promote", "assistant"], ["rollback", "assistant@1"]])
-def test_the_command_line_refuses_without_approval(play, words, no_release_gate):
+def test_the_command_line_refuses_without_approval(play, words):
     play.candidate()
     place = str(play.registry.workspace.root)
     ended = CliRunner().invoke(app, [*words, "--reason", "mine", "--no-serve", "--workspace", place])
@@ -108,7 +102,7 @@ def test_the_command_line_refuses_without_approval(play, words, no_release_gate)
     assert play.production() is None
 
 
-def test_the_command_line_moves_and_every_move_is_a_leaf(served, no_release_gate):
+def test_the_command_line_moves_and_every_move_is_a_leaf(served):
     play, first, _ = served
     release = second(play)
 
@@ -132,7 +126,7 @@ def test_the_command_line_moves_and_every_move_is_a_leaf(served, no_release_gate
     ("more", "said"),
     [([], "0 of 1 approvals"), (["--approver", "nobody", "--printed-name", "N"], "signalbox keys new nobody")],
 )
-def test_the_job_refuses_without_approval_and_makes_no_key(play, no_release_gate, monkeypatch, more, said):
+def test_the_job_refuses_without_approval_and_makes_no_key(play, monkeypatch, more, said):
     from jobs import promote
 
     monkeypatch.setattr("jobs.common.connect", lambda *_, **__: nullcontext())

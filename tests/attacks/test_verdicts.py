@@ -20,7 +20,7 @@ from app.governance.release import build_release
 from app.governance.stoplights import DATA, StopLight, ask
 from app.ledger.verify import verify
 from app.loop import put_into_production
-from tests.governance.conftest import World
+from tests.governance.conftest import World, ask_for_traffic
 
 ROWS = [{"question": f"What is fee {n}?", "answer": f"{n} euros", "split": "train"} for n in range(120)]
 CHUNKS = [{"chunk_id": f"c{n}", "text": f"Fee {n} is {n} euros."} for n in range(120)]
@@ -67,6 +67,7 @@ class House(World):
         parts = {"small": model, "router": router, "index": index, "dataset": self.documents, "verdict": verdict}
         prices = {"small_usd_per_1k_tokens": 0.1}
         release = build_release("assistant", **parts, prices=prices, registry=self.registry)
+        ask_for_traffic(release, verdict, self.registry)
         named = {"printed_name": "Jane Doe", "meaning": "approved for production"}
         approve(verdict, release, signer=self.signer(), registry=self.registry, **named)
         return release

@@ -13,7 +13,7 @@ from app.ledger.keys import sign_facts
 from app.ledger.log import Statement
 from app.ledger.verify import verify
 from app.registry.versions import Registry
-from tests.governance.conftest import POLICY, World
+from tests.governance.conftest import POLICY, PRICES, World, ask_for_traffic
 
 MEANING = "approved for production"
 
@@ -42,7 +42,8 @@ class Stage:
         index = self.registry.publish("index", "handbook", inputs={"d": dataset.digest}, parents=[dataset.digest])
         router = self.registry.publish("router", "handbook", inputs={"m": model.digest}, parents=[model.digest])
         parts = {"small": model, "index": index, "dataset": dataset, "router": router}
-        return build_release("assistant", verdict=verdict, registry=self.registry, **parts), verdict
+        release = build_release("assistant", verdict=verdict, registry=self.registry, prices=PRICES, **parts)
+        return ask_for_traffic(release, verdict, self.registry), verdict
 
     def approve(self, release, verdict, signer, name="Jane Doe", meaning=MEANING, **options):
         said = {"printed_name": name, "meaning": meaning, **options}
@@ -84,11 +85,9 @@ class Stage:
         actor = signed["key"].partition("+")[0] if signed else "service"
         facts = {"actor": actor, "reason": body.get("reason")} | ({"signed": signed} if signed else {})
         if kind == "promotion":
-            facts |= {
-                "verdict": next(iter(parents), None),
-                "policy": [*parents, None, None][1],
-                "approvals": list(parents[2:]),
-            }
+            verdict, policy, *rest = [*parents, None, None][: max(len(parents), 2)]
+            traffic = {"traffic": rest.pop(0)} if rest and rest[0] == self.traffic(release) else {}
+            facts |= {"verdict": verdict, "policy": policy, **traffic, "approvals": rest}
         inputs = {"subject": release.digest, "previous": body.get("previous")}
         record_ = {"kind": kind, "name": "release/assistant", "inputs": inputs}
         payload = self.registry.store.publish(kind, None, {**record_, "parents": list(parents), "facts": facts})
@@ -108,6 +107,16 @@ class Stage:
         }
         body |= {"parents": list(parents), "reason": "because", "time": rfc3339(utc_now() - _seconds(age_s))}
         return sign_facts(body | changes, signer)
+
+    def traffic(self, release):
+        """Digest of the verdict of the gate before traffic on a release; None without one."""
+        about = [(each.digest, each.facts.get("artifact")) for each in self.registry.versions("verdict")]
+        return next((digest for digest, found in about if found and found["digest"] == release.digest), None)
+
+    def parents(self, release, verdict, *approvals):
+        """What a promotion names."""
+        named = (verdict.digest, self.policy_version().digest, self.traffic(release))
+        return (*named, *(approval.digest for approval in approvals))
 
     def policy_version(self):
         return publish_policy(self.policy, self.registry)

@@ -1,5 +1,6 @@
 """A small world for gates: a dataset, models trained on it, and their evaluations."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -10,11 +11,20 @@ from app.core.parquet import write_rows
 from app.governance.evidence import Evidence
 from app.governance.keys import enrol
 from app.governance.policy import parse_policy
+from app.governance.stoplights import StopLight, ask_about_release
 from app.ledger.keys import load_or_create
 from app.registry.versions import Registry
 from tests.governance.served import build_served
 
-SCHEMA = pa.schema([("question_id", pa.string()), ("exact_match", pa.float64())])
+SCHEMA = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("exact_match", pa.float64()),
+        ("prediction", pa.string()),
+        ("grounded", pa.float64()),
+    ]
+)
+PRICES = {"small_usd_per_1k_tokens": 0.1}
 POLICY = {
     "name": "candidate",
     "gate": "candidate",
@@ -26,6 +36,13 @@ POLICY = {
         {"kind": "approvals"},
     ],
 }
+
+
+def ask_for_traffic(release, verdict, registry):
+    """Have the gate before traffic judge a release, whatever it says."""
+    with suppress(StopLight):
+        ask_about_release(release, verdict=verdict, registry=registry)
+    return release
 
 
 def person_of(name):
@@ -70,10 +87,14 @@ class World:
 
     def evaluation(self, outcomes, *, model=None, prefix="q", name="evaluation"):
         folder = self.folder()
-        rows = [{"question_id": f"{prefix}{n}", "exact_match": float(value)} for n, value in enumerate(outcomes)]
+        said = {"prediction": "12 crowns", "grounded": 1.0}
+        rows = [
+            {"question_id": f"{prefix}{n}", "exact_match": float(value), **said} for n, value in enumerate(outcomes)
+        ]
         write_rows(folder / "rows.parquet", rows, schema=SCHEMA)
         parents = [model.digest] if model else []
-        return self.registry.publish("evaluation", name, folder=folder, inputs={"n": self.count}, parents=parents)
+        inputs, facts = {"n": self.count}, {"seconds_per_question": 0.1}
+        return self.registry.publish("evaluation", name, folder=folder, inputs=inputs, parents=parents, facts=facts)
 
     def evidence(self, artifact, **given):
         return Evidence.collect(artifact, registry=self.registry, **given)

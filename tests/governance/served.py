@@ -8,6 +8,7 @@ from app.governance.approvals import approve
 from app.governance.gate import judge
 from app.governance.promotion import promote
 from app.governance.release import build_release
+from app.governance.stoplights import ask_about_release
 from app.ledger.batches import batch_statement, write_part
 
 TEXT = pa.string()
@@ -45,7 +46,10 @@ def build_served(world, policy):
     index = registry.publish("index", "handbook", inputs={"i": 1}, parents=[dataset.digest])
     router = registry.publish("router", "handbook", inputs={"r": 1}, parents=[model.digest])
     parts = {"small": model, "index": index, "dataset": dataset, "router": router}
-    release = build_release("handbook", verdict=verdict, registry=registry, **parts)
+    release = build_release(
+        "handbook", verdict=verdict, registry=registry, prices={"small_usd_per_1k_tokens": 0.1}, **parts
+    )
+    ask_about_release(release, verdict=verdict, registry=registry)
     meaning = "approved for production"
     approve(verdict, release, signer=world.signer(), printed_name="Jane Doe", meaning=meaning, registry=registry)
     promote(release, verdict=verdict, registry=registry, policy=policy, reason="test")

@@ -122,7 +122,7 @@ def test_without_answers_there_is_nothing_to_judge(world, check):
     with pytest.raises(EvidenceMissing, match="no evaluation"):
         check.judge(world.evidence(model))
     with pytest.raises(EvidenceMissing, match="prediction"):
-        check.judge(world.evidence(model, candidate={"target": world.evaluation([1])}))
+        check.judge(world.evidence(model, candidate={"target": world.table([{"question_id": "q"}], kind="evaluation")}))
 
 
 def test_attribution_report(world):

@@ -29,7 +29,8 @@ def test_a_document_reaches_the_release_and_its_answer(served, document):
     assert found.answers.to_pylist() == [
         {"request_id": "r-1", "release": release.digest, "route": "small", "cites": True, "taught": True}
     ]
-    for kind in ("dataset", "index", "synthetic", "model", "router", "evaluation", "verdict", "approval", "release"):
+    assert refs(found, "verdict") == ["candidate-small@1", "release-handbook@1"]
+    for kind in ("dataset", "index", "synthetic", "model", "router", "evaluation", "approval", "release"):
         assert len(refs(found, kind)) == 1, kind
     assert not refs(found, "policy")
     assert found.counts()["answers that cite it"] == 1

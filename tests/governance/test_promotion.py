@@ -18,7 +18,7 @@ from app.governance.promotion import (
 from app.governance.release import ReleaseIncomplete, build_release, parts_of
 from app.ledger.keys import Signer, sign_facts
 from app.ledger.verify import verify
-from tests.governance.conftest import POLICY, person_of
+from tests.governance.conftest import POLICY, PRICES, ask_for_traffic, person_of
 
 MEANING = "approved for production"
 
@@ -42,8 +42,9 @@ def make(world, policy):
             router=router,
             verdict=verdict,
             registry=world.registry,
+            prices=PRICES,
         )
-        return release, verdict, model
+        return ask_for_traffic(release, verdict, world.registry), verdict, model
 
     return _make
 

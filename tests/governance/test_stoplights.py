@@ -144,7 +144,7 @@ def candidate(world):
         evidence = Evidence(model, world.registry, {"target": evaluation})
         verdict = judge(policy, evidence, registry=world.registry)
         parents = [model.digest, index.digest, dataset.digest, verdict.digest]
-        facts = {"prices": {"small_usd_per_1k_tokens": 0.1}}
+        facts = {"small": model.digest, "prices": {"small_usd_per_1k_tokens": 0.1}}
         return world.registry.publish("release", "r", inputs={"p": parents}, parents=parents, facts=facts), verdict
 
     return _candidate

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import httpx
 import openai
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from app.core.cluster import dashboard
@@ -18,6 +20,7 @@ from app.governance.keys import new_key
 from app.governance.policy import parse_policy
 from app.governance.promotion import promote
 from app.governance.release import build_release
+from app.governance.stoplights import ask_about_release
 from app.ledger.keys import sign_facts
 from app.ledger.verify import verify
 from app.registry.versions import open_registry
@@ -50,13 +53,25 @@ def candidate(registry, tmp_path_factory):
     rows = [Row(SURE, True), Row(UNSURE, True)] * 50
     Router.fit({"small": rows}, settings=RoutingSettings()).save(base / "router")
 
+    def answered(small):
+        """What the gate before traffic looks at."""
+        folder = base / f"answers-{small.short}"
+        folder.mkdir()
+        pq.write_table(pa.table({"prediction": ["12 euros"] * 50, "grounded": [1.0] * 50}), folder / "rows.parquet")
+        facts = {"seconds_per_question": 0.1}
+        return registry.publish(
+            "evaluation", NAME, folder=folder, inputs={"m": small.digest}, parents=[small.digest], facts=facts
+        )
+
     def make(seed):
         small = publish_model(registry, base / f"small-{seed}", name="moves-small", seed=seed)
-        verdict = judge(POLICY, Evidence.collect(small, registry=registry), registry=registry)
+        verdict = judge(POLICY, Evidence(small, registry, {"target": answered(small)}), registry=registry)
         router = registry.publish("router", NAME, folder=base / "router", inputs={"m": small.digest})
         dataset = registry.publish("dataset", NAME, inputs={})
         parts = {"small": small, "index": index, "dataset": dataset, "router": router, "verdict": verdict}
-        return build_release(NAME, **parts, registry=registry), verdict
+        release = build_release(NAME, **parts, prices={"small_usd_per_1k_tokens": 0.1}, registry=registry)
+        ask_about_release(release, verdict=verdict, registry=registry)
+        return release, verdict
 
     return make
 

@@ -1,12 +1,12 @@
 """What an answer, or a step, costs in time and money."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from app.governance.checks.base import Check
-from app.governance.evidence import TARGET, Evidence
+from app.governance.evidence import TARGET, Evidence, EvidenceMissing
 from app.governance.findings import Finding, passes
 
 
@@ -37,7 +37,7 @@ class CostCeiling(Check):
     kind: Literal["cost_ceiling"] = "cost_ceiling"
 
     facts: tuple[str, ...] = ("prices.small_usd_per_1k_tokens",)
-    """Facts of the artifact that hold a price or a cost."""
+    """Facts of the artifact that hold a price or a cost, or several by name."""
 
     maximum_usd: NonNegativeFloat
     """Highest price allowed."""
@@ -74,6 +74,14 @@ class Budget(Check):
 
 
 def _dearest(evidence: Evidence, facts: Sequence[str]) -> tuple[str, float]:
-    costs = {fact: float(evidence.fact(fact)) for fact in facts}
+    costs: dict[str, float] = {}
+    for fact in facts:
+        value = evidence.fact(fact)
+        named = (
+            {f"{fact}.{name}": each for name, each in value.items()} if isinstance(value, Mapping) else {fact: value}
+        )
+        costs |= {name: float(each) for name, each in named.items()}
+    if not costs:
+        raise EvidenceMissing(f"{' and '.join(facts)} of {evidence.artifact.ref} name no price: state one")
     dearest = max(costs, key=lambda fact: costs[fact])
     return dearest, costs[dearest]

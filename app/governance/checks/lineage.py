@@ -76,7 +76,8 @@ class GatePassed(Check):
     """A gate before this one let through what the artifact is made of. Unit: that gate's light, 0 green to 2 red.
 
     The verdict is handed in under its gate's name, or stands among the artifact's parents. It must be about the
-    artifact or one of its ancestors (a plan's: about a plan for one of them), and it is replayed.
+    artifact or one of its ancestors (a plan's: about a plan for one of them), and it is replayed. The models of one
+    release are judged by one policy, so that none gets in by a laxer one.
     """
 
     kind: Literal["gate_passed"] = "gate_passed"
@@ -84,8 +85,21 @@ class GatePassed(Check):
     gate: Literal["data", "candidate", "retraining", "escalation"]
     """Which gate."""
 
+    of: Literal["small", "large"] | None = None
+    """Model of a release that the verdict must be about; without such a model it passes. Null: anything behind."""
+
     def judge(self, evidence: Evidence) -> Finding:
-        verdict = evidence.others.get(self.gate) or self._among_parents(evidence)
+        model = evidence.artifact.facts.get(self.of) if self.of else None
+        if self.of and not model:
+            reason = f"there is no {self.of} model in {evidence.artifact.ref}"
+            return Finding("green", reason, 0, 1, (evidence.artifact.digest,))
+        found = [evidence.others[self.gate]] if self.gate in evidence.others else self._among_parents(evidence)
+        verdict = next((each for each in found if model in (None, each.stated("facts", "artifact", "digest"))), None)
+        if verdict is None:
+            raise EvidenceMissing(f"no verdict of the {self.gate} gate is about the {self.of} model: judge that first")
+        if model and len({each.stated("inputs", "policy") for each in found}) > 1:
+            inputs = tuple(each.digest for each in found)
+            return Finding("red", "the models of the release were judged by different policies", 2, 1, inputs)
         if problem := self._problem(verdict, evidence):
             return Finding("red", f"verdict {verdict.ref} {problem}", 2, 1, (verdict.digest,))
         light: Light = verdict.facts["light"]
@@ -97,7 +111,7 @@ class GatePassed(Check):
         """Why a verdict does not count; empty when it does."""
         from app.governance.gate import replay
 
-        if verdict.kind != "verdict" or verdict.facts["gate"] != self.gate:
+        if verdict.kind != "verdict" or verdict.stated("facts", "gate") != self.gate:
             return f"is none of the {self.gate} gate"
         about = evidence.version(verdict.facts["artifact"]["kind"], verdict.facts["artifact"]["digest"])
         concerned = set(about.parents) if about.kind == PLAN else {about.digest}
@@ -106,11 +120,11 @@ class GatePassed(Check):
         again = replay(verdict, registry=evidence.registry)
         return "" if again.same else f"does not come out the same again ({'; '.join(again.differences)})"
 
-    def _among_parents(self, evidence: Evidence) -> Version:
-        for digest in evidence.artifact.parents:
-            leaf = evidence.ancestors[0].get(digest)
-            if leaf and leaf.statement.kind == "verdict":
-                verdict = evidence.version("verdict", digest)
-                if verdict.facts["gate"] == self.gate:
-                    return verdict
-        raise EvidenceMissing(f"no verdict of the {self.gate} gate was handed in: pass that gate first")
+    def _among_parents(self, evidence: Evidence) -> list[Version]:
+        leaves = [evidence.ancestors[0].get(digest) for digest in evidence.artifact.parents]
+        named = [leaf.statement.subject for leaf in leaves if leaf and leaf.statement.kind == "verdict"]
+        found = [verdict for digest in named if (verdict := evidence.version("verdict", digest))]
+        found = [verdict for verdict in found if verdict.stated("facts", "gate") == self.gate]
+        if not found:
+            raise EvidenceMissing(f"no verdict of the {self.gate} gate was handed in: pass that gate first")
+        return found

@@ -79,7 +79,8 @@ def check_promotion(check: "PackCheck") -> None:
 
 def _check_approved(check: "PackCheck", leaf: Leaf, release: Version) -> None:
     try:
-        verdict = next(each for each in check.registry.versions("verdict") if each.digest in leaf.statement.parents)
+        verdicts = {each.digest: each for each in check.registry.versions("verdict")}
+        verdict = next(verdicts[digest] for digest in leaf.statement.parents if digest in verdicts)
         policy = check.registry.get("policy", verdict.manifest["inputs"]["policy"])
         then = leaf.statement.time
         approved = valid_approvals(release, verdict, registry=check.registry, before=leaf.index, at=then)

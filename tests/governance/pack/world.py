@@ -16,13 +16,17 @@ from app.governance.pack.write import write_pack
 from app.governance.policy import parse_policy, publish_policy
 from app.governance.promotion import promote
 from app.governance.release import build_release
+from app.governance.stoplights import ask_about_release
 from app.registry.versions import Registry, Version, open_registry
 from tests.governance.conftest import POLICY
 
 MEANING = "approved for production"
 INTERVAL = {"value": 0.96, "low": 0.91, "high": 0.99}
 PERSON = "Zuzana Okafor-Lindqvist"
-OUTCOMES = pa.schema([("question_id", pa.string()), ("question", pa.string()), ("exact_match", pa.float64())])
+OUTCOMES = pa.schema(
+    [(name, pa.string()) for name in ("question_id", "question", "prediction")]
+    + [(name, pa.float64()) for name in ("exact_match", "grounded")]
+)
 ROWS = pa.schema([("row_id", pa.string()), ("question", pa.string()), ("answers", pa.list_(pa.string()))])
 
 
@@ -50,19 +54,23 @@ def play(registry, root):
     (dataset, rows, index, suite), policy = _data(registry, root), parse_policy(POLICY)
     model = _model(registry, root / "model", [rows.digest, dataset.digest])
     asked = [f"Who is {PERSON}?", *(f"What is {n}?" for n in range(1, 100))]
-    outcomes = [{"question_id": f"q{n}", "question": asked[n], "exact_match": float(n >= 4)} for n in range(100)]
+    said = {"prediction": "That", "grounded": 1.0}
+    outcomes = [
+        {"question_id": f"q{n}", "question": asked[n], "exact_match": float(n >= 4), **said} for n in range(100)
+    ]
     evaluation = registry.publish(
         "evaluation", "small-exam", folder=_folder(root, "evaluation", outcomes, OUTCOMES),
-        inputs={"suite": suite.digest},
-        parents=[model.digest, suite.digest], facts={"suite": suite.digest, "exact_match": INTERVAL},
+        inputs={"suite": suite.digest}, parents=[model.digest, suite.digest],
+        facts={"suite": suite.digest, "exact_match": INTERVAL, "seconds_per_question": 0.1},
     )  # fmt: skip
     evidence = Evidence.collect(model, registry=registry, candidate={"target": evaluation})
     verdict = judge(policy, evidence, registry=registry)
     router = registry.publish("router", "handbook", inputs={"m": model.digest}, parents=[model.digest])
     release = build_release(
         "handbook", small=model, index=index, dataset=dataset, router=router, verdict=verdict, registry=registry,
-        policy=publish_policy(policy, registry),
+        policy=publish_policy(policy, registry), prices={"small_usd_per_1k_tokens": 0.1},
     )  # fmt: skip
+    ask_about_release(release, verdict=verdict, registry=registry)
     signer = new_key(registry, "jane", role="approver", person="Jane Doe")
     approve(verdict, release, signer=signer, printed_name="Jane Doe", meaning=MEANING, registry=registry)
     promote(release, verdict=verdict, registry=registry, policy=policy, reason="a test")
