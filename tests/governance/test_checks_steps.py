@@ -61,6 +61,11 @@ def test_improves(world, before, after, light):
     assert Improves(min_gain=1.0).judge(evidence).light == ("green" if after == [1] * 50 else "red")
 
 
+def test_no_gain_may_be_a_person_s_business(world):
+    same = {"target": world.evaluation([1] * 50)}
+    assert Improves(no_gain="amber").judge(Evidence(world.model(), world.registry, same, same)).light == "amber"
+
+
 def test_improvement_needs_production_once_there_is_one(world):
     candidate = {"target": world.evaluation([1])}
     assert Improves().judge(Evidence(world.model(), world.registry, candidate)).light == "green"
@@ -152,6 +157,25 @@ def test_base_compatible(world):
     assert BaseCompatible().judge(world.evidence(orphan)).light == "red"
     start = world.registry.publish("model", "m", inputs={}, facts={"base": None})
     assert BaseCompatible().judge(world.evidence(start)).light == "green"
+
+
+def test_without_a_report_the_files_tell(world):
+    def model(**files):
+        folder = world.folder()
+        for name, text in files.items():
+            (folder / f"{name}.json").write_text(text)
+        base = made[0] if made else None
+        facts, parents = {"base": base.digest if base else None}, [base.digest] if base else []
+        inputs = {"n": world.count}
+        made.append(world.registry.publish("model", "m", folder=folder, inputs=inputs, parents=parents, facts=facts))
+        return BaseCompatible().judge(world.evidence(made[-1]))
+
+    made = []
+    model(tokenizer="a", config="c")
+    assert model(tokenizer="a", config="c").reason == "config.json, tokenizer.json of m@2 are those of m@1"
+    assert model(tokenizer="a").light == "green"
+    other = model(tokenizer="b", config="c")
+    assert (other.light, other.reason) == ("red", "tokenizer.json of m@4 differ from m@1")
 
 
 # Costs

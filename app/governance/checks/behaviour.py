@@ -14,6 +14,9 @@ from app.registry.versions import Version
 REFUSALS = ("i could not find", "i cannot answer", "i can t answer", "i do not know", "i don t know", "i am not able")
 """How a refusal begins, letters and digits compared."""
 
+SHAPE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+"""Files that must be a base's own; an adapter has no first one."""
+
 
 class RefusalRate(Check):
     """Answers to the suite that refuse or are empty. Unit: share of the answers, with Wilson's interval.
@@ -142,7 +145,8 @@ class BaseCompatible(Check):
     """The model goes with the base that it was made on. Unit: failed tests of compatibility.
 
     A model from a random start has no base and passes. Otherwise the base that its facts state must be among its
-    parents, and an evaluation labelled ``compatibility`` must state ``num_failed`` (tokenizer, special tokens, shapes).
+    parents. Where a report labelled ``compatibility`` is handed in, it must state ``num_failed``; else the files that
+    say how text is cut and how the network is shaped must be the base's own, by their digests.
     """
 
     kind: Literal["base_compatible"] = "base_compatible"
@@ -158,11 +162,21 @@ class BaseCompatible(Check):
             return Finding(
                 "red", f"the base that {model.ref} states is not among its parents", None, 0, (model.digest,)
             )
-        report = evidence.candidate.get(self.label) or evidence.other(self.label)
+        report = evidence.candidate.get(self.label) or evidence.others.get(self.label)
+        if report is None:
+            return self._by_files(model, evidence.version("model", base))
         num = int(evidence.fact("num_failed", of=report))
         about = model.digest in report.parents and leaf_of(report, registry=evidence.registry) is not None
         reason = f"{num} tests of compatibility failed" if about else f"{report.ref} is not about {model.ref}"
         return Finding(passes(about and not num), reason, num, 0, (model.digest, report.digest))
+
+    def _by_files(self, model: Version, base: Version) -> Finding:
+        shared = [name for name in SHAPE_FILES if name in model.manifest["files"] and name in base.manifest["files"]]
+        if not shared:
+            raise EvidenceMissing(f"{model.ref} and its base share no file to compare: hand in {self.label!r}")
+        other = [name for name in shared if len({each.manifest["files"][name]["sha256"] for each in (model, base)}) > 1]
+        reason = f"{', '.join(other or shared)} of {model.ref} {'differ from' if other else 'are those of'} {base.ref}"
+        return Finding(passes(not other), reason, len(other), 0, (model.digest, base.digest))
 
 
 def _answered(evidence: Evidence, label: str) -> tuple[Version, list[Row]]:

@@ -70,8 +70,8 @@ class Improves(Compared):
     """The candidate answers a suite better than production does. Unit: the metric's own.
 
     Outcomes of 0 and 1 are judged by McNemar's exact test, others by the paired bootstrap. Green when the gain is sure
-    at the confidence, amber when there is one that is not, red when there is none. Source: McNemar (1947); Efron and
-    Tibshirani (1993), chapter 16.
+    at the confidence, amber when there is one that is not, red (or as ``no_gain`` says) when there is none. Source:
+    McNemar (1947); Efron and Tibshirani (1993), chapter 16.
     """
 
     kind: Literal["improves"] = "improves"
@@ -81,6 +81,9 @@ class Improves(Compared):
 
     min_gain: Margin = 0.0
     """Smallest gain that counts."""
+
+    no_gain: Literal["red", "amber"] = "red"
+    """What no gain is; amber where a person may want the candidate all the same, as after a change of the documents."""
 
     def judge(self, evidence: Evidence) -> Finding:
         candidate = evidence.evaluation(self.suite)
@@ -93,7 +96,7 @@ class Improves(Compared):
         change = self.change(before, after)
         sure, how = self._surely_better(before, after, change.low)
         gains = change.value > 0 and change.value >= self.min_gain
-        light: Light = "red" if not gains else "green" if sure else "amber"
+        light: Light = self.no_gain if not gains else "green" if sure else "amber"
         reason = f"change in {self.metric} on {self.suite}: {change.shown(sign=True)}, {how}"
         return Finding(light, reason, change.value, self.min_gain, (production.digest, candidate.digest))
 
