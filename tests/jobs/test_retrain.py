@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from app import loop
 from app.core.workspace import Workspace
 from app.governance.lineage import trace
+from app.governance.policy import load_policy
 from app.monitoring.lease import take
 from app.monitoring.plan import RetrainPlan, save_plan
 from app.monitoring.store import MonitorStore, Window, trigger_id
@@ -236,6 +237,22 @@ def test_the_exit_status_tells_the_verdict(
     result = run()
     assert result.exit_code == status
     assert says in result.output
+
+
+def test_a_large_model_in_production_stands_by_the_verdict_that_brought_it_there(
+    stages: Stages, registry: Registry
+) -> None:
+    rows = stages.synthesize(stages.ingest("revision-1", "handbook"), name="handbook-qa")
+    large = stages.train(name="large", data=[rows], base=None)
+    asked: dict[str, Any] = {"policy": load_policy("candidate"), "registry": registry, "settings": SignalboxSettings()}
+    suites = {name: registry.get("suite", name) for name in ("old", "new")}
+    first = loop.judge_large(large, {"target": suites["old"]}, production=None, **asked)
+    assert first.facts["light"] == "green"
+    inputs = {"large_verdict": first.digest}
+    release = registry.publish("release", "assistant", inputs=inputs, facts={"large": large.digest})
+    assert loop.judge_large(large, {"target": suites["new"]}, production=release, **asked) == first
+    unknown = registry.publish("release", "assistant", inputs={}, facts={"large": large.digest})
+    assert loop.judge_large(large, {"target": suites["new"]}, production=unknown, **asked).facts["light"] == "red"
 
 
 def test_machines_get_json(stages: Stages, production: Version, workspace: Workspace, run: Any) -> None:
