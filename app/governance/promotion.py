@@ -22,6 +22,7 @@ from app.governance.approvals import check_records, judge_approvals, rejections,
 from app.governance.gate import replay
 from app.governance.keys import key_book
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
+from app.governance.release import check_served
 from app.governance.strictness import asks_less
 from app.ledger.binding import LOG
 from app.ledger.decisions import DECISIONS, Decision
@@ -97,6 +98,7 @@ def promote(
         Rejected: a rejection stands.
         ProductionStopped: this very release was stopped.
         MoverRefused, ReasonMissing: who moves, or why, is not in order.
+        ArtifactChanged: what would serve is not what was published.
     """
     mover, seen = _check_mover(PROMOTION, signer, reason, registry)
     policy_version = publish_policy(policy, registry)
@@ -104,6 +106,7 @@ def promote(
     _check_policy(release, policy_version, registry)
     traffic = _check_traffic(release, verdict, registry)
     _check_rejections(release, rejections(release, registry=registry))
+    check_served(release, registry=registry)
     finding = judge_approvals(policy_of(policy_version).approvals, valid_approvals(release, verdict, registry=registry))
     if finding.light != "green":
         raise ApprovalsMissing(f"{release.ref} is not promoted, {finding.reason}: have it approved, then try again")

@@ -9,8 +9,10 @@ from typing import Any
 
 from app.core.errors import UsageError
 from app.registry.versions import Registry, Version
+from app.registry.whole import whole_folder
 
 CODE_VERSION = "release-1"
+ADAPTER = "adapter_config.json"
 PARTS = ("small", "large", "index", "dataset", "router", "policy")
 
 
@@ -64,3 +66,17 @@ def parts_of(release: Version, *, registry: Registry) -> dict[str, Version]:
     kinds = {"small": "model", "large": "model"}
     digests = {part: release.facts.get(part) for part in PARTS}
     return {part: registry.get(kinds.get(part, part), digest) for part, digest in digests.items() if digest}
+
+
+def check_served(release: Version, *, registry: Registry) -> None:
+    """Hold what would serve against what was published: manifest, models with their bases, index, router, policy.
+
+    Raises:
+        ArtifactChanged: a file or a manifest is another; it may be swapped weights.
+    """
+    whole_folder(release, registry)
+    for part, version in parts_of(release, registry=registry).items():
+        if part != "dataset":  # it does not serve, and may be large; the verdict's replay reads what matters of it
+            whole_folder(version, registry)
+        if ADAPTER in version.manifest["files"]:
+            whole_folder(registry.get("model", str(version.stated("facts", "base"))), registry)

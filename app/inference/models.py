@@ -5,6 +5,7 @@ from pathlib import Path
 
 from app.inference.engine import ADAPTER_FILE, TransformersEngine
 from app.registry.versions import Registry, Version
+from app.registry.whole import whole_folder
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,12 @@ class ModelSource:
 
 
 def find_model(model: Version, *, registry: Registry) -> ModelSource:
-    """The folders of a model version; an adapter stands on the model that it was trained on."""
-    folder = registry.folder(model)
+    """The folders of a model version; an adapter stands on the model that it was trained on.
+
+    Raises:
+        ArtifactChanged: a file is not the one that was published.
+    """
+    folder = whole_folder(model, registry)
     if not (folder / ADAPTER_FILE).exists():
         return ModelSource(folder)
-    return ModelSource(registry.folder(registry.get("model", model.facts["base"])), adapter=folder)
+    return ModelSource(whole_folder(registry.get("model", model.facts["base"]), registry), adapter=folder)

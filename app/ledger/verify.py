@@ -14,6 +14,7 @@ from sqlalchemy.exc import DatabaseError
 
 from app.core.database import Database, snapshot
 from app.core.errors import UsageError
+from app.core.schema import metadata
 from app.core.store import Store
 from app.core.workspace import Workspace
 from app.ledger.auditor import Auditor, check_auditor
@@ -87,7 +88,7 @@ def _verify(
     store = Store(workspace.store_uri)
     manifests = verify_artifacts(rows, store, read_refs(connection), report)
     verify_requests(rows, workspace.requests_dir, report, erased=erasures_of(rows, store).receipts)
-    verify_registry(connection, rows, manifests, verifier, report)
+    verify_registry(connection, rows, manifests, verifier, report, root=store.local_root)
     verify_lineage(rows, report)
 
 
@@ -98,3 +99,8 @@ def _check_database(connection: Connection, report: Report) -> None:
     for line in connection.exec_driver_sql("PRAGMA integrity_check").scalars():
         if line != "ok":
             report.add("damaged-database", "database", f"{line}: restore it from a backup")
+    triggers = "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger' ORDER BY name"
+    for name, table in connection.exec_driver_sql(triggers):
+        if table in metadata.tables:  # MLflow has some on tables of its own
+            message = f"Signalbox makes none: what is written to {table} could become something else by it"
+            report.add("foreign-trigger", f"database, trigger {name}", message)

@@ -7,6 +7,7 @@ rollback leaf put there are each named; keys, decisions and moves are checked by
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -34,15 +35,26 @@ def read_refs(connection: Connection) -> dict[str, str]:
 
 
 def verify_registry(
-    connection: Connection, rows: Sequence[Row], manifests: Manifests, verifier: Verifier | None, report: Report
+    connection: Connection,
+    rows: Sequence[Row],
+    manifests: Manifests,
+    verifier: Verifier | None,
+    report: Report,
+    *,
+    root: Path | None,
 ) -> None:
-    """Check rows, keys, decisions, moves and production against the leaves; ``verifier`` is the log's key."""
+    """Check rows, keys, decisions, moves and production against the leaves.
+
+    Args:
+        verifier: the log's key.
+        root: the store's folder, where it has one.
+    """
     log = [Leaf(row.index, row.statement) for row in rows if row.statement]
     _check_versions(connection, rows, manifests, report)
     verify_statements(log, manifests, verifier, report)
     _check_answers(log, report)
     _check_aliases(connection, log, report)
-    verify_mlflow(connection, log, manifests, report)
+    verify_mlflow(connection, log, manifests, report, root=root)
 
 
 def _check_answers(log: Sequence[Leaf], report: Report) -> None:
@@ -115,6 +127,11 @@ def _check_aliases(connection: Connection, log: Sequence[Leaf], report: Report) 
     query = select(aliases.c.kind, aliases.c.name, versions.c.kind, versions.c.name, versions.c.digest)
     query = query.join_from(aliases, versions, aliases.c.version_id == versions.c.id, isouter=True)
     found = {f"{row[0]}/{row[1]}": row for row in connection.execute(query.where(aliases.c.alias == PRODUCTION))}
+    for kind, name, alias in connection.execute(select(aliases.c.kind, aliases.c.name, aliases.c.alias)):
+        if alias != PRODUCTION and alias.strip().casefold() == PRODUCTION:
+            report.add(
+                "unbacked-alias", f"alias {kind}/{name}@{alias}", "it looks like production, and no leaf made it"
+            )
     moved = {leaf.statement.name: leaf for leaf in log if leaf.statement.kind in MOVES}
     for target in sorted(found.keys() | moved.keys()):
         row, leaf, where = found.get(target), moved.get(target), f"alias {target}@{PRODUCTION}"

@@ -5,6 +5,7 @@ from typing import Any
 
 from app.inference.models import find_model
 from app.registry.versions import Registry, Version
+from app.registry.whole import whole_folder
 from app.routing.calibrate import calibrate
 from app.routing.settings import RoutingSettings
 from app.serving.schema import Passage
@@ -19,7 +20,7 @@ def load_index(registry: Registry, digest: str) -> Any:
     """The search index of an index version."""
     from app.retrieval.search import SearchIndex
 
-    return SearchIndex.open(registry.folder(registry.get("index", digest)))
+    return SearchIndex.open(whole_folder(registry.get("index", digest), registry))
 
 
 def to_passage(hit: Any) -> Passage:

@@ -11,6 +11,7 @@ from typing import Any
 from app.governance.promotion import is_stopped, moves, placed_now
 from app.ledger.log import PROMOTION
 from app.registry.versions import Registry, Version, VersionNotFound
+from app.registry.whole import check_manifest, whole_folder
 from app.routing.router import RUNGS, Router
 from app.serving.errors import NoRelease, NotPromoted
 
@@ -72,12 +73,14 @@ def resolve_release(registry: Registry, ref: str) -> Release:
     Raises:
         NoRelease: there is no such release, which before the first promotion is the normal state.
         NotPromoted: it never was in production.
+        ArtifactChanged: its manifest or its router is not what was published.
     """
     try:
         version = registry.get(RELEASE, ref)
     except VersionNotFound as error:
         raise NoRelease(f"no release {ref!r} serves yet: promote one, then deploy again ({error})") from error
     _check_promoted(version, registry)
+    check_manifest(version, registry)
     facts, stopped = version.facts, is_stopped(registry, version)
     digests = {rung: facts[rung] for rung in RUNGS if facts.get(rung) and not stopped}
     return Release(
@@ -117,4 +120,4 @@ def _load_router(registry: Registry, facts: Mapping[str, Any]) -> Router | None:
     if not facts.get("router"):
         return None
     version: Version = registry.get("router", facts["router"])
-    return Router.load(registry.folder(version))
+    return Router.load(whole_folder(version, registry))

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from app.core.parquet import read_rows
 from app.registry.tables import CHUNKS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
+from app.registry.whole import whole_folder
 from app.training.data import Example, divide_for_replay, encode_rows, encode_texts, save_examples
 from app.training.errors import NothingToReplay, NothingToTrain
 from app.training.plan import EXAMPLES_FILE, PLAN_FILE, Plan, read_plan, write_plan
@@ -43,7 +44,7 @@ def prepare(
     if (folder / PLAN_FILE).exists():
         return read_plan(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    base_folder = registry.folder(base) if base else None
+    base_folder = whole_folder(base, registry) if base else None
     tables = [read_version(version, registry) for version in data]
     extra = [read_version(version, registry) for version in vocabulary]
     tokenizer = make_tokenizer(folder, base_folder, model, [*tables, *extra])
@@ -68,7 +69,7 @@ def prepare(
 
 def read_version(version: Version, registry: Registry) -> Rows:
     """The rows of a version: chunks of a dataset, the training rows of anything else."""
-    folder = registry.folder(version)
+    folder = whole_folder(version, registry)
     if (folder / CHUNKS_FILE).exists():
         return read_rows(folder / CHUNKS_FILE)
     rows = read_rows(folder / ROWS_FILE)

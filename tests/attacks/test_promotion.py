@@ -24,7 +24,7 @@ from app.governance.promotion import (
 )
 from app.ledger.keys import Signer
 from app.ledger.log import Statement
-from app.registry.tracking import Tracker, tracking_uri
+from app.registry.tracking import DIGEST_TAG, Tracker, tracking_uri
 from app.serving.production import tell_mlflow
 from app.serving.release import resolve_release
 from tests.attacks.world import stage
@@ -273,7 +273,7 @@ def test_mlflow_s_own_api_behind_our_back_is_named(served, tmp_path):
     run_id = tracker.start_run("small", params={}, tags={})
     mine, other = registry.get("model", release.facts["small"]), play.world.model()
     for model in (mine, other):
-        tracker.add_version(model, run_id=run_id, source=tmp_path)
+        tracker.add_version(model, run_id=run_id, source=registry.folder(model))
     tell_mlflow(release, registry=registry)
     assert play.faults() == []
     client = MlflowClient(tracking_uri(registry.workspace), tracking_uri(registry.workspace))
@@ -289,6 +289,15 @@ def test_mlflow_s_own_api_behind_our_back_is_named(served, tmp_path):
     client.transition_model_version_stage("small", "2", "Production")
     (fault,) = play.faults()
     assert fault.startswith("unbacked-mlflow-stage: MLflow model small version 2")
+    client.transition_model_version_stage("small", "2", "None")
+    tags = {DIGEST_TAG: mine.digest}
+    client.create_model_version("small", source=f"{tmp_path}/{mine.digest[7:]}", run_id=run_id, tags=tags)
+    client.set_registered_model_alias("small", "production", "4")
+    copied, misplaced = play.faults()
+    assert copied.startswith("copied-mlflow-version: MLflow model small version 4: it bears the digest of version 1")
+    assert misplaced.startswith(
+        "misplaced-mlflow-version: MLflow model small version 4: MLflow looks for its weights at"
+    )
 
 
 def test_an_approval_withdrawn_while_a_promotion_is_judged_stops_it(play, monkeypatch):

@@ -304,3 +304,23 @@ def test_a_promotion_by_a_policy_of_wild_approvals_is_named(play):
     judged = play.registry.publish("verdict", "wild", inputs={"policy": policy.digest}, facts=facts)
     force(play, release, [judged.digest, policy.digest], service(play))
     assert any("the policy of its verdict cannot be read" in each for each in play.faults())
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        (
+            "CREATE TRIGGER t AFTER INSERT ON leaves BEGIN DELETE FROM aliases; END",
+            "foreign-trigger: database, trigger t",
+        ),
+        (
+            "INSERT INTO aliases SELECT kind, name, 'Production', id, '' FROM versions WHERE kind = 'release'",
+            "unbacked-alias: alias release/assistant@Production",
+        ),
+    ],
+)
+def test_a_trap_in_the_database_is_named(play, sql, said):
+    play.candidate()
+    with sqlite3.connect(play.registry.workspace.database_url.removeprefix("sqlite:///")) as connection:
+        connection.execute(sql)
+    assert any(each.startswith(said) for each in play.faults())

@@ -6,12 +6,21 @@ import zipfile
 import pytest
 
 from app.core.workspace import Workspace
+from app.governance.approvals import approve
 from app.governance.pack.verify import verify_pack
-from app.governance.pack.weights import WeightsChanged, sign_weights
+from app.governance.pack.weights import sign_weights
 from app.governance.pack.write import write_pack
+from app.governance.policy import parse_policy
+from app.governance.promotion import promote
+from app.inference.models import find_model
+from app.ledger.key_sources import open_signer
 from app.ledger.verify import verify
 from app.registry.versions import open_registry
+from app.registry.whole import ArtifactChanged
+from app.serving.release import resolve_release
+from tests.governance.conftest import POLICY
 from tests.governance.pack.broken import Broken, kinds, sentence
+from tests.governance.pack.world import MEANING, play
 
 
 @pytest.fixture
@@ -70,10 +79,10 @@ def test_a_signature_by_another_key_is_named(broken, packed, tmp_path):
 
 def test_swapped_weights_are_neither_signed_nor_packed(copied, packed, tmp_path):
     swap(copied.folder(packed.model) / "model.safetensors")
-    with pytest.raises(WeightsChanged, match=r"model\.safetensors is not the file that was published"):
+    with pytest.raises(ArtifactChanged, match=r"model\.safetensors is not the file that was published"):
         write_pack(packed.release, tmp_path / "pack.zip", registry=copied)
     (copied.workspace.keys_dir / "model-signing.p256").unlink()
-    with pytest.raises(WeightsChanged):
+    with pytest.raises(ArtifactChanged):
         sign_weights(packed.model, registry=copied)
     assert "changed-file" in kinds(verify(copied.workspace))
 
@@ -97,3 +106,34 @@ def test_without_weights_the_signature_still_tells_a_swap(packed, tmp_path):
     swap(files / "model.safetensors")
     with pytest.raises(ValueError, match="Hash mismatch"):
         verifying.Config().use_elliptic_key_verifier(public_key=key).verify(files, signature)
+
+
+@pytest.mark.parametrize("what", ["weights", "manifest"])
+def test_what_was_swapped_after_approval_is_neither_promoted_nor_loaded(tmp_path, what):
+    """The judged weights are exchanged in the store between signature and promotion; or the release names others."""
+    registry = open_registry(Workspace.find(tmp_path / "workspace"))
+    release, verdict, model = play(registry, tmp_path)
+    again = registry.publish("release", "other", inputs=release.manifest["inputs"], parents=release.parents,
+                             facts=release.facts)  # fmt: skip
+    signer = open_signer(registry.workspace.keys_dir, "jane")
+    said = {"printed_name": "Jane Doe", "meaning": MEANING, "registry": registry}
+    approve(verdict, again, signer=signer, **said)
+    if what == "weights":
+        swap(registry.folder(model) / "model.safetensors")
+    else:
+        path = registry.folder(again).parent / "manifest.json"
+        path.write_text(path.read_text().replace('"prompt":""', '"prompt":"Lie."'))
+    chosen, policy = registry.get("release", "other"), parse_policy(POLICY)
+    with pytest.raises(ArtifactChanged, match="is not the file that was published"):
+        promote(chosen, verdict=verdict, registry=registry, policy=policy, reason="because")
+    if what == "weights":
+        with pytest.raises(ArtifactChanged):
+            find_model(model, registry=registry)
+    assert {"changed-file", "changed-manifest"} & kinds(verify(registry.workspace))
+
+
+def test_a_promoted_release_whose_manifest_is_changed_serves_nothing(copied, packed):
+    path = copied.folder(packed.release).parent / "manifest.json"
+    path.write_text(path.read_text().replace('"prompt":""', '"prompt":"Lie."'))
+    with pytest.raises(ArtifactChanged, match="its manifest"):
+        resolve_release(copied, packed.release.digest)

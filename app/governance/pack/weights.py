@@ -12,26 +12,21 @@ import tempfile
 from pathlib import Path
 
 from app.core.digests import digest_bytes, digest_file
-from app.core.errors import SignalboxError
 from app.governance.pack.layout import SIGNATURE_FILE, SIGNING_KEY_FILE
-from app.ledger.erasures import Erasures
 from app.ledger.keys import Verifier, facts_signer, sign_facts, write_once
 from app.registry.versions import Registry, Version
+from app.registry.whole import whole_folder
 
 KIND = "model-signature"
 CODE_VERSION = "model-signature-1"
 KEY_FILE = "model-signing.p256"
 
 
-class WeightsChanged(SignalboxError):
-    """Weights are not those that were published: restore them from a backup, or publish a new version."""
-
-
 def sign_weights(model: Version, *, registry: Registry) -> Version:
     """The signature over a model's files; the one that is there already when the key is the same.
 
     Raises:
-        WeightsChanged: a file is not the one that the manifest names; it is not signed.
+        ArtifactChanged: a file is not the one that the manifest names; it is not signed.
     """
     from model_signing import hashing, signing
 
@@ -40,8 +35,7 @@ def sign_weights(model: Version, *, registry: Registry) -> Version:
     inputs = {"model": model.digest, "public_key": digest_bytes(public), "code": CODE_VERSION}
     if found := registry.find(KIND, model.name, inputs):
         return found
-    source = registry.folder(model)
-    check_files(model, source)
+    source = whole_folder(model, registry)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / SIGNING_KEY_FILE).write_bytes(public)
@@ -53,17 +47,6 @@ def sign_weights(model: Version, *, registry: Registry) -> Version:
         return registry.publish(
             KIND, model.name, folder=folder, inputs=inputs, parents=[model.digest], facts={**facts, "signed": bound}
         )
-
-
-def check_files(version: Version, folder: Path, *, erasures: Erasures | None = None) -> None:
-    """WeightsChanged when a file of a version is missing or is not the one published, or what an erasure left of it."""
-    erasures = erasures or Erasures()
-    for name, entry in version.manifest["files"].items():
-        path = folder / name
-        wanted = erasures.digest_now(version.kind, version.digest, name, entry["sha256"])
-        if (digest_file(path) if path.is_file() else "") != wanted:
-            message = f"{version.kind} {version.ref}: {name} is not the file that was published"
-            raise WeightsChanged(f"{message}: run `signalbox verify`, then restore it from a backup")
 
 
 def weights_fault(signature: Version, model: Version, folder: Path, files: Path, service: Verifier | None) -> str:

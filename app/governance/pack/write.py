@@ -24,12 +24,12 @@ from app.governance.pack.croissant import KINDS, describe
 from app.governance.pack.dsse import sign_statement, statement
 from app.governance.pack.page import render_page
 from app.governance.pack.weights import KIND as SIGNATURE
-from app.governance.pack.weights import check_files
 from app.ledger.erasures import Erasures, erasures_in
 from app.ledger.keys import Verifier
 from app.ledger.log import KEY, SERVICE_KEY, Ledger
 from app.ledger.note import Checkpoint, read_checkpoint
 from app.registry.versions import Registry, Version
+from app.registry.whole import check_files
 
 Members = dict[str, bytes | Path]
 
@@ -61,7 +61,7 @@ def write_pack(
             verdicts reads, such as the rows that a check for contamination looks at.
 
     Raises:
-        WeightsChanged: a file is not the one that was published.
+        ArtifactChanged: a file is not the one that was published.
         NotPackable: there is no checkpoint over the release.
     """
     contents = select(release, registry=registry, with_weights=with_weights, with_data=with_data)

@@ -1,0 +1,58 @@
+"""Whether a version is still what was published: the bytes of its manifest, and of every file that it names.
+
+Whatever serves, is trained on, or goes into production is read through here, so that weights, an index or a release
+that somebody swapped in the store are refused with a sentence when they are loaded, before ``signalbox verify`` runs.
+
+Guarantees: what comes back held when it was read; what an erasure left of a file counts as whole, and so does, where
+it is loaded, a file that an erasure is about to replace. Not guaranteed: that nobody swaps a file after that.
+"""
+
+from pathlib import Path
+
+from app.core.digests import digest_bytes, digest_file
+from app.core.errors import SignalboxError
+from app.ledger.erasures import Erasures, erasures_in
+from app.registry.versions import Registry, Version
+
+
+class ArtifactChanged(SignalboxError):
+    """A manifest or a file is not the one that was published: restore it from a backup, or publish a new version."""
+
+
+def whole_folder(version: Version, registry: Registry) -> Path:
+    """A version's folder, to be read only.
+
+    Raises:
+        ArtifactChanged: its manifest or one of its files is not the one published.
+    """
+    check_manifest(version, registry)
+    folder = registry.folder(version)
+    check_files(version, folder, erasures=erasures_in(registry.ledger, registry.store), under_way=True)
+    return folder
+
+
+def check_manifest(version: Version, registry: Registry) -> None:
+    """ArtifactChanged when the bytes of a version's manifest are not those that its digest names."""
+    if digest_bytes(registry.store.manifest_bytes(version.kind, version.digest)) != version.digest:
+        raise _changed(version, "its manifest")
+
+
+def check_files(version: Version, folder: Path, *, erasures: Erasures | None = None, under_way: bool = False) -> None:
+    """ArtifactChanged when a file of a version is missing or is not the one published, or what an erasure left of it.
+
+    Args:
+        under_way: take bytes that the last erasure has named and not replaced yet.
+    """
+    erasures = erasures or Erasures()
+    for name, entry in version.manifest["files"].items():
+        erased = erasures.of(version.kind, version.digest, name)
+        wanted = {erased[-1][1].new if erased else entry["sha256"]}
+        wanted |= {erased[-1][1].old} if erased and under_way else set()
+        path = folder / name
+        if (digest_file(path) if path.is_file() else "") not in wanted:
+            raise _changed(version, name)
+
+
+def _changed(version: Version, what: str) -> ArtifactChanged:
+    message = f"{version.kind} {version.ref}: {what} is not the file that was published"
+    return ArtifactChanged(f"{message}: run `signalbox verify`, then restore it from a backup")
