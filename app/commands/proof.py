@@ -38,6 +38,8 @@ def verify(
     for named in (pack, key, ledger, checkpoint):
         if named is not None and not named.exists():
             raise UsageError(f"there is nothing at {named}: correct the path")
+        if named is not None and named != ledger and not named.is_file():
+            raise UsageError(f"{named} is a folder: name a file; an exported ledger is checked with --ledger")
     if pack is not None:
         from app.governance.pack.verify import verify_pack
         from app.ledger.witness import Witness

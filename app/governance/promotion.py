@@ -104,9 +104,9 @@ def promote(
     policy_version = publish_policy(policy, registry)
     _check_verdict(release, verdict, policy_version, registry)
     _check_policy(release, policy_version, registry)
+    check_served(release, registry=registry)
     traffic = _check_traffic(release, verdict, registry)
     _check_rejections(release, rejections(release, registry=registry))
-    check_served(release, registry=registry)
     finding = judge_approvals(policy_of(policy_version).approvals, valid_approvals(release, verdict, registry=registry))
     if finding.light != "green":
         raise ApprovalsMissing(f"{release.ref} is not promoted, {finding.reason}: have it approved, then try again")

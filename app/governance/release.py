@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.core.errors import UsageError
-from app.registry.versions import Registry, Version
+from app.registry.versions import Registry, Version, VersionNotFound
 from app.registry.whole import whole_folder
 
 CODE_VERSION = "release-1"
 ADAPTER = "adapter_config.json"
+MODEL = "model"
 PARTS = ("small", "large", "index", "dataset", "router", "policy")
 
 
@@ -63,7 +64,7 @@ def build_release(
 
 def parts_of(release: Version, *, registry: Registry) -> dict[str, Version]:
     """The versions that a release is made of, by part; absent parts are left out."""
-    kinds = {"small": "model", "large": "model"}
+    kinds = {"small": MODEL, "large": MODEL}
     digests = {part: release.facts.get(part) for part in PARTS}
     return {part: registry.get(kinds.get(part, part), digest) for part, digest in digests.items() if digest}
 
@@ -71,12 +72,25 @@ def parts_of(release: Version, *, registry: Registry) -> dict[str, Version]:
 def check_served(release: Version, *, registry: Registry) -> None:
     """Hold what would serve against what was published: manifest, models with their bases, index, router, policy.
 
+    A part that nobody published is passed over: nothing can be loaded under its digest but what has that digest.
+
     Raises:
         ArtifactChanged: a file or a manifest is another; it may be swapped weights.
     """
     whole_folder(release, registry)
-    for part, version in parts_of(release, registry=registry).items():
-        if part != "dataset":  # it does not serve, and may be large; the verdict's replay reads what matters of it
-            whole_folder(version, registry)
-        if ADAPTER in version.manifest["files"]:
-            whole_folder(registry.get("model", str(version.stated("facts", "base"))), registry)
+    for part in PARTS:
+        if part == "dataset":  # it does not serve, and may be large; the verdict's replay reads what matters of it
+            continue
+        version = _published(MODEL if part in ("small", "large") else part, release.facts.get(part), registry)
+        if version is None:
+            continue
+        whole_folder(version, registry)
+        if ADAPTER in version.manifest["files"] and (base := _published(MODEL, version.facts.get("base"), registry)):
+            whole_folder(base, registry)
+
+
+def _published(kind: str, digest: object, registry: Registry) -> Version | None:
+    try:
+        return registry.get(kind, str(digest)) if digest else None
+    except VersionNotFound:
+        return None

@@ -13,7 +13,7 @@ from app.core.files import read_text
 from app.ledger.faults import Report
 from app.ledger.keys import KeyUnreadable, Verifier, load_public
 from app.ledger.log import WITNESS
-from app.ledger.note import BadNote, read_checkpoint
+from app.ledger.note import BadNote, NotSigned, read_checkpoint
 from app.ledger.verify_tree import Levels, Row, span_name
 from app.ledger.witness import BadWitness, Witness, check_cosignatures
 
@@ -67,9 +67,12 @@ def _check_kept(path: Path, levels: Levels, verifier: Verifier, report: Report) 
     where = f"kept checkpoint {path.name}"
     try:
         kept = read_checkpoint(read_text(path), [verifier])
-    except BadNote as error:
+    except NotSigned as error:
         message = f"the log shows another key than signed it, so it was rewritten, or this is another log's: {error}"
         report.add("changed-key", where, message)
+        return
+    except BadNote as error:
+        report.add("bad-checkpoint", where, f"nothing can be held against it: {error}")
         return
     if kept.size > levels.size:
         message = f"the checkpoint kept of {kept.size} leaves has signed them: the log was cut back since"

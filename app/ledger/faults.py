@@ -48,7 +48,7 @@ class Report:
     def lines(self) -> list[str]:
         """The report for a terminal: a line for each fault and note, the sum last."""
         checked = f"{self.num_leaves} leaves, {self.num_checkpoints} checkpoints, {self.num_artifacts} artifacts"
-        end = "all hold" if self.ok else f"{len(self.faults)} faults found"
+        end = "all hold" if self.ok else f"{len(self.faults)} fault{'s' * (len(self.faults) > 1)} found"
         found = [f"FAULT {fault.kind}: {fault}" for fault in self.faults]
         return [*found, *(f"note: {note}" for note in self.notes), f"{checked}, {self.num_files} files checked: {end}"]
 

@@ -16,8 +16,9 @@ from app.governance.keys import revoke_key
 from app.governance.pack import layout
 from app.governance.pack.verify import verify_pack
 from app.governance.pack.write import write_pack
-from app.ledger.keys import Signer
+from app.ledger.keys import Signer, load_or_create
 from app.ledger.log import Statement
+from app.ledger.verify import verify
 from app.registry.versions import open_registry
 from tests.governance.pack.broken import Broken, kinds, sentence
 
@@ -128,6 +129,16 @@ def test_a_replaced_service_key_is_found_with_the_real_one_at_hand(broken):
     assert {"replaced-key", "changed-member"} <= kinds(report)
     alone = broken.faults(public_key=None)
     assert {"changed-checkpoint", "bad-seal"} <= kinds(alone)
+
+
+def test_a_pack_made_anew_under_another_key_is_one_fault(broken, packed, tmp_path):
+    """Whole in itself, names, figures and all: what tells is the key that the auditor has, and it is said once."""
+    stranger = load_or_create(tmp_path / "keys", "service", "service").public
+    report = broken.faults(public_key=tmp_path / "keys" / "service.pub")
+    assert [fault.kind for fault in report.faults] == ["wrong-key"]
+    assert stranger.vkey in str(report.faults[0])
+    live = verify(packed.registry.workspace, public_key=tmp_path / "keys" / "service.pub")
+    assert [fault.kind for fault in live.faults] == ["wrong-key"]
 
 
 def test_a_replaced_approvers_key_is_found(broken):

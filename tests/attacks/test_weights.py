@@ -12,6 +12,7 @@ from app.governance.pack.weights import sign_weights
 from app.governance.pack.write import write_pack
 from app.governance.policy import parse_policy
 from app.governance.promotion import promote
+from app.governance.stoplights import ask_about_release
 from app.inference.models import find_model
 from app.ledger.key_sources import open_signer
 from app.ledger.verify import verify
@@ -118,6 +119,7 @@ def test_what_was_swapped_after_approval_is_neither_promoted_nor_loaded(tmp_path
     signer = open_signer(registry.workspace.keys_dir, "jane")
     said = {"printed_name": "Jane Doe", "meaning": MEANING, "registry": registry}
     approve(verdict, again, signer=signer, **said)
+    ask_about_release(again, verdict=verdict, registry=registry)
     if what == "weights":
         swap(registry.folder(model) / "model.safetensors")
     else:

@@ -121,3 +121,27 @@ def test_bad_input_is_one_sentence(cluster_workspace, job, arguments, status, sa
         last = openlineage_events(cluster_workspace.root)[-1]
         assert (last["job"]["name"], last["eventType"]) == (f"jobs.{job}", "FAIL")
         assert said in last["run"]["facets"]["errorMessage"]["message"]
+
+
+def test_a_job_told_to_end_says_so_in_one_sentence(workspace):
+    """`ray job stop` sends SIGTERM; Ray's own handler, set by its connection, would end the job with status 15."""
+    code = f"""
+import contextlib, os, signal, sys
+from pathlib import Path
+from jobs import common
+
+@contextlib.contextmanager
+def connect(*_, **__):
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    yield
+
+common.connect = connect
+with common.job(Path({str(workspace.root)!r}), None):
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (143, "")
+    assert ended.stderr.startswith("signalbox: ended by SIGTERM")
+    assert ended.stderr.count("\n") == 1
+    events = (workspace.root / "openlineage.jsonl").read_text().splitlines()
+    assert [json.loads(event)["eventType"] for event in events] == ["START", "ABORT"]

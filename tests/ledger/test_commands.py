@@ -92,5 +92,11 @@ def test_what_verify_is_given_must_be_there(run, workspace, tmp_path, option):
     assert said == f"there is nothing at {tmp_path / 'nothing'}: correct the path"
 
 
+def test_what_is_no_checkpoint_is_no_sign_of_a_rewritten_log(run, workspace):
+    here, key = ("-w", workspace.root), workspace.keys_dir / "service.pub"
+    assert "bad-checkpoint" in run("verify", "--checkpoint", key, *here, status=1)
+    assert "is a folder" in run("verify", "--pack", workspace.root, *here, status=2)
+
+
 def test_errors_have_the_right_status():
     assert (UsageError.exit_status, SignalboxError.exit_status) == (2, 1)
