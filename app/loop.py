@@ -84,8 +84,19 @@ def build_knowledge(
     return Knowledge(documents, index, rows)
 
 
-def learn_on(base: Version, knowledge: Knowledge, *, name: str, recipe: TrainSettings, registry: Registry) -> Version:
+def learn_on(
+    base: Version,
+    knowledge: Knowledge,
+    *,
+    name: str,
+    recipe: TrainSettings,
+    registry: Registry,
+    trainer: Signer | None = None,
+) -> Version:
     """Fine-tune a model on new rows, replaying those that it was trained on.
+
+    Args:
+        trainer: the key that signs the training; nobody does by default.
 
     Raises:
         NothingNew: it was trained on these very rows.
@@ -94,7 +105,10 @@ def learn_on(base: Version, knowledge: Knowledge, *, name: str, recipe: TrainSet
     if knowledge.rows.digest in [version.digest for version in known]:
         raise NothingNew(f"{base.ref} was trained on {knowledge.rows.ref} already: publish revised documents first")
     data = [knowledge.rows, *known]
-    return train(name=name, data=data, base=base, registry=registry, workspace=registry.workspace, settings=recipe)
+    return train(
+        name=name, data=data, base=base, registry=registry, workspace=registry.workspace, settings=recipe,
+        signer=trainer,
+    )  # fmt: skip
 
 
 def known_rows(model: Version, *, registry: Registry) -> list[Version]:
@@ -303,10 +317,12 @@ def retrain(
     settings: SignalboxSettings,
     actor: str,
     trigger: str | None = None,
+    trainer: Signer | None = None,
 ) -> Candidate:
     """Build the next candidate from the documents as they are now and the small model in production.
 
     Args:
+        trainer: the key that signs the training; nobody does by default.
         trigger: id of the trigger that asks for it; None when a person does.
 
     Raises:
@@ -326,7 +342,7 @@ def retrain(
     )
     gates[DATA] = ask(DATA, knowledge.rows, registry=registry)
     recipe = settings.training.small_continual
-    small = learn_on(parts["small"], knowledge, name=plan.model, recipe=recipe, registry=registry)
+    small = learn_on(parts["small"], knowledge, name=plan.model, recipe=recipe, registry=registry, trainer=trainer)
     return build_candidate(
         plan.release,
         small=small,

@@ -18,12 +18,18 @@ from app.core.cluster import connect
 from app.core.errors import end_on_sigterm, exit_status
 from app.core.workspace import Workspace
 from app.governance.openlineage import recorded
+from app.ledger.key_sources import open_signer
+from app.ledger.keys import Signer
 from app.registry.versions import Registry, Version, open_registry
 from app.settings import SignalboxSettings, load_settings
 
 Config = Annotated[Path | None, typer.Option(help="Settings file (YAML); default: the local profile.")]
 WorkspaceOption = Annotated[Path | None, typer.Option("--workspace", help="Workspace; default: $SIGNALBOX_WORKSPACE.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+
+TrainerKey = Annotated[
+    str | None, typer.Option("--key", help="Trainer's key that signs the training, by its name; default: none does.")
+]
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,10 @@ class Job:
     workspace: Workspace
     settings: SignalboxSettings
     registry: Registry
+
+    def signer(self, name: str | None) -> Signer | None:
+        """The workspace's key of that name; None for none."""
+        return open_signer(self.workspace.keys_dir, name) if name else None
 
 
 @contextmanager

@@ -55,8 +55,7 @@ def main(
             meaning = policy_of(here.registry.get("policy", verdict.manifest["inputs"]["policy"])).approvals.meaning
             name = str(printed_name)
             approve(verdict, chosen, signer=signer, printed_name=name, meaning=meaning, registry=here.registry)
-        mover = open_signer(here.workspace.keys_dir, key) if key else None
-        put_into_production(chosen, registry=here.registry, signer=mover, reason=reason)
+        put_into_production(chosen, registry=here.registry, signer=here.signer(key), reason=reason)
         if serve:
             deploy(workspace=here.workspace, release_ref=chosen.digest, config_path=serve_config)
         print(f"{chosen.ref} ({chosen.short}) is in production{' and serves' if serve else ''}")

@@ -18,7 +18,7 @@ from app.monitoring.actor import REFUSED_STATUS
 from app.monitoring.plan import RetrainPlan, load_plan, plan_path
 from app.monitoring.store import MonitorStore
 from app.registry.versions import Registry
-from jobs.common import Config, Json, WorkspaceOption, job
+from jobs.common import Config, Json, TrainerKey, WorkspaceOption, job
 
 app = typer.Typer(add_completion=False)
 
@@ -33,6 +33,7 @@ def main(
         str | None, typer.Option(help="Id of the trigger that asks for it; default: a person does.")
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="Retraining plan; default: the workspace's.")] = None,
+    key: TrainerKey = None,
     config: Config = None,
     workspace: WorkspaceOption = None,
     as_json: Json = False,
@@ -42,7 +43,10 @@ def main(
         chosen = load_plan(plan or plan_path(Workspace.find(workspace)))
     with job(workspace, config or _config_of(chosen)) as here:
         actor = f"retrain {_known(trigger, here.registry)}"
-        candidate = retrain(chosen, registry=here.registry, settings=here.settings, actor=actor, trigger=trigger)
+        candidate = retrain(
+            chosen, registry=here.registry, settings=here.settings, actor=actor, trigger=trigger,
+            trainer=here.signer(key),
+        )  # fmt: skip
     print(json.dumps(_as_json(candidate)) if as_json else "\n".join(_lines(candidate)))
     raise typer.Exit(0 if candidate.release else REFUSED_STATUS)
 
@@ -65,13 +69,10 @@ def _as_json(candidate: Candidate) -> dict[str, str | None]:
 
 
 def _lines(candidate: Candidate) -> list[str]:
-    if candidate.release is None:
-        return [*summary(candidate.verdict), f"no candidate: {candidate.stopped or 'the gate is red'}"]
-    release = candidate.release
-    return [
-        *summary(candidate.verdict),
-        f"release {release.ref} ({release.short}) awaits approval: approve, then promote",
-    ]
+    release, lines = candidate.release, summary(candidate.verdict)
+    if release is None:
+        return [*lines, f"no candidate: {candidate.stopped or 'the gate is red'}"]
+    return [*lines, f"release {release.ref} ({release.short}) awaits approval: approve, then promote"]
 
 
 if __name__ == "__main__":

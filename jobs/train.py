@@ -7,7 +7,7 @@ import typer
 from app.core.errors import UsageError
 from app.governance.stoplights import DATA, ask
 from app.training.trainer import train
-from jobs.common import Config, Json, WorkspaceOption, job, report
+from jobs.common import Config, Json, TrainerKey, WorkspaceOption, job, report
 
 app = typer.Typer(add_completion=False)
 Run = Literal["small_cpt", "small_sft", "small_lora", "small_continual", "large_sft"]
@@ -27,6 +27,7 @@ def main(
     data: Annotated[
         list[str] | None, typer.Option(help="Synthetic rows (for small_cpt: a dataset), newest first; repeatable.")
     ] = None,
+    key: TrainerKey = None,
     config: Config = None,
     workspace: WorkspaceOption = None,
     as_json: Json = False,
@@ -53,6 +54,7 @@ def main(
             registry=here.registry,
             workspace=here.workspace,
             settings=getattr(here.settings.training, run),
+            signer=here.signer(key),
         )
         report(version, as_json=as_json)
 

@@ -37,6 +37,7 @@ from app.ledger.decisions import (
 from app.ledger.key_book import END, KeyBook
 from app.ledger.keys import Signer, Verifier, facts_signer, sign_facts
 from app.ledger.log import KEY, Leaf, Statement
+from app.ledger.trainings import Trainers
 from app.registry.versions import Registry, Version, VersionNotFound
 
 REJECTED, WITHDRAWN = "rejected", "withdrawn"
@@ -284,10 +285,10 @@ def _as_decision(approval: Approval) -> Decision:
 
 
 def _trained_by(artifact: Version, signer: Verifier, registry: Registry) -> str | None:
-    """Whether a key's name stands as the actor of a model leaf behind an artifact."""
+    """Whether a key or its person trained a model behind an artifact: as its leaf's actor, or by a signature."""
     found, _ = find_ancestors(registry, [artifact.digest])
-    actors = {leaf.statement.actor for leaf in found.values() if leaf.statement.kind == "model"}
-    return "it trained a model behind this artifact" if {signer.key_name, signer.name} & actors else None
+    book, statements = key_book(registry), (leaf.statement for leaf in found.values())
+    return Trainers.of(statements, manifests_of(registry), book).objection(signer, book)
 
 
 def _read(signed: Mapping[str, Any]) -> tuple[Mapping[str, Any], Verifier]:

@@ -2,8 +2,8 @@
 
 Guarantees: named are a key of two roles, a key revived after its revocation, every decision that does not count and
 why, a move that nobody signed or may make, a promotion without verdict, of models without that of the gate before
-traffic, without the approvals that its policy asked for at that moment, or against a rejection, and a rollback, stop or
-resume of what it cannot concern.
+traffic, without the approvals that its policy asked for at that moment, or against a rejection, a rollback, stop or
+resume of what it cannot concern, and a training that is not what its trainer signed.
 Not guaranteed: that a verdict was right; ``app.governance.gate.replay`` judges it again.
 """
 
@@ -18,6 +18,7 @@ from app.ledger.key_book import NEW, KeyBook
 from app.ledger.keys import KeyUnreadable, Verifier
 from app.ledger.log import KEY, MOVES, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
 from app.ledger.moves import find_move_faults, may_be_judged, models_of
+from app.ledger.trainings import MODEL, Trainers, find_training_fault
 from app.ledger.verify_lineage import TIME
 
 Manifests = Mapping[str, Any]
@@ -37,6 +38,7 @@ def verify_statements(log: Sequence[Leaf], manifests: Manifests, verifier: Verif
     keys = KeyBook.read(log, manifest_of)
     decisions = DecisionBook.read(log, manifest_of, keys, log_key=verifier.vkey if verifier else "")
     _check_keys(log, keys, report)
+    _check_trainings(log, keys, manifests, decisions.log_key, report)
     _check_decisions(log, decisions, manifests, report)
     _check_moves(log, decisions, keys, manifests, report)
 
@@ -65,6 +67,14 @@ def _check_key_leaf(leaf: Leaf, report: Report) -> None:
         return
     if verifier.digest != leaf.statement.subject:
         report.add("bad-key", f"leaf {leaf.index}", "its subject is not the digest of the key that it names")
+
+
+def _check_trainings(log: Sequence[Leaf], keys: KeyBook, manifests: Manifests, log_key: str, report: Report) -> None:
+    for leaf in log:
+        if leaf.statement.kind != MODEL or leaf.statement.subject not in manifests:
+            continue
+        if fault := find_training_fault(leaf, manifests[leaf.statement.subject], keys, log_key=log_key):
+            report.add("bad-training", f"leaf {leaf.index}, model {leaf.statement.name}", fault)
 
 
 def _check_decisions(log: Sequence[Leaf], book: DecisionBook, manifests: Manifests, report: Report) -> None:
@@ -158,9 +168,9 @@ def _find_promotion_faults(
         yield "the policy of its verdict cannot be read"
         return
     about = (statement.subject, verdict)
-    trained = _trainers_behind(statement.subject, known)
+    trained = Trainers.of(_behind(statement.subject, known), lambda _, digest: manifests.get(digest), decisions.keys)
     standing = decisions.standing(APPROVAL, *about, before=leaf.index)
-    standing = [each for each in standing if not {each.signer.key_name, each.signer.name} & trained]
+    standing = [each for each in standing if not trained.objection(each.signer, decisions.keys)]
     if not TIME.fullmatch(statement.time):
         return
     number, _ = rule.count([each for each in standing if each.digest in statement.parents], statement.time)
@@ -171,17 +181,15 @@ def _find_promotion_faults(
         yield f"leaf {rejection.index} rejected it, and nobody withdrew that"
 
 
-def _trainers_behind(subject: str, known: Mapping[str, Statement]) -> set[str]:
-    """Actors of the models behind a version."""
-    found, waiting, actors = set(), [subject], set()
+def _behind(subject: str, known: Mapping[str, Statement]) -> Iterator[Statement]:
+    """A version's own statement and those of all that it was made from."""
+    found, waiting = set(), [subject]
     while waiting:
         digest = waiting.pop()
-        if digest in found or digest not in known:
-            continue
-        found.add(digest)
-        waiting.extend(known[digest].parents)
-        actors |= {known[digest].actor} if known[digest].kind == "model" else set()
-    return actors
+        if digest not in found and digest in known:
+            found.add(digest)
+            waiting.extend(known[digest].parents)
+            yield known[digest]
 
 
 def _kind(known: Mapping[str, Statement], digest: str) -> str:

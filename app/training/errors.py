@@ -15,5 +15,9 @@ class NothingToReplay(UsageError):
     """Replay was asked for, but the older data hold nothing to replay: allow withdrawn facts, or set the share to 0."""
 
 
+class TrainerRefused(UsageError):
+    """That key may not sign a training: make one with `signalbox keys new NAME --role trainer --person NAME`."""
+
+
 class TrainingFailed(SignalboxError):
     """The run ended before its last step; the message carries the reason. The same call takes it up again."""

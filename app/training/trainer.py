@@ -1,7 +1,8 @@
 """Training on Ray Train: data-parallel workers with DeepSpeed, checkpoints, resumption, and a model version at the end.
 
 Guarantees: the same inputs give the version that is there already; a run whose workers die goes on from its last
-checkpoint, and so does one whose driver died when it is called again; nothing is published before the last step.
+checkpoint, and so does one whose driver died when it is called again; nothing is published before the last step; with
+a signer, the model says who trained it under a signature over data, base, recipe and weights.
 Not guaranteed: equal weights from equal inputs on machines that round differently.
 """
 
@@ -21,10 +22,15 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from app.core.digests import digest_json, hex_of
 from app.core.progress import Progress, progress
+from app.core.store import describe_files
 from app.core.workspace import Workspace
+from app.governance.keys import key_book
+from app.ledger.keys import Signer
+from app.ledger.log import SERVICE_KEY
+from app.ledger.trainings import sign_training, trainer_objection
 from app.registry.tracking import Tracker
 from app.registry.versions import Registry, Version
-from app.training.errors import NoStart, TrainingFailed
+from app.training.errors import NoStart, TrainerRefused, TrainingFailed
 from app.training.loss import CURVE_FILE, PLOT_FILE, write_curve
 from app.training.plan import EXPORT, SUMMARY_FILE, Plan, num_starts, read_progress
 from app.training.prepare import prepare
@@ -47,6 +53,7 @@ def train(
     base: Version | None = None,
     model: ModelSettings | None = None,
     vocabulary: Sequence[Version] = (),
+    signer: Signer | None = None,
 ) -> Version:
     """Train a model on published data and publish it.
 
@@ -56,14 +63,20 @@ def train(
         base: the model to start from; its tokenizer is kept.
         model: or the shape of a new one.
         vocabulary: more versions whose texts a new tokenizer should know.
+        signer: a trainer's key, which the model's manifest then bears a signature of; what it signs is a version of its
+            own, beside one that nobody signed.
 
     Raises:
         NoStart: both or neither of base and model are given.
+        TrainerRefused: the signer's key is no trainer's, not on record, or revoked.
         TrainingFailed: workers failed more often than allowed; calling again goes on from the last checkpoint.
     """
     if (base is None) == (model is None):
         raise NoStart("training starts from a base model or from a model shape: name exactly one of them")
     inputs = _inputs(base=base, model=model, data=data, vocabulary=vocabulary, settings=settings)
+    if signer:
+        _check_trainer(signer, registry)
+        inputs["trainer"] = signer.public.vkey
     if found := registry.find(KIND, name, inputs):
         return found
     folder = workspace.runs_dir / f"{name}-{hex_of(digest_json(inputs))[:12]}"
@@ -78,7 +91,9 @@ def train(
     except TrainingFailed:
         tracker.fail_run(run.result())
         raise
-    version = _publish(checkpoint, plan, folder, registry=registry, tracker=tracker, run_id=run.result(), inputs=inputs)
+    version = _publish(
+        checkpoint, plan, folder, registry=registry, tracker=tracker, run_id=run.result(), inputs=inputs, signer=signer
+    )
     shutil.rmtree(folder)
     return version
 
@@ -199,6 +214,7 @@ def _publish(
     tracker: Tracker,
     run_id: str,
     inputs: Mapping[str, Any],
+    signer: Signer | None,
 ) -> Version:
     """Gather the model's files, close the run in MLflow, publish the version and enter it in MLflow's list."""
     starts = num_starts(list(read_progress(folder / "plan")))
@@ -218,10 +234,26 @@ def _publish(
             folder=staged,
             inputs=inputs,
             parents=[*([plan.base_digest] if plan.base_digest else []), *inputs["data"], *inputs["vocabulary"]],
-            facts=_facts(plan, summary, inputs, figures, run_id),
+            facts={**_facts(plan, summary, inputs, figures, run_id), **_signed(plan, inputs, staged, signer, registry)},
+            actor=signer.public.key_name if signer else SERVICE_KEY,
         )
     tracker.add_version(version, run_id=run_id, source=registry.folder(version))
     return version
+
+
+def _check_trainer(signer: Signer, registry: Registry) -> None:
+    if objection := trainer_objection(signer.public, key_book(registry)):
+        said = f"key {signer.public.key_name} may not sign a training ({objection})"
+        raise TrainerRefused(f"{said}: make one with `signalbox keys new NAME --role trainer --person NAME`")
+
+
+def _signed(
+    plan: Plan, inputs: Mapping[str, Any], staged: Path, signer: Signer | None, registry: Registry
+) -> dict[str, Any]:
+    if signer is None:
+        return {}
+    files, log_key = describe_files(staged), registry.ledger.log_key
+    return {"signed": sign_training(plan.name, inputs=inputs, files=files, signer=signer, log_key=log_key)}
 
 
 def train_figures(summary: Mapping[str, Any], plan: Plan, *, num_starts: int) -> dict[str, float]:

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pytest
 
 from app.core.parquet import read_rows, write_rows
+from app.governance.keys import new_key
+from app.ledger.verify import verify
 from app.registry.tracking import Tracker
 from app.training.errors import NoStart
 from app.training.plan import read_progress
@@ -47,7 +49,8 @@ def test_a_run_starts_from_one_thing(registry, rows):
 @pytest.mark.cluster
 @pytest.mark.chaos
 def test_from_a_random_start_to_a_version_though_a_worker_is_killed(cluster, registry, rows):
-    given = {"data": [rows], "registry": registry, "workspace": registry.workspace, "model": MODEL}
+    bob = new_key(registry, "bob", role="trainer", person="Bob")
+    given = {"data": [rows], "registry": registry, "workspace": registry.workspace, "model": MODEL, "signer": bob}
     settings = recipe(num_steps=100, num_checkpoints=5)
     killer = Killer(registry.workspace.runs_dir, after_step=30)
     killer.start()
@@ -64,6 +67,9 @@ def test_from_a_random_start_to_a_version_though_a_worker_is_killed(cluster, reg
     assert small.parents == [rows.digest]
     assert not list(registry.workspace.runs_dir.iterdir())
     assert train(name="small", settings=settings, **given) == small
+    (leaf,) = registry.ledger.leaves("model")
+    assert (leaf.statement.actor, small.facts["signed"]["key"]) == ("trainer/bob", bob.public.vkey)
+    assert verify(registry.workspace).faults == []
     assert Tracker(registry.workspace).run_params(small.facts["run_id"])["data"] == str([rows.digest])
 
 
