@@ -68,8 +68,9 @@ def trainer_objection(verifier: Verifier, keys: KeyBook, before: int = END) -> s
 def trained_by(manifest: Mapping[str, Any]) -> Verifier | None:
     """Whose signature a model's training bears; None when there is none that holds."""
     signed = _mapping(manifest, "facts").get("signed")
-    signer = facts_signer(signed) if isinstance(signed, Mapping) else None
-    return signer if signer and isinstance(signed["body"], Mapping) else None
+    if not isinstance(signed, Mapping) or not isinstance(signed.get("body"), Mapping):
+        return None
+    return facts_signer(signed)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from app.core.digests import digest_json
 from app.governance.approvals import ApproverRefused
 from app.governance.evidence import Evidence
 from app.governance.gate import judge, replay
-from app.governance.keys import enrol, revoke_key
+from app.governance.keys import enrol, key_book, revoke_key
 from app.governance.pack.reader import open_pack
 from app.governance.pack.verify import verify_pack
 from app.governance.pack.write import write_pack
 from app.governance.policy import parse_policy
 from app.governance.promotion import ApprovalsMissing
 from app.ledger.keys import Signer
-from app.ledger.trainings import sign_training
+from app.ledger.trainings import find_training_fault, sign_training
 from app.training.errors import TrainerRefused
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.trainer import train
@@ -182,6 +182,26 @@ def test_a_training_that_is_not_what_its_trainer_signed_is_named(play, bob, make
     verdict = judge(CHECK, Evidence.collect(model, registry=play.registry), registry=play.registry)
     assert verdict.facts["light"] == "red"
     assert said in verdict.facts["checks"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"facts": ["signed"]}, "who signed nothing"),
+        ({"facts": None}, "who signed nothing"),
+        ({"facts": {"signed": None}}, "does not hold"),
+        ({"facts": {"signed": {"body": {}}}}, "does not hold"),
+        ({"inputs": 7}, "another data, recipe"),
+        ({"inputs": {"data": 2**70}}, "no training can have signed"),
+        ({"files": [1], "inputs": None}, "another data, recipe"),
+    ],
+)
+def test_a_manifest_of_another_form_ends_in_a_sentence(play, bob, change, said):
+    model = signed_model(play, bob)
+    (leaf,) = play.registry.ledger.leaves("model")
+    given = {"log_key": play.registry.ledger.log_key}
+    assert find_training_fault(leaf, model.manifest, key_book(play.registry), **given) is None
+    assert said in find_training_fault(leaf, {**model.manifest, **change}, key_book(play.registry), **given)
 
 
 def test_a_key_revoked_later_leaves_its_trainings_valid(play, bob):
