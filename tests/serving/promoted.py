@@ -1,28 +1,62 @@
 """Releases put into production the one honest way, for tests of what comes after: judged, approved, promoted."""
 
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from app.governance.approvals import approve
 from app.governance.evidence import Evidence
 from app.governance.gate import judge
 from app.governance.keys import new_key
 from app.governance.policy import parse_policy
 from app.governance.promotion import promote
+from app.governance.stoplights import ask_about_release
 from app.ledger.key_sources import open_signer
+from app.ledger.log import PRODUCTION
+from app.routing.router import RUNGS
 
 CHECKS = [{"kind": "complete_lineage", "sources": []}, {"kind": "approvals"}]
 POLICY = parse_policy({"name": "served", "gate": "candidate", "checks": CHECKS})
 APPROVER = "served-jane"
 
 
-def put_into_production(registry, release):
-    """Promote a release; its verdict is about itself and asks for nothing but its ancestors and one approval."""
-    verdict = judge(POLICY, Evidence.collect(release, registry=registry), registry=registry)
+def build(registry, name, facts):
+    """A release of these facts and the verdict on it; its models passed both gates."""
+    models = [registry.get("model", facts[rung]) for rung in RUNGS if facts.get(rung)]
+    verdicts = [_judge(registry, model, {"target": answers_of(registry, model)}) for model in models]
+    around = [registry.publish(kind, f"{name}-{kind}", inputs={}) for kind in ("dataset", "index")]
+    parents = [each.digest for each in (*models, *around, *verdicts)]
+    release = registry.publish("release", name, inputs=facts, parents=parents, facts=facts)
+    if not models:
+        return release, _judge(registry, release, {})
+    ask_about_release(release, verdict=verdicts[0], registry=registry)
+    return release, verdicts[0]
+
+
+def put_into_production(registry, release, verdict):
+    """Approve and promote what was built."""
     said = {"printed_name": "Jane Doe", "meaning": "approved for production"}
-    approve(verdict, release, signer=approver_of(registry), registry=registry, **said)
+    approve(verdict, release, signer=_approver(registry), registry=registry, **said)
     promote(release, verdict=verdict, registry=registry, policy=POLICY, reason="a test")
+    assert registry.alias(release.kind, release.name, PRODUCTION) == release.digest
     return release
 
 
-def approver_of(registry):
+def answers_of(registry, model):
+    """An evaluation with what the gate before traffic looks at."""
+    with tempfile.TemporaryDirectory() as name:
+        pq.write_table(pa.table({"prediction": ["12 euros"] * 50, "grounded": [1.0] * 50}), Path(name) / "rows.parquet")
+        given = {"inputs": {"m": model.digest}, "parents": [model.digest], "facts": {"seconds_per_question": 0.1}}
+        return registry.publish("evaluation", "served", folder=Path(name), **given)
+
+
+def _judge(registry, artifact, candidate):
+    return judge(POLICY, Evidence(artifact, registry, candidate), registry=registry)
+
+
+def _approver(registry):
     """Jane's key, made with the first call."""
     keys_dir = registry.workspace.keys_dir
     if (keys_dir / f"{APPROVER}.pub").exists():

@@ -22,7 +22,7 @@ from app.serving.deploy import APPLICATION, LOCAL_CONFIG, deploy, find_serve_url
 from app.serving.errors import NotDeployed, NotPromoted
 from app.serving.log import read_log
 from tests.routing.test_router import SURE, UNSURE
-from tests.serving.promoted import put_into_production
+from tests.serving.promoted import build, put_into_production
 from tests.serving.tiny import publish_index, publish_model
 
 pytestmark = pytest.mark.cluster
@@ -47,7 +47,7 @@ def release_of(cluster_workspace, tmp_path_factory):
         }
         prices = {"small_usd_per_1k_tokens": 0.1, "large_usd_per_1k_tokens": 0.5}
         facts = {**models, "index": index.digest, "router": router.digest, "prices": prices, "extractive": True}
-        return put_into_production(registry, registry.publish("release", "serving-test", inputs=facts, facts=facts))
+        return put_into_production(registry, *build(registry, "serving-test", facts))
 
     return publish
 
@@ -204,10 +204,10 @@ def test_a_release_that_cannot_be_loaded_leaves_the_old_one_serving(serving, clu
     registry, serves = open_registry(cluster_workspace), httpx.get(f"{serving}/healthz").json()["release"]
     broken = registry.publish("model", "serving-broken", inputs={"files": None}).digest
     facts = {**registry.get("release", serves).facts, "small": broken}
-    release = registry.publish("release", "serving-test", inputs=facts, facts=facts)
+    release, verdict = build(registry, "serving-test", facts)
     with pytest.raises(NotPromoted):
         deploy(workspace=cluster_workspace, release_ref=release.digest)
-    put_into_production(registry, release)
+    put_into_production(registry, release, verdict)
     with under_load(serving) as load, pytest.raises(NotDeployed, match=r"cannot be loaded.*config\.json"):
         deploy(workspace=cluster_workspace, release_ref=release.digest, timeout_s=60)
     assert load.errors == []

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import httpx
 import openai
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from app.core.cluster import dashboard
@@ -29,6 +27,7 @@ from app.routing.settings import RoutingSettings
 from app.serving.approvals import RemoteDesk
 from app.serving.deploy import LOCAL_CONFIG, deploy, find_serve_url, read_config, render_config
 from tests.routing.test_router import SURE, UNSURE
+from tests.serving.promoted import answers_of
 from tests.serving.tiny import publish_index, publish_model
 
 pytestmark = pytest.mark.cluster
@@ -53,19 +52,9 @@ def candidate(registry, tmp_path_factory):
     rows = [Row(SURE, True), Row(UNSURE, True)] * 50
     Router.fit({"small": rows}, settings=RoutingSettings()).save(base / "router")
 
-    def answered(small):
-        """What the gate before traffic looks at."""
-        folder = base / f"answers-{small.short}"
-        folder.mkdir()
-        pq.write_table(pa.table({"prediction": ["12 euros"] * 50, "grounded": [1.0] * 50}), folder / "rows.parquet")
-        facts = {"seconds_per_question": 0.1}
-        return registry.publish(
-            "evaluation", NAME, folder=folder, inputs={"m": small.digest}, parents=[small.digest], facts=facts
-        )
-
     def make(seed):
         small = publish_model(registry, base / f"small-{seed}", name="moves-small", seed=seed)
-        verdict = judge(POLICY, Evidence(small, registry, {"target": answered(small)}), registry=registry)
+        verdict = judge(POLICY, Evidence(small, registry, {"target": answers_of(registry, small)}), registry=registry)
         router = registry.publish("router", NAME, folder=base / "router", inputs={"m": small.digest})
         dataset = registry.publish("dataset", NAME, inputs={})
         parts = {"small": small, "index": index, "dataset": dataset, "router": router, "verdict": verdict}

@@ -6,7 +6,9 @@ from app.routing.settings import RoutingSettings
 from app.serving.errors import NoRelease, NotPromoted
 from app.serving.release import resolve_production, resolve_release
 from tests.routing.test_router import SURE
-from tests.serving.promoted import put_into_production
+from tests.serving.promoted import build, put_into_production
+
+PRICES = {"small_usd_per_1k_tokens": 0.1}
 
 
 @pytest.fixture
@@ -21,10 +23,10 @@ def publish(registry, tmp_path):
 
     def release(*rungs, with_router=True, promoted=True, **more):
         models = {rung: registry.publish("model", f"{rung}-lm", inputs={"rung": rung}).digest for rung in rungs}
-        facts = {"small": None, "large": None, **models, "index": "sha256:" + "0" * 64, "prices": {}}
+        facts = {"small": None, "large": None, **models, "index": "sha256:" + "0" * 64, "prices": PRICES}
         facts |= {"router": router() if with_router else None, **more}
-        made = registry.publish("release", "assistant", inputs=facts, facts=facts)
-        return put_into_production(registry, made) if promoted else made
+        made, verdict = build(registry, "assistant", facts)
+        return put_into_production(registry, made, verdict) if promoted else made
 
     return release
 
