@@ -53,7 +53,7 @@ def answers_of(registry, model):
 
 
 def _judge(registry, artifact, candidate):
-    return judge(POLICY, Evidence(artifact, registry, candidate), registry=registry)
+    return judge(POLICY, Evidence.collect(artifact, registry=registry, candidate=candidate), registry=registry)
 
 
 def _approver(registry):

@@ -54,7 +54,11 @@ def candidate(registry, tmp_path_factory):
 
     def make(seed):
         small = publish_model(registry, base / f"small-{seed}", name="moves-small", seed=seed)
-        verdict = judge(POLICY, Evidence(small, registry, {"target": answers_of(registry, small)}), registry=registry)
+        verdict = judge(
+            POLICY,
+            Evidence.collect(small, registry=registry, candidate={"target": answers_of(registry, small)}),
+            registry=registry,
+        )
         router = registry.publish("router", NAME, folder=base / "router", inputs={"m": small.digest})
         dataset = registry.publish("dataset", NAME, inputs={})
         parts = {"small": small, "index": index, "dataset": dataset, "router": router, "verdict": verdict}
