@@ -51,3 +51,25 @@ def test_tokens_are_counted_without_special_ones_and_without_a_limit():
     count = TokenCounter()
     assert count("annual fee") == 2
     assert count("fee " * 1000) == 1000
+
+
+def test_the_forward_pass_is_berts():
+    import torch
+    from safetensors.torch import load_file
+    from transformers import BertConfig, BertModel
+
+    folder = module.encoder_folder()
+    weights = load_file(folder / "model.safetensors")
+    ids, mask = torch.tensor([[101, 2054, 2003, 102], [101, 7408, 102, 0]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    theirs = BertModel(BertConfig.from_json_file(folder / "config.json")).eval()
+    theirs.load_state_dict({name: value for name, value in weights.items() if name != "embeddings.position_ids"})
+    with torch.inference_mode():
+        expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden = module.Bert(weights, dtype=torch.float32)(ids, mask.bool()[:, None, None])
+    assert torch.allclose(hidden[mask.bool()], expected[mask.bool()], atol=1e-4)
+
+
+def test_batches_hold_every_text_once_and_stay_small():
+    batches = list(module.cut_batches([5, 300, 1, 5, 5], max_texts=2, max_tokens=20))
+    assert batches == [[2, 0], [3, 4], [1]]
+    assert list(module.cut_batches([], max_texts=2, max_tokens=20)) == []
