@@ -11,6 +11,8 @@ ROWS_FILE = "rows.parquet"
 """Synthetic rows, questions of a suite, or an evaluation's outcomes: a row for each question."""
 INDEX_FILE = "index.faiss"
 """The vectors of ``CHUNKS_FILE`` in the same folder, in its order."""
+LEXICAL_FOLDER = "lexical"
+"""BM25 over the same chunks; an index without it gets it from its chunk table when it is opened."""
 REJECTS_FILE = "rejects.parquet"
 """What did not make it into the version, each with its reason."""
 

@@ -1,8 +1,8 @@
-"""Embed a dataset's chunks in a Ray Data actor pool and publish an index version.
+"""Embed a dataset's chunks in a Ray Data actor pool and publish an index version: vectors, BM25, and how to fuse them.
 
 Guarantees: one vector for every chunk, in the order of the dataset's chunk table; batches are cut before they are
-handed out, so that any number of workers gives the same bytes; the same dataset, encoder and settings give the same
-version without work.
+handed out, so that any number of workers gives the same bytes; the same dataset, encoder, settings and questions give
+the same version without work; the manifest says where the weight of the fusion comes from.
 """
 
 import tempfile
@@ -13,39 +13,83 @@ from typing import TYPE_CHECKING, Any
 from app.core.parquet import read_rows
 from app.core.progress import progress
 from app.inference.encoder import DIMENSION, ENCODER_DIGEST
-from app.registry.tables import CHUNKS_FILE
+from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
-from app.retrieval.index import INDEX_KIND, IndexBroken, write_index
+from app.retrieval.calibrate import Calibrated, calibrate_weight, gold_of
+from app.retrieval.filters import DATE, LABELS
+from app.retrieval.index import IndexBroken, write_index, write_search
+from app.retrieval.search import SearchIndex
 from app.retrieval.settings import RetrievalSettings
+from app.retrieval.vectors import choose_kind
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-CODE_VERSION = "retrieval-1"
+CODE_VERSION = "retrieval-2"
 KIND = "index"
+DAYS = {"modified", "created"}
 
 
-def build_index(dataset: Version, *, name: str, registry: Registry, settings: RetrievalSettings) -> Version:
+def build_index(
+    dataset: Version, *, name: str, registry: Registry, settings: RetrievalSettings, questions: Version | None = None
+) -> Version:
     """Publish an index over a dataset version as the next version of index ``name``.
+
+    Args:
+        questions: synthetic rows or a suite to calibrate the fusion's weight on; None: the weight of the settings.
 
     Raises:
         IndexBroken: vectors were lost on the way; nothing is published.
+        TooFewQuestions: not enough of the questions are about chunks of this dataset.
     """
     inputs = {
         "dataset": dataset.digest,
         "encoder": ENCODER_DIGEST,
         "settings": settings.identity(),
         "code_version": CODE_VERSION,
-    }
+    } | ({"questions": questions.digest} if questions else {})
     if version := registry.find(KIND, name, inputs):
         return version
-    rows = read_rows(registry.folder(dataset) / CHUNKS_FILE)
+    rows = chunk_rows(registry.folder(dataset))
     vectors = embed([embedded_text(row, headings=settings.embed_headings) for row in rows], settings=settings)
     with tempfile.TemporaryDirectory() as folder:
-        write_index(Path(folder), vectors, rows)
-        facts = {"encoder": ENCODER_DIGEST, "dim": DIMENSION, "kind": INDEX_KIND, "num_chunks": len(rows)}
-        return registry.publish(KIND, name, folder=Path(folder), inputs=inputs, parents=[dataset.digest], facts=facts)
+        place, search = Path(folder), settings.search
+        kind = choose_kind(len(rows)) if settings.kind == "auto" else settings.kind
+        write_index(place, vectors, rows, kind=kind, lexical=settings.lexical, search=search)
+        weight = {"from": "the settings"}
+        if questions:
+            found = _calibrated(place, questions, registry=registry)
+            search = search.model_copy(update={"dense_weight": found.weight})
+            write_search(place, search=search, lexical=settings.lexical)
+            weight = {"from": questions.ref} | found.to_json()
+        facts = {"encoder": ENCODER_DIGEST, "dim": DIMENSION, "kind": kind, "num_chunks": len(rows)}
+        facts |= {"search": search.model_dump(mode="json"), "dense_weight": weight}
+        parents = [dataset.digest, *([questions.digest] if questions else [])]
+        return registry.publish(KIND, name, folder=place, inputs=inputs, parents=parents, facts=facts)
+
+
+def chunk_rows(folder: Path) -> list[dict[str, Any]]:
+    """A dataset's chunks, each with its document's access labels and day where the dataset knows them."""
+    rows, path = read_rows(folder / CHUNKS_FILE), folder / DOCUMENTS_FILE
+    documents = {row["document_id"]: row for row in read_rows(path)} if path.exists() else {}
+    columns = {column for document in documents.values() for column in document}
+    for row in rows:
+        document = documents.get(row["document_id"], {})
+        if LABELS in columns or LABELS in row:
+            row[LABELS] = sorted({*(row.get(LABELS) or ()), *(document.get(LABELS) or ())})
+        if DAYS & columns:
+            row[DATE] = document.get("modified") or document.get("created")
+    return rows
+
+
+def _calibrated(folder: Path, questions: Version, *, registry: Registry) -> Calibrated:
+    """The weight that ranks the questions' own chunks best."""
+    from app.inference.encoder import Encoder
+
+    index = SearchIndex.open(folder)
+    asked = gold_of(read_rows(registry.folder(questions) / ROWS_FILE), index)
+    return calibrate_weight(index, asked, Encoder().encode(list(asked)))
 
 
 def embedded_text(row: Mapping[str, Any], *, headings: bool) -> str:
@@ -54,12 +98,13 @@ def embedded_text(row: Mapping[str, Any], *, headings: bool) -> str:
 
 
 def embed(texts: Sequence[str], *, settings: RetrievalSettings) -> "NDArray[np.float32]":
-    """Vectors of texts, float32 (n, 384), by an actor pool; batch ``n`` of the work is batch ``n`` of the result."""
+    """Vectors of texts, float32 (n, 384), by an actor pool; texts of about one length share a batch."""
     import numpy as np
     import ray.data
 
-    cuts = range(0, len(texts), settings.batch_size)
-    batches = [{"place": place, "texts": list(texts[place : place + settings.batch_size])} for place in cuts]
+    order, cuts = np.argsort([len(text) for text in texts], kind="stable"), range(0, len(texts), settings.batch_size)
+    places = [order[start : start + settings.batch_size] for start in cuts]
+    batches = [{"batch": n, "texts": [texts[place] for place in batch]} for n, batch in enumerate(places)]
     ray.data.DataContext.get_current().enable_progress_bars = False
     done = ray.data.from_items(batches, override_num_blocks=len(batches)).map_batches(
         Embedder,
@@ -73,7 +118,7 @@ def embed(texts: Sequence[str], *, settings: RetrievalSettings) -> "NDArray[np.f
     with progress("chunks", total=len(texts)) as bar:
         for row in done.iter_rows():
             part = np.frombuffer(row["vectors"], dtype=np.float32).reshape(-1, DIMENSION)
-            vectors[row["place"] : row["place"] + len(part)] = part
+            vectors[places[row["batch"]]] = part
             num_done += len(part)
             bar.advance(len(part))
     if num_done != len(texts):
@@ -91,4 +136,4 @@ class Embedder:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         vectors = [self._encoder.encode([str(text) for text in texts]).tobytes() for texts in batch["texts"]]
-        return {"place": batch["place"], "vectors": vectors}
+        return {"batch": batch["batch"], "vectors": vectors}

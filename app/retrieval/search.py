@@ -1,25 +1,47 @@
-"""Search an index version: vectors in, the nearest chunks out.
+"""Search an index version: questions and their vectors in, the best chunks out.
 
-Guarantees: hits come best first, at most ``k``, with the cosine as the score; opening maps the vectors into memory.
-Not guaranteed: that a best hit is a good one; a threshold is the caller's.
+How: each part (cosines by FAISS, BM25) puts its best candidates forward; every candidate gets both scores, exactly;
+they are fused by a convex combination of scores normalised per query, or as the index's settings say.
+
+Guarantees: hits come best first, at most ``k``, and none that the scope hides: limits hold before ranking, in both
+parts, and hidden chunks take part in no scale; opening maps vectors and BM25 into memory. Not guaranteed: that a best
+hit is a good one; a threshold is the caller's, and is best put on ``similarity``.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from app.retrieval.index import read_index
+from app.retrieval import vectors as faiss_kinds
+from app.retrieval.filters import DATE, PUBLIC, Scope, mask_of
+from app.retrieval.fusion import fuse
+from app.retrieval.index import Opened, read_index
+from app.retrieval.settings import SearchSettings
 
 if TYPE_CHECKING:
-    import faiss
     import numpy as np
     from numpy.typing import NDArray
+
+MASKS_KEPT = 64
+COLUMNS = ("chunk_id", "document_id", "source", "title", "heading_path", "text")
+PLACES = {"page": "page_start", "page_end": "page_end", "date": DATE}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What each part made of a chunk: the cosine, BM25, and the two on the query's own scale, 0 to 1, fused."""
+
+    dense: float
+    lexical: float
+    fused: float
+    reranked: float | None = None
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A chunk found. ``score`` is the cosine of question and chunk."""
+    """A chunk found. ``score`` orders the hits of one question; ``similarity`` is the cosine of question and chunk."""
 
     chunk_id: str
     document_id: str
@@ -28,17 +50,32 @@ class Hit:
     heading_path: tuple[str, ...]
     text: str
     score: float
+    similarity: float
+    scores: Scores
+    page: int | None = None
+    page_end: int | None = None
+    date: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The hit as a JSON object."""
         return asdict(self) | {"heading_path": list(self.heading_path)}
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Rows of the chunk table that one question could be answered by, with both scores; in no order."""
+
+    rows: "NDArray[np.int64]"
+    dense: "NDArray[np.float32]"
+    lexical: "NDArray[np.float32]"
+
+
 class SearchIndex:
     """An opened index."""
 
-    def __init__(self, index: "faiss.Index", rows: Sequence[dict[str, Any]]) -> None:
-        self._index, self._rows = index, rows
+    def __init__(self, parts: Opened) -> None:
+        self._parts, self.settings = parts, parts.settings
+        self._mask = lru_cache(maxsize=MASKS_KEPT)(lambda scope: mask_of(parts.chunks, scope))
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -47,27 +84,91 @@ class SearchIndex:
         Raises:
             IndexBroken: it is not one, or it is damaged.
         """
-        return cls(*read_index(folder))
+        return cls(read_index(folder))
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return int(self._parts.vectors.ntotal)
 
-    def search(self, vectors: "NDArray[np.float32]", k: int) -> list[list[Hit]]:
-        """The ``k`` nearest chunks of each vector; vectors are float32 of shape (n, dim) and unit length."""
-        scores, places = self._index.search(vectors, min(k, len(self)))
-        return [
-            [self._hit(int(place), float(score)) for place, score in zip(found, values, strict=True) if place >= 0]
-            for found, values in zip(places, scores, strict=True)
-        ]
+    def places(self, *, chunk_id: str | None = None, source: str | None = None) -> list[int]:
+        """Rows of the chunk table with that id; where there is none, those of the document with that source."""
+        return self._by_id.get(chunk_id or "") or self._by_source.get(source or "", [])
 
-    def _hit(self, place: int, score: float) -> Hit:
-        row = self._rows[place]
-        return Hit(
-            chunk_id=row["chunk_id"],
-            document_id=row["document_id"],
-            source=row["source"],
-            title=row["title"],
-            heading_path=tuple(row["heading_path"]),
-            text=row["text"],
-            score=score,
-        )
+    @cached_property
+    def _by_id(self) -> dict[str, list[int]]:
+        return _grouped(self._parts.chunks["chunk_id"].to_pylist())
+
+    @cached_property
+    def _by_source(self) -> dict[str, list[int]]:
+        return _grouped(self._parts.chunks["source"].to_pylist())
+
+    def search(
+        self,
+        questions: Sequence[str],
+        vectors: "NDArray[np.float32]",
+        k: int,
+        *,
+        scope: Scope = PUBLIC,
+        settings: SearchSettings | None = None,
+    ) -> list[list[Hit]]:
+        """The ``k`` best chunks of each question within a scope.
+
+        Args:
+            vectors: the questions' embeddings, float32 (n, dim), unit length.
+            settings: how to fuse; default: the index's own.
+
+        Raises:
+            NoDates: the scope asks for dates that the index does not hold.
+        """
+        how = settings or self.settings
+        found = self.candidates(questions, vectors, num=max(how.num_candidates, k), scope=scope)
+        return [self._best(each, k, how) for each in found]
+
+    def candidates(
+        self, questions: Sequence[str], vectors: "NDArray[np.float32]", *, num: int, scope: Scope = PUBLIC
+    ) -> list[Candidates]:
+        """What either part finds for each question, ``num`` chunks each, with both scores of all of them."""
+        import numpy as np
+
+        mask = self._mask(scope)
+        _, near = faiss_kinds.search(self._parts.vectors, np.ascontiguousarray(vectors), num, mask)
+        results = []
+        for question, vector, rows in zip(questions, vectors, near, strict=True):
+            lexical = self._parts.lexical.scores(question)
+            both = np.union1d(rows[rows >= 0], _top(lexical, num, mask))
+            dense = faiss_kinds.cosines(self._parts.vectors, vector, both) if len(both) else np.zeros(0, np.float32)
+            results.append(Candidates(both, dense, np.asarray(lexical[both])))
+        return results
+
+    def _best(self, found: Candidates, k: int, how: SearchSettings) -> list[Hit]:
+        import numpy as np
+
+        fused = fuse(found.dense, found.lexical, fusion=how.fusion, dense_weight=how.dense_weight)
+        order = np.argsort(-fused, kind="stable")[:k]
+        rows = self._parts.chunks.take(found.rows[order]).to_pylist()
+        parts = zip(found.dense[order], found.lexical[order], fused[order], strict=True)
+        scores = [Scores(float(dense), float(lexical), float(both)) for dense, lexical, both in parts]
+        return [_hit(row, each) for row, each in zip(rows, scores, strict=True)]
+
+
+def _top(scores: "NDArray[np.float32]", num: int, mask: "NDArray[np.bool_] | None") -> "NDArray[np.int64]":
+    """Places of the best scores above 0 under a mask, in no order."""
+    import numpy as np
+
+    places = np.flatnonzero(scores > 0 if mask is None else (scores > 0) & mask)
+    if len(places) <= num:
+        return places
+    values = scores[places]
+    return places[np.argpartition(-values, num - 1)[:num]]
+
+
+def _hit(row: dict[str, Any], scores: Scores) -> Hit:
+    known = {name: row[name] for name in COLUMNS} | {"heading_path": tuple(row["heading_path"])}
+    where = {name: row.get(column) for name, column in PLACES.items()}
+    return Hit(**known, **where, score=scores.fused, similarity=scores.dense, scores=scores)
+
+
+def _grouped(values: Sequence[str]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for place, value in enumerate(values):
+        groups.setdefault(value, []).append(place)
+    return groups

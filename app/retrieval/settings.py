@@ -1,10 +1,41 @@
 """Settings of the retrieval stage."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from app.core.settings import Settings
+
+Weight = Annotated[float, Field(ge=0, le=1)]
+
+
+class LexicalSettings(Settings):
+    """How words are matched (BM25)."""
+
+    language: str = "english"
+    """Language of the Snowball stemmer; ``none``: words are taken as they are. English stop words go with english."""
+
+    k1: PositiveFloat = 1.2
+    """How fast repetitions of a word stop counting."""
+
+    b: Annotated[NonNegativeFloat, Field(le=1)] = 0.75
+    """How much a long chunk is held against it."""
+
+    headings: bool = True
+    """Match a chunk's title and heading path together with its text."""
+
+
+class SearchSettings(Settings):
+    """How the two parts of a search become one ranking."""
+
+    fusion: Literal["convex", "rrf", "dense", "lexical"] = "convex"
+    """``convex``: weighted sum of per-query normalised scores; ``rrf``: reciprocal ranks; else one part alone."""
+
+    dense_weight: Weight = 0.5
+    """Weight of the cosine against BM25 in ``convex``; calibration replaces it."""
+
+    num_candidates: PositiveInt = 100
+    """Chunks that each part puts forward; every one of them gets both scores."""
 
 
 class RetrievalSettings(Settings):
@@ -13,7 +44,16 @@ class RetrievalSettings(Settings):
     embed_headings: bool = True
     """Embed a chunk's heading path together with its text; off for corpora whose text names its subject itself."""
 
-    batch_size: PositiveInt = 64
+    kind: Literal["auto", "flat", "hnsw", "ivf", "ivf-rabitq"] = "auto"
+    """Index of the vectors; ``auto`` takes one by the number of chunks."""
+
+    lexical: LexicalSettings = LexicalSettings()
+    """Matching of words."""
+
+    search: SearchSettings = SearchSettings()
+    """Fusion of words and vectors."""
+
+    batch_size: PositiveInt = 256
     """Chunks embedded at a time."""
 
     num_workers: PositiveInt = 1
@@ -24,4 +64,4 @@ class RetrievalSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the content of a version; batches decide the last bits of a bf16 vector."""
-        return self.model_dump(mode="json", include={"embed_headings", "batch_size"})
+        return self.model_dump(mode="json", exclude={"num_workers", "worker_memory_bytes"})

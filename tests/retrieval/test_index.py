@@ -1,14 +1,20 @@
 """The index on disk: opened as written, refused when its parts do not belong together."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from app.retrieval.index import CHUNKS_FILE, INDEX_FILE, IndexBroken, write_index
+from app.core.store import walk_files
+from app.retrieval import vectors as faiss_kinds
+from app.retrieval.index import CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER, SEARCH_FILE, IndexBroken, write_index
+from app.retrieval.lexical import NoStemmer
 from app.retrieval.pipeline import embedded_text
 from app.retrieval.search import SearchIndex
+from app.retrieval.settings import LexicalSettings, SearchSettings
 
+FUSIONS = ("dense", "lexical", "convex", "rrf")
 VECTORS = np.eye(4, 8, dtype=np.float32)
 ROWS = [
     {
@@ -28,17 +34,19 @@ def test_the_nearest_come_first_with_their_cosine(tmp_path: Path):
     write_index(tmp_path, VECTORS, ROWS)
     index = SearchIndex.open(tmp_path)
     query = (0.8 * VECTORS[2] + 0.6 * VECTORS[1])[None]
-    hits = index.search(query, 2)[0]
-    assert [(hit.chunk_id, round(hit.score, 3)) for hit in hits] == [("c2", 0.8), ("c1", 0.6)]
+    hits = index.search([""], query, 2)[0]
+    assert [(hit.chunk_id, round(hit.similarity, 3)) for hit in hits] == [("c2", 0.8), ("c1", 0.6)]
     assert hits[0].to_json()["heading_path"] == ["T", "H"]
-    assert len(index.search(query, 99)[0]) == len(index) == 4
+    assert len(index.search([""], query, 99)[0]) == len(index) == 4
 
 
 def test_equal_content_gives_equal_bytes(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         write_index(tmp_path / name, VECTORS, ROWS)
-    for file in (INDEX_FILE, CHUNKS_FILE):
+    files = [path.relative_to(tmp_path / "a") for path in walk_files(tmp_path / "a")]
+    assert len(files) > 5
+    for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
@@ -70,3 +78,60 @@ def test_a_damaged_index_is_said_so(tmp_path: Path, file: str, damage: str):
 def test_headings_are_embedded_when_asked():
     assert embedded_text(ROWS[0], headings=True) == "T. H. t0"
     assert embedded_text(ROWS[0], headings=False) == "t0"
+
+
+def test_words_and_vectors_are_fused_and_each_part_says_what_it_made_of_a_chunk(tmp_path: Path):
+    rows = [row | {"text": text} for row, text in zip(ROWS, ["fees", "the fee of loans", "loan", "vote"], strict=True)]
+    write_index(tmp_path, VECTORS, rows)
+    index = SearchIndex.open(tmp_path)
+    query = (0.8 * VECTORS[3] + 0.6 * VECTORS[0])[None]
+    found = {fusion: index.search(["Fee?"], query, 4, settings=SearchSettings(fusion=fusion))[0] for fusion in FUSIONS}
+    order = {fusion: [hit.chunk_id for hit in hits] for fusion, hits in found.items()}
+    assert order == {
+        "dense": ["c3", "c0", "c1", "c2"],
+        "lexical": ["c0", "c1", "c2", "c3"],
+        "convex": ["c0", "c3", "c1", "c2"],
+        "rrf": ["c0", "c3", "c1", "c2"],
+    }
+    first, last = found["convex"][0], found["convex"][-1]
+    assert (round(first.scores.dense, 3), round(first.score, 3)) == (0.6, 0.875)
+    assert first.scores.lexical > found["convex"][2].scores.lexical > last.scores.lexical == 0
+
+
+def test_an_index_that_lost_its_words_gets_them_back_when_it_is_opened(tmp_path: Path):
+    write_index(tmp_path, VECTORS, ROWS, lexical=LexicalSettings(k1=2.0, language="none"))
+    before = SearchIndex.open(tmp_path).search(["t3 h"], VECTORS[:1], 4)
+    shutil.rmtree(tmp_path / LEXICAL_FOLDER)
+    assert SearchIndex.open(tmp_path).search(["t3 h"], VECTORS[:1], 4) == before
+    (tmp_path / SEARCH_FILE).unlink()
+    assert SearchIndex.open(tmp_path).search(["t3 h"], VECTORS[:1], 4) != before
+
+
+@pytest.mark.parametrize("texts", [["", ""], ["...", "the of"]])
+def test_chunks_without_a_word_are_found_by_their_vectors(tmp_path: Path, texts: list[str]):
+    rows = [row | {"text": text, "title": "", "heading_path": []} for row, text in zip(ROWS, texts, strict=False)]
+    write_index(tmp_path, VECTORS[:2], rows)
+    hits = SearchIndex.open(tmp_path).search(["anything"], VECTORS[1:2], 2)[0]
+    assert [hit.chunk_id for hit in hits] == ["c1", "c0"]
+
+
+def test_a_language_without_a_stemmer_is_named(tmp_path: Path):
+    with pytest.raises(NoStemmer, match="one of none, arabic"):
+        write_index(tmp_path, VECTORS, ROWS, lexical=LexicalSettings(language="klingon"))
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "ivf-rabitq", "hnsw"])
+def test_every_kind_finds_what_is_near(kind: str):
+    vectors = np.random.default_rng(0).normal(size=(2000, 128)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = faiss_kinds.build(vectors, kind)
+    exact = np.argsort(-(vectors[:40] @ vectors.T), axis=1)[:, :10]
+    _, ids = faiss_kinds.search(index, vectors[:40], 10)
+    assert np.mean([len({*one} & {*other}) / 10 for one, other in zip(ids, exact, strict=True)]) > 0.85
+    assert np.allclose(faiss_kinds.cosines(index, vectors[5], np.array([5, 7])), vectors[[5, 7]] @ vectors[5], atol=0.01)
+
+
+def test_the_kind_follows_from_the_size():
+    assert [faiss_kinds.choose_kind(num) for num in (10, 50_000, 50_001, 2_000_000)] == [
+        "flat", "flat", "ivf", "ivf-rabitq",
+    ]  # fmt: skip

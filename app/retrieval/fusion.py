@@ -1,0 +1,42 @@
+"""Two scores of each candidate to one. Pure.
+
+Source: Bruch, Gai and Ingber, An Analysis of Fusion Functions for Hybrid Retrieval (TOIS 2023): the convex combination
+with theoretical minima; Cormack, Clarke and Buettcher, Reciprocal Rank Fusion (SIGIR 2009), constant 60.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+RRF_CONSTANT = 60
+
+
+def fuse(
+    dense: "NDArray[np.float32]", lexical: "NDArray[np.float32]", *, fusion: str, dense_weight: float
+) -> "NDArray[np.float32]":
+    """One score per candidate, higher is better, from cosines (n,) and BM25 scores (n,) of the same candidates."""
+    if fusion == "rrf":
+        ranked: NDArray[np.float32] = 1 / (RRF_CONSTANT + _ranks(dense)) + 1 / (RRF_CONSTANT + _ranks(lexical))
+        return ranked
+    weight = {"dense": 1.0, "lexical": 0.0}.get(fusion, dense_weight)
+    return weight * normalise(dense, floor=None) + (1 - weight) * normalise(lexical, floor=0.0)
+
+
+def normalise(scores: "NDArray[np.float32]", *, floor: float | None) -> "NDArray[np.float32]":
+    """Scores of one query on 0 to 1: the best is 1, ``floor`` (or the least of them) is 0; all 0 where all are equal."""
+    import numpy as np
+
+    low = float(scores.min(initial=np.inf)) if floor is None else floor
+    width = float(scores.max(initial=low)) - low
+    return (scores - low) / width if width > 0 else np.zeros_like(scores)
+
+
+def _ranks(scores: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """1 for the best; equal scores in their order."""
+    import numpy as np
+
+    ranks = np.empty(len(scores), dtype=np.float32)
+    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return ranks
