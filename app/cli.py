@@ -8,10 +8,24 @@ import sys
 
 import typer
 
-from app.commands import approvals, cluster, erase, evidence, gate, keys, ledger, lineage, moves, proof, receipts, suite
+from app.commands import (
+    access,
+    approvals,
+    cluster,
+    erase,
+    evidence,
+    gate,
+    keys,
+    ledger,
+    lineage,
+    moves,
+    proof,
+    receipts,
+    suite,
+)
 from app.core.errors import UsageError, exit_status
 
-GROUPS = (approvals, cluster, erase, evidence, gate, keys, ledger, lineage, moves, proof, receipts, suite)
+GROUPS = (access, approvals, cluster, erase, evidence, gate, keys, ledger, lineage, moves, proof, receipts, suite)
 
 app = typer.Typer(
     no_args_is_help=True,

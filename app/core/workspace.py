@@ -76,6 +76,11 @@ class Workspace:
         return self.root / KEYS
 
     @property
+    def access_path(self) -> Path:
+        """Which access labels each API key holds; digests of keys, never keys."""
+        return self.root / "access.json"
+
+    @property
     def requests_dir(self) -> Path:
         """The request log: Parquet parts."""
         return self.root / "requests"

@@ -25,7 +25,7 @@ class Quotations:
         from app.inference.reader import read_extract
 
         encoder, search = self._opened
-        found = search.search(encoder.encode(list(questions)), self.top_k)
+        found = search.search(questions, encoder.encode(list(questions)), self.top_k)
         return [read_extract(question, hits, encoder).text for question, hits in zip(questions, found, strict=True)]
 
     @cached_property

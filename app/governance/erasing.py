@@ -1,7 +1,7 @@
 """What an erasure changes, file by file: the rows that stay are written aside, the originals are only read.
 
-Guarantees: a row stays exactly as it was or goes; vectors and chunks of an index stay in step. An index of a type
-that cannot remove vectors, and a file that holds no rows, goes whole.
+Guarantees: a row stays exactly as it was or goes; vectors and chunks of an index stay in step. Of an index whose chunks
+lose rows, BM25 goes whole (it is made from the chunks when the index is opened); so does a file that holds no rows.
 """
 
 import time
@@ -19,7 +19,7 @@ from app.governance.matching import Matcher
 from app.ledger.batches import SCHEMA, read_part, read_receipts, receipts_path, root_of, row_leaves, write_table
 from app.ledger.erasures import ErasedFile
 from app.ledger.log import REQUEST_BATCH
-from app.registry.tables import CHUNKS_FILE, INDEX_FILE
+from app.registry.tables import CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER
 from app.registry.versions import Registry, Version
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ def _file(matcher: Matcher, folder: Path, name: str, staged: Path) -> int | None
         return _rows(matcher, path, staged)
     if name == INDEX_FILE:
         return _vectors(matcher, path, folder / CHUNKS_FILE, staged)
+    if name.startswith(f"{LEXICAL_FOLDER}/"):
+        return int(_gone(matcher, folder / CHUNKS_FILE).sum()) or None
     return 0 if _holds(matcher, path) else None
 
 
@@ -129,18 +131,34 @@ def _rows(matcher: Matcher, path: Path, staged: Path) -> int | None:
 
 def _vectors(matcher: Matcher, path: Path, chunks: Path, staged: Path) -> int | None:
     import faiss
-    import numpy as np
 
-    mask = matcher.rows(pq.read_table(chunks)) if chunks.is_file() else np.zeros(0, dtype=bool)
+    mask = _gone(matcher, chunks)
     if not mask.any():
         return None
     index = faiss.read_index(str(path))
-    try:
-        index.remove_ids(np.flatnonzero(mask).astype(np.int64))
-    except RuntimeError:
-        return int(mask.sum())
-    faiss.write_index(index, str(staged))
+    faiss.write_index(_without(index, mask), str(staged))
     return int(mask.sum())
+
+
+def _gone(matcher: Matcher, chunks: Path) -> "NDArray[np.bool_]":
+    """Which rows of an index's chunk table go; none where it has no table any more."""
+    import numpy as np
+
+    return matcher.rows(pq.read_table(chunks)) if chunks.is_file() else np.zeros(0, dtype=bool)
+
+
+def _without(index: Any, mask: "NDArray[np.bool_]") -> Any:
+    """The index without the vectors under the mask; those that stay close up, as their chunks do."""
+    import faiss
+    import numpy as np
+
+    if isinstance(faiss.downcast_index(index), faiss.IndexFlat):
+        index.remove_ids(np.flatnonzero(mask).astype(np.int64))
+        return index
+    kept = index.reconstruct_batch(np.flatnonzero(~mask).astype(np.int64))
+    index.reset()
+    index.add(kept)
+    return index
 
 
 def _parts(matcher: Matcher, registry: Registry, aside: Path) -> Iterator[Change]:

@@ -31,7 +31,13 @@ DIMENSION = 384
 MAX_TOKENS = 256
 BATCH_TOKENS = 2048
 EPSILON = 1e-12
-LAYER = ("attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm")
+LAYER = (
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+)
 ENCODER_DIGEST = digest_json({"files": PINNED, "pooling": "mean", "normalised": True, "dtype": "bfloat16"})
 """Identity of the encoder: its files, and how vectors are made from them."""
 

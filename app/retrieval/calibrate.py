@@ -1,9 +1,10 @@
 """The weight of vectors against words, from questions whose chunks are known.
 
 How: every question is searched once for both parts' candidates; the weights 0, 0.05 .. 1 rank them anew; the middle of
-the weights whose nDCG@10 lies within one standard error of the best is taken. Guarantees: no weight is better on these
-questions by more than that. Not guaranteed: that they are asked as users ask; synthetic questions share words with their
-chunks and lean towards BM25.
+the weights whose nDCG@10 lies within one standard error of the best is taken.
+
+Guarantees: the same index and questions give the same weight. Not guaranteed: that the questions are asked as users
+ask; synthetic ones share words with their chunks and lean towards BM25.
 """
 
 from collections.abc import Iterable, Mapping
@@ -66,9 +67,7 @@ def gold_of(rows: Iterable[Mapping[str, Any]], index: SearchIndex) -> dict[str, 
     return dict(list(found.items())[::step])
 
 
-def calibrate_weight(
-    index: SearchIndex, asked: Mapping[str, set[int]], vectors: "NDArray[np.float32]"
-) -> Calibrated:
+def calibrate_weight(index: SearchIndex, asked: Mapping[str, set[int]], vectors: "NDArray[np.float32]") -> Calibrated:
     """The weight for an index.
 
     Args:

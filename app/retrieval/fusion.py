@@ -18,14 +18,13 @@ def fuse(
 ) -> "NDArray[np.float32]":
     """One score per candidate, higher is better, from cosines (n,) and BM25 scores (n,) of the same candidates."""
     if fusion == "rrf":
-        ranked: NDArray[np.float32] = 1 / (RRF_CONSTANT + _ranks(dense)) + 1 / (RRF_CONSTANT + _ranks(lexical))
-        return ranked
+        return _reciprocal(dense) + _reciprocal(lexical)
     weight = {"dense": 1.0, "lexical": 0.0}.get(fusion, dense_weight)
     return weight * normalise(dense, floor=None) + (1 - weight) * normalise(lexical, floor=0.0)
 
 
 def normalise(scores: "NDArray[np.float32]", *, floor: float | None) -> "NDArray[np.float32]":
-    """Scores of one query on 0 to 1: the best is 1, ``floor`` (or the least of them) is 0; all 0 where all are equal."""
+    """Scores of one query on 0 to 1: the best is 1, ``floor`` (or the least) is 0; all 0 where all are equal."""
     import numpy as np
 
     low = float(scores.min(initial=np.inf)) if floor is None else floor
@@ -33,10 +32,11 @@ def normalise(scores: "NDArray[np.float32]", *, floor: float | None) -> "NDArray
     return (scores - low) / width if width > 0 else np.zeros_like(scores)
 
 
-def _ranks(scores: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    """1 for the best; equal scores in their order."""
+def _reciprocal(scores: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """The reciprocal of each rank, softened; equal scores are ranked in their order."""
     import numpy as np
 
     ranks = np.empty(len(scores), dtype=np.float32)
     ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    return ranks
+    reciprocal: NDArray[np.float32] = np.reciprocal(ranks + np.float32(RRF_CONSTANT))
+    return reciprocal

@@ -162,8 +162,8 @@ def _top(scores: "NDArray[np.float32]", num: int, mask: "NDArray[np.bool_] | Non
 
 
 def _hit(row: dict[str, Any], scores: Scores) -> Hit:
-    known = {name: row[name] for name in COLUMNS} | {"heading_path": tuple(row["heading_path"])}
-    where = {name: row.get(column) for name, column in PLACES.items()}
+    known: dict[str, Any] = {name: row[name] for name in COLUMNS} | {"heading_path": tuple(row["heading_path"])}
+    where: dict[str, Any] = {name: row.get(column) for name, column in PLACES.items()}
     return Hit(**known, **where, score=scores.fused, similarity=scores.dense, scores=scores)
 
 

@@ -31,8 +31,9 @@ class SearchSettings(Settings):
     fusion: Literal["convex", "rrf", "dense", "lexical"] = "convex"
     """``convex``: weighted sum of per-query normalised scores; ``rrf``: reciprocal ranks; else one part alone."""
 
-    dense_weight: Weight = 0.5
-    """Weight of the cosine against BM25 in ``convex``; calibration replaces it."""
+    dense_weight: Weight = 0.35
+    """Weight of the cosine against BM25 in ``convex``; calibration replaces it. The default lies on the plateau of
+    rules, health pages and encyclopaedia alike (benchmarks/results/retrieval_*.json)."""
 
     num_candidates: PositiveInt = 100
     """Chunks that each part puts forward; every one of them gets both scores."""

@@ -32,7 +32,7 @@ class Passage(Protocol):
     @property
     def text(self) -> str: ...
     @property
-    def score(self) -> float: ...
+    def similarity(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def extract_features(question: str, answer: Answer, passages: Sequence[Passage])
     return Features(
         mean_logprob=float(answer.mean_logprob),
         min_logprob=float(answer.min_logprob),
-        retrieval_score=max((float(passage.score) for passage in passages), default=0.0),
+        retrieval_score=max((float(passage.similarity) for passage in passages), default=0.0),
         supported=float(find_support(answer.text, passages) is not None),
         num_question_words=float(len(question.split())),
     )

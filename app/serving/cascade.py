@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from app.retrieval.filters import PUBLIC, Scope
 from app.routing.features import Features, extract_features, find_support
 from app.routing.router import Decision
 from app.serving.release import EXTRACTIVE, ROUTED, Prompt, Release
@@ -46,7 +47,7 @@ class Extract:
 class Backends(Protocol):
     """What the cascade needs from the rest of the application."""
 
-    async def retrieve(self, index: str, question: str, top_k: int) -> Retrieval: ...
+    async def retrieve(self, index: str, question: str, top_k: int, scope: Scope) -> Retrieval: ...
     async def generate(self, rung: str, model: str, prompt: Prompt, max_new_tokens: int) -> Generation: ...
     async def read(self, question: str, passages: Sequence[Passage]) -> Extract: ...
     async def preload(self, release: Release) -> None: ...
@@ -104,8 +105,8 @@ class Answer:
 
     @property
     def retrieval_score(self) -> float:
-        """Similarity of the best passage; 0 when nothing was found."""
-        return max((passage.score for passage in self.retrieval.passages), default=0.0)
+        """Similarity of the nearest passage; 0 when nothing was found."""
+        return max((passage.similarity for passage in self.retrieval.passages), default=0.0)
 
     def confidence_of(self, rung: str) -> float | None:
         """P(correct) of one model's answer; None when it was not asked."""
@@ -119,7 +120,15 @@ class Answer:
 
 
 async def answer(
-    question: str, *, release: Release, requested: str, rungs: Sequence[str], backends: Backends, top_k: int, limit: int
+    question: str,
+    *,
+    release: Release,
+    requested: str,
+    rungs: Sequence[str],
+    backends: Backends,
+    top_k: int,
+    limit: int,
+    scope: Scope = PUBLIC,
 ) -> Answer:
     """Answer a question under one release.
 
@@ -127,9 +136,10 @@ async def answer(
         requested: ``signalbox`` asks for the router; any other name takes the answer as it comes.
         rungs: models to ask, cheapest first.
         limit: upper bound of the answer, in tokens.
+        scope: what the caller may see of the documents.
     """
     routed = requested == ROUTED
-    searching = asyncio.ensure_future(backends.retrieve(release.index, question, top_k))
+    searching = asyncio.ensure_future(backends.retrieve(release.index, question, top_k, scope))
     tried: list[Tried] = []
     try:
         for rung in rungs:

@@ -17,8 +17,10 @@ from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from app.core.settings import Settings
+from app.retrieval.filters import Scope
 from app.routing.router import RUNGS
 from app.serving import replicas
+from app.serving.access import AccessList
 from app.serving.cascade import Extract, Retrieval
 from app.serving.errors import ReleaseNotLoaded
 from app.serving.gateway import Gateway
@@ -68,12 +70,12 @@ class RetrieverDeployment:
     async def encode(self, texts: Sequence[str]) -> Any:
         return await asyncio.to_thread(self._worker.encode, texts)
 
-    async def retrieve(self, index: str, question: str, top_k: int) -> Retrieval:
-        result: Retrieval = await self._batch((index, question, top_k))
+    async def retrieve(self, asked: replicas.Asked) -> Retrieval:
+        result: Retrieval = await self._batch(asked)
         return result
 
-    @serve.batch(max_batch_size=16, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def _batch(self, asked: list[tuple[str, str, int]]) -> list[Retrieval]:
+    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.0)  # what came while a batch was searched is the next one
+    async def _batch(self, asked: list[replicas.Asked]) -> list[Retrieval]:
         return await asyncio.to_thread(self._worker.retrieve, asked)
 
 
@@ -120,8 +122,9 @@ class Handles:
     ) -> None:
         self._retriever, self._generators, self._reader, self._retry = retriever, generators, reader, retry
 
-    async def retrieve(self, index: str, question: str, top_k: int) -> Retrieval:
-        found: Retrieval = await self._retry.call(lambda: self._retriever.retrieve.remote(index, question, top_k))
+    async def retrieve(self, index: str, question: str, top_k: int, scope: Scope) -> Retrieval:
+        asked = replicas.Asked(index, question, top_k, scope)
+        found: Retrieval = await self._retry.call(lambda: self._retriever.retrieve.remote(asked))
         return found
 
     async def generate(self, rung: str, model: str, prompt: Prompt, max_new_tokens: int) -> Generation:
@@ -168,6 +171,7 @@ class GatewayDeployment:
             backends=Handles(retriever, generators, reader, retry),
             resolve=lambda ref: resolve_release(registry, ref),
             log=self._log,
+            access=AccessList(registry.workspace.access_path),
         )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ def load_index(registry: Registry, digest: str) -> Any:
 
 def to_passage(hit: Any) -> Passage:
     """A search hit as the gateway passes it on."""
-    return Passage(**{name: getattr(hit, name) for name in Passage.model_fields})
+    return Passage.model_validate(hit, from_attributes=True)
 
 
 def make_search(registry: Registry, index: Version, *, top_k: int, num_threads: int) -> Callable[[list[str]], Any]:
@@ -35,7 +35,7 @@ def make_search(registry: Registry, index: Version, *, top_k: int, num_threads: 
         from app.inference.encoder import Encoder
 
         vectors = Encoder(num_threads=num_threads).encode(questions)
-        found = load_index(registry, index.digest).search(vectors, top_k)
+        found = load_index(registry, index.digest).search(questions, vectors, top_k)
         return [[to_passage(hit) for hit in hits] for hits in found]
 
     return search

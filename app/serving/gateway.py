@@ -20,6 +20,8 @@ from app.core.clock import utc_now
 from app.core.errors import SignalboxError
 from app.ledger.batches import Sealed
 from app.ledger.receipts import HEADER, ReceiptUnreadable
+from app.retrieval.filters import Scope
+from app.serving.access import AccessList
 from app.serving.cascade import Answer, Backends, answer, cost_large_only_usd, cost_usd
 from app.serving.errors import ApiError, as_api_error, no_receipt, unavailable, unknown_model
 from app.serving.log import RequestLog
@@ -52,8 +54,15 @@ class Gateway:
     """The gateway's state and logic, without HTTP and without Serve."""
 
     def __init__(
-        self, *, settings: ServingSettings, backends: Backends, resolve: Callable[[str], Release], log: RequestLog
+        self,
+        *,
+        settings: ServingSettings,
+        backends: Backends,
+        resolve: Callable[[str], Release],
+        log: RequestLog,
+        access: AccessList,
     ) -> None:
+        self._access = access
         self._settings, self._backends, self._resolve, self._log = settings, backends, resolve, log
         self._ref, self._release, self._looked_s = "", None, 0.0
         self._reason, self._refused = "no release has been named yet: deploy with a release", ""
@@ -113,18 +122,27 @@ class Gateway:
         ]
         return {"object": "list", "data": entries}
 
-    async def search(self, request: SearchRequest) -> dict[str, Any]:
-        """``/v1/search``: passages of the index that serves, best first."""
+    async def search(self, request: SearchRequest, *, authorization: str | None = None) -> dict[str, Any]:
+        """``/v1/search``: passages of the index that serves, best first; only those that the caller's key may see."""
         release = await self.release()
-        found = await self._backends.retrieve(release.index, request.query, request.top_k)
+        scope = request.filter.scope(self._access.labels_of(authorization))
+        found = await self._backends.retrieve(release.index, request.query, request.top_k, scope)
         passages = [passage.model_dump(mode="json") for passage in found.passages]
         return {"object": "list", "release": release.digest, "data": passages}
 
-    async def chat(self, request: ChatRequest, *, request_id: str, body: Mapping[str, Any] | None = None) -> Completed:
+    async def chat(
+        self,
+        request: ChatRequest,
+        *,
+        request_id: str,
+        body: Mapping[str, Any] | None = None,
+        authorization: str | None = None,
+    ) -> Completed:
         """Answer a chat completion; the receipt stands in the headers, of an error too.
 
         Args:
             body: the request as it was sent, which the receipt commits to; by default what ``request`` holds of it.
+            authorization: the header of that name; the key in it decides which passages are looked at.
 
         Raises:
             ApiError: the request cannot be met, whatever the reason; it is logged all the same.
@@ -135,7 +153,7 @@ class Gateway:
         try:
             release = await self.release()
             record["release"] = release.digest
-            given = await self._answer(request, release)
+            given = await self._answer(request, release, Scope(self._access.labels_of(authorization)))
         except Exception as error:  # whatever it is, it is logged and passed on
             raise self._refuse(error, record, latency_s=time.monotonic() - started_s) from error
         response = _respond(given, release, request_id=request_id, latency_s=time.monotonic() - started_s)
@@ -167,7 +185,7 @@ class Gateway:
             raise no_receipt(request_id, wait_s=wait_s)
         return proof
 
-    async def _answer(self, request: ChatRequest, release: Release) -> Answer:
+    async def _answer(self, request: ChatRequest, release: Release, scope: Scope) -> Answer:
         rungs = release.rungs_for(request.model)
         if rungs is None:
             raise unknown_model(request.model, release.model_names)
@@ -179,6 +197,7 @@ class Gateway:
             backends=self._backends,
             top_k=self._settings.top_k,
             limit=request.limit(self._settings.max_new_tokens),
+            scope=scope,
         )
 
     def metrics(self) -> str:

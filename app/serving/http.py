@@ -43,7 +43,8 @@ def _add_chat(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
-        done = await gateway.chat(body, request_id=request_id, body=await request.json())
+        key = request.headers.get("authorization")
+        done = await gateway.chat(body, request_id=request_id, body=await request.json(), authorization=key)
         if not body.stream:
             return JSONResponse(done.body, headers=dict(done.headers))
         usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -57,8 +58,8 @@ def _add_the_rest(app: FastAPI, gateway: Gateway) -> None:
         return await gateway.models()
 
     @app.post("/v1/search")
-    async def search(body: SearchRequest) -> dict[str, Any]:
-        return await gateway.search(body)
+    async def search(body: SearchRequest, request: Request) -> dict[str, Any]:
+        return await gateway.search(body, authorization=request.headers.get("authorization"))
 
     @app.get("/v1/receipts/{request_id}")
     async def receipt(request_id: str) -> dict[str, Any]:

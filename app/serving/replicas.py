@@ -7,11 +7,13 @@ releases; they are grouped, so that a swap of releases needs no pause.
 import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.core.errors import SignalboxError
 from app.core.workspace import Workspace
 from app.registry.versions import Registry, open_registry
+from app.retrieval.filters import PUBLIC, Scope
 from app.serving.cascade import Extract, Quote, Retrieval
 from app.serving.engines import load_engine, load_index, to_passage
 from app.serving.loaded import Loaded
@@ -47,6 +49,16 @@ def preload_if_possible(worker: Worker, ref: str) -> None:
         logger.warning("release %s is not loaded ahead: %s", ref, error)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question to an index, by its digest, and what the caller may see of it."""
+
+    index: str
+    question: str
+    top_k: int
+    scope: Scope = PUBLIC
+
+
 class Retriever:
     """Embeds questions and searches indexes."""
 
@@ -78,12 +90,13 @@ class Retriever:
         """Embeddings, float32 (n, 384)."""
         return self._encoder.encode(list(texts))
 
-    def retrieve(self, asked: Sequence[tuple[str, str, int]]) -> list[Retrieval]:
-        """(index digest, question, number of passages) -> passages and embedding."""
-        vectors = self._encoder.encode([question for _, question, _ in asked])
+    def retrieve(self, asked: Sequence[Asked]) -> list[Retrieval]:
+        """Passages and embedding for each question; one who may see less gets less, in the same batch too."""
+        questions = [each.question for each in asked]
+        vectors = self._encoder.encode(questions)
         results: list[Retrieval | None] = [None] * len(asked)
-        for (index, top_k), rows in _grouped([(index, top_k) for index, _, top_k in asked]).items():
-            found = self._index(index).search(vectors[rows], top_k)
+        for (index, top_k, scope), rows in _grouped([(each.index, each.top_k, each.scope) for each in asked]).items():
+            found = self._index(index).search([questions[row] for row in rows], vectors[rows], top_k, scope=scope)
             for row, hits in zip(rows, found, strict=True):
                 results[row] = Retrieval([to_passage(hit) for hit in hits], vectors[row].tolist())
         return [result for result in results if result is not None]

@@ -5,10 +5,12 @@ Fields that OpenAI's clients send and that do not change a greedy answer (``temp
 probabilities, a response format, stop strings) is refused by name.
 """
 
+import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
+from app.retrieval.filters import Scope
 from app.serving.errors import invalid
 
 Route = Literal["small", "large", "extractive"]
@@ -75,6 +77,28 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+class SearchFilter(BaseModel):
+    """Limits of a search, applied before ranking; all of them hold together."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    documents: list[str] = Field(default=[], max_length=1000)
+    """Ids or sources of documents."""
+
+    section: str = ""
+    """A heading; passages under it, at any depth."""
+
+    dated_from: datetime.date | None = None
+    """Documents of that day or later."""
+
+    dated_to: datetime.date | None = None
+    """Documents of that day or earlier."""
+
+    def scope(self, labels: frozenset[str]) -> Scope:
+        """The limits, for a caller who holds these access labels."""
+        return Scope(labels, frozenset(self.documents), self.section, self.dated_from, self.dated_to)
+
+
 class SearchRequest(BaseModel):
     """A search over the index of the release that serves."""
 
@@ -82,10 +106,22 @@ class SearchRequest(BaseModel):
 
     query: Annotated[str, AfterValidator(_whole)] = Field(min_length=1)
     top_k: PositiveInt = Field(default=4, le=100)
+    filter: SearchFilter = Field(default_factory=lambda: SearchFilter())
+
+
+class PassageScores(BaseModel):
+    """What each part of the search made of a passage: cosine, BM25, both fused (0 to 1), and the re-ranker's if any."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    dense: float
+    lexical: float
+    fused: float
+    reranked: float | None = None
 
 
 class Passage(BaseModel):
-    """A passage that was found. ``score`` is its similarity to the question."""
+    """A passage that was found. ``score`` orders the passages of one question; ``similarity`` is its cosine."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -96,6 +132,11 @@ class Passage(BaseModel):
     heading_path: tuple[str, ...] = ()
     text: str
     score: float
+    similarity: float
+    scores: PassageScores
+    page: int | None = None
+    page_end: int | None = None
+    date: str | None = None
 
 
 class Citation(BaseModel):
@@ -106,6 +147,7 @@ class Citation(BaseModel):
     source: str
     title: str
     heading_path: tuple[str, ...]
+    page: int | None = None
     quote: str | None = None
     """The words quoted; None where a model answered in its own."""
 

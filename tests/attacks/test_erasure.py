@@ -21,6 +21,7 @@ from app.documents.schema import DOCUMENTS, REJECTS
 from app.evaluation.schema import ROWS as OUTCOMES
 from app.evaluation.suite import publish_suite
 from app.governance import erasure
+from app.governance.erasing import _without
 from app.governance.erasure import ErasureBlocked, NothingToErase, erase, resume, unfinished
 from app.governance.gate import replay
 from app.governance.graph import NothingToTrace
@@ -40,6 +41,7 @@ from app.registry.tables import CHUNKS
 from app.registry.versions import open_registry
 from app.retrieval.index import write_index
 from app.retrieval.search import SearchIndex
+from app.retrieval.vectors import build, search
 from app.serving import replicas
 from app.serving.log import receipt_proof
 from app.serving.settings import ServingSettings
@@ -200,9 +202,27 @@ def test_the_index_forgets_the_vector_and_finds_the_others(world):
     erase(world, subjects=[NAME], reason="asked for", actor="jane")
     index = SearchIndex.open(world.folder(world.world["index"]))
     assert len(index) == 4
-    hits = index.search(np.eye(5, DIM, dtype=np.float32), 5)
+    hits = index.search([""] * 5, np.eye(5, DIM, dtype=np.float32), 5)
     assert [found[0].chunk_id for place, found in enumerate(hits) if place != 1] == ["c0", "c2", "c3", "c4"]
     assert all(hit.chunk_id != "c1" for found in hits for hit in found)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "ivf-rabitq", "hnsw"])
+def test_every_kind_of_index_closes_up_behind_a_vector_that_goes(tmp_path, kind):
+    vectors = np.random.default_rng(0).normal(size=(500, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    gone = np.arange(500) % 7 == 0
+    kept = _without(build(vectors, kind), gone)
+    _, found = search(kept, vectors[~gone][:50], 1)
+    assert kept.ntotal == 500 - gone.sum()
+    assert found[:, 0].tolist() == list(range(50))
+
+
+def test_the_words_of_an_index_keep_nothing_of_what_goes(world):
+    named = {path.name for path, data in all_bytes(world.workspace) if b"lindqvist" in data}
+    assert "vocab.index.json" in named
+    erase(world, subjects=[NAME], reason="asked for", actor="jane")
+    assert not {path for path, data in all_bytes(world.workspace) if b"lindqvist" in data.lower()}
 
 
 def test_a_serving_replica_finds_it_no_more(world, monkeypatch):
@@ -216,7 +236,7 @@ def test_a_serving_replica_finds_it_no_more(world, monkeypatch):
     monkeypatch.setattr("app.inference.encoder.Encoder", Encoder)
     monkeypatch.setattr(replicas, "LOOK_AGAIN_S", 0.0)
     worker = replicas.Retriever(ServingSettings(workspace=str(world.workspace.root)))
-    asked = [(world.world["index"].digest, "Who?", 5)]
+    asked = [replicas.Asked(world.world["index"].digest, "Who?", 5)]
     assert "c1" in [passage.chunk_id for passage in worker.retrieve(asked)[0].passages]
     erase(world, subjects=[NAME], reason="asked for", actor="jane")
     assert sorted(passage.chunk_id for passage in worker.retrieve(asked)[0].passages) == ["c0", "c2", "c3", "c4"]

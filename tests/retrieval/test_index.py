@@ -85,7 +85,10 @@ def test_words_and_vectors_are_fused_and_each_part_says_what_it_made_of_a_chunk(
     write_index(tmp_path, VECTORS, rows)
     index = SearchIndex.open(tmp_path)
     query = (0.8 * VECTORS[3] + 0.6 * VECTORS[0])[None]
-    found = {fusion: index.search(["Fee?"], query, 4, settings=SearchSettings(fusion=fusion))[0] for fusion in FUSIONS}
+    found = {
+        fusion: index.search(["Fee?"], query, 4, settings=SearchSettings(fusion=fusion, dense_weight=0.5))[0]
+        for fusion in FUSIONS
+    }
     order = {fusion: [hit.chunk_id for hit in hits] for fusion, hits in found.items()}
     assert order == {
         "dense": ["c3", "c0", "c1", "c2"],
@@ -126,9 +129,11 @@ def test_every_kind_finds_what_is_near(kind: str):
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     index = faiss_kinds.build(vectors, kind)
     exact = np.argsort(-(vectors[:40] @ vectors.T), axis=1)[:, :10]
-    _, ids = faiss_kinds.search(index, vectors[:40], 10)
+    _, ids = faiss_kinds.search(index, vectors[:40], 50)
     assert np.mean([len({*one} & {*other}) / 10 for one, other in zip(ids, exact, strict=True)]) > 0.85
-    assert np.allclose(faiss_kinds.cosines(index, vectors[5], np.array([5, 7])), vectors[[5, 7]] @ vectors[5], atol=0.01)
+    assert np.allclose(
+        faiss_kinds.cosines(index, vectors[5], np.array([5, 7])), vectors[[5, 7]] @ vectors[5], atol=0.01
+    )
 
 
 def test_the_kind_follows_from_the_size():

@@ -24,7 +24,7 @@ class Given:
 @dataclass
 class Found:
     text: str
-    score: float
+    similarity: float
 
 
 class Engine:

@@ -8,7 +8,7 @@ from app.routing.features import FEATURE_NAMES, extract_features, find_support, 
 @dataclass
 class Found:
     text: str
-    score: float = 0.5
+    similarity: float = 0.5
 
 
 @dataclass

@@ -7,12 +7,13 @@ import pytest
 
 from app.routing.features import FEATURE_NAMES
 from app.routing.router import Cascade, Router, Rung
+from app.serving.access import AccessList
 from app.serving.cascade import Extract, Quote, Retrieval
 from app.serving.errors import NoRelease, ReleaseNotLoaded
 from app.serving.gateway import Gateway
 from app.serving.log import RequestLog
 from app.serving.release import Model, Release
-from app.serving.schema import Generation, Passage
+from app.serving.schema import Generation, Passage, PassageScores
 from app.serving.settings import ServingSettings
 
 PASSAGE = Passage(
@@ -22,7 +23,9 @@ PASSAGE = Passage(
     title="Loans",
     heading_path=("Loans", "Fees"),
     text="The fee is 2,000 euros a year.",
-    score=0.8,
+    score=0.9,
+    similarity=0.8,
+    scores=PassageScores(dense=0.8, lexical=3.0, fused=0.9),
 )
 
 
@@ -46,9 +49,11 @@ class FakeBackends:
     texts: dict = field(default_factory=lambda: {"small": "2000 euros", "large": "2,000 euros"})
     asked: list = field(default_factory=list)
     prompts: list = field(default_factory=list)
+    scopes: list = field(default_factory=list)
 
-    async def retrieve(self, index, question, top_k):
+    async def retrieve(self, index, question, top_k, scope):
         self.asked.append(("retrieve", index))
+        self.scopes.append(scope)
         return Retrieval([PASSAGE][:top_k], [0.1] * 384)
 
     async def generate(self, rung, model, prompt, max_new_tokens):
@@ -89,11 +94,12 @@ def releases():
 
 
 @pytest.fixture
-def gateway(backends, request_log, releases):
+def gateway(backends, request_log, releases, tmp_path):
     def resolve(ref):
         if ref not in releases:
             raise NoRelease(f"no release {ref!r} serves yet: promote one")
         return releases[ref]
 
     settings = ServingSettings(resolve_period_s=0.0)
-    return Gateway(settings=settings, backends=backends, resolve=resolve, log=request_log)
+    access = AccessList(tmp_path / "access.json")
+    return Gateway(settings=settings, backends=backends, resolve=resolve, log=request_log, access=access)

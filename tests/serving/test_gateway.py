@@ -131,7 +131,7 @@ def test_the_limit_of_tokens(gateway, releases, backends, limits, given):
 
 
 def test_a_question_that_breaks_a_backend_is_logged_too(gateway, releases, backends, request_log, workspace):
-    async def broken(index, question, top_k):
+    async def broken(*_):
         raise RuntimeError("the index is gone")
 
     releases["r"] = OLD

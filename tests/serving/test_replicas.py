@@ -5,7 +5,7 @@ import pytest
 
 from app.core.errors import SignalboxError
 from app.serving import replicas
-from app.serving.schema import Passage
+from app.serving.schema import Passage, PassageScores
 from app.serving.settings import ServingSettings
 
 
@@ -65,6 +65,8 @@ def test_the_reader_quotes_through_an_encoder_elsewhere():
         heading_path=("Fees",),
         text="The yearly fee is 2,000 euros. Cats are welcome.",
         score=0.8,
+        similarity=0.8,
+        scores=PassageScores(dense=0.8, lexical=3.0, fused=0.8),
     )
     extract = replicas.Reader(encode).read("What is the yearly fee?", [passage])
     assert "2,000 euros" in extract.text
