@@ -1,0 +1,270 @@
+"""How well and how fast are passages found: words, vectors, both, beside raw FAISS and raw bm25s in the same run.
+
+Quality is measured by ir-measures at depth 10, the mean over questions. Raw is what a script would write: FAISS' flat
+index over the same vectors, bm25s with its own tokenizer, English stop words and stemmer over the same texts. Searches
+and raw searches alternate, so that a busy machine slows both alike. ``tuned`` is the hybrid whose weight was calibrated
+on the questions of ``--tune-on``.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import fmean, median, quantiles
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from app.core.digests import digest_json
+from app.core.errors import exit_status
+from app.inference.encoder import Encoder
+from app.retrieval.calibrate import calibrate_weight
+from app.retrieval.filters import PUBLIC
+from app.retrieval.fusion import fuse
+from app.retrieval.index import write_index
+from app.retrieval.measure import DEPTH, measure
+from app.retrieval.search import SearchIndex
+from benchmarks._questions import Passage, Set, load, made_up
+from benchmarks._record import record, write
+
+MODES = {"bm25": "lexical", "dense": "dense", "hybrid": "convex", "rrf": "rrf"}
+DEEPER = 5
+"""Passages that share a key are one result: so many times more are looked at."""
+
+app = typer.Typer(add_completion=False)
+Found = list[list[str]]
+
+
+@app.command()
+def main(
+    passages: Annotated[
+        list[Path] | None, typer.Option(help="Passages, JSON lines; may be repeated. Default: a small set made up.")
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="Questions with the ids of their passages, JSON lines.")
+    ] = None,
+    tune_on: Annotated[Path | None, typer.Option(help="Other questions, to calibrate the fusion's weight on.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Take so many questions and ten times as many passages.")] = None,
+    latencies: Annotated[int, typer.Option(help="Questions that are timed one by one.")] = 200,
+    served: Annotated[bool, typer.Option(help="Measure through Ray Serve too, on a cluster of its own.")] = True,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps vectors between runs; default: none.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write; default: none.")] = None,
+    seed: Annotated[int, typer.Option(help="Stands in the file; nothing here is random.")] = 0,
+) -> None:
+    """Measure retrieval on a set of passages and questions."""
+    with exit_status():
+        given = load(passages, questions, tune_on=tune_on, limit=limit) if passages and questions else made_up()
+        figures = run(given, latencies=latencies, served=served, cache=cache)
+        params = {"passages": [path.name for path in passages or ()], "questions": questions and questions.name}
+        params |= {"tune_on": tune_on and tune_on.name, "limit": limit, "seed": seed, **figures.pop("params")}
+        whole = record("retrieval", params=params, **figures)
+        print(table(whole))
+        if out:
+            write(whole, out)
+
+
+def run(given: Set, *, latencies: int, served: bool, cache: Path | None) -> dict[str, Any]:
+    """Build, search and time; the parts of the benchmark's record."""
+    encoder = Encoder()
+    asked = [question.text for question in given.questions]
+    vectors, encode_s = _timed(lambda: _encode(encoder, [passage.text for passage in embedded(given)], cache))
+    queries = _encode(encoder, asked, cache)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
+        (folder / "index").mkdir()
+        _, index_s = _timed(lambda: write_index(folder / "index", vectors, chunk_rows(given)))
+        index = SearchIndex.open(folder / "index")
+        raw = Raw(given, vectors)
+        results, settings = quality(given, index, queries), {"dense_weight": index.settings.dense_weight}
+        if given.tuning:
+            tuned = _encode(encoder, [question.text for question in given.tuning], cache)
+            results["tuned"], settings["tuned"] = calibrated(given, index, queries, tuned)
+        baselines: dict[str, Any] = {
+            "bm25s": _scored(given, raw.by_words(asked)),
+            "faiss": _scored(given, raw.near(queries)),
+        }
+        timings = alone(index, raw, encoder, asked[:latencies])
+        results |= {"build": _build(encode_s, index_s, len(vectors)), "alone": timings["ours"]}
+        baselines |= {"build": {"faiss_s": raw.faiss_s, "bm25s_s": raw.bm25s_s}, "alone": timings["raw"]}
+        ratios = {"search_alone_p50_vs_raw": timings["ours"]["p50_ms"] / timings["raw"]["p50_ms"]}
+        if served:
+            from benchmarks._search_served import measure as through_serve
+            from benchmarks._search_served import serving
+
+            url = stack.enter_context(serving(folder / "workspace", folder / "index"))
+            results["served"] = through = through_serve(
+                url, asked, lambda text: raw.search(encoder, text), num=latencies
+            )
+            least_ms = through["noop_p50_ms"] + through["raw_p50_ms"]
+            ratios["search_p50_vs_noop_plus_raw"] = through["search_p50_ms"] / least_ms
+    params = {"num_passages": len(given.passages), "num_questions": len(asked), "num_left_out": given.num_left_out}
+    params |= {"num_tuning": len(given.tuning), **settings}
+    return {"params": params, "results": results, "baselines": baselines, "ratios": ratios}
+
+
+def embedded(given: Set) -> list[Passage]:
+    """Passages as they are embedded: behind their title, where they have one."""
+    return [
+        Passage(each.key, each.title, f"{each.title}. {each.text}" if each.title else each.text)
+        for each in given.passages
+    ]
+
+
+def chunk_rows(given: Set) -> list[dict[str, Any]]:
+    """Passages as chunks."""
+    return [
+        {
+            "chunk_id": f"{number}",
+            "document_id": passage.key,
+            "source": passage.key,
+            "title": passage.title,
+            "heading_path": [passage.title] if passage.title else [],
+            "ordinal": number,
+            "text": passage.text,
+        }
+        for number, passage in enumerate(given.passages)
+    ]
+
+
+def quality(given: Set, index: SearchIndex, queries: NDArray[np.float32]) -> dict[str, Any]:
+    """Every mode's measures, from one search for candidates."""
+    found = index.candidates(
+        [question.text for question in given.questions], queries, num=index.settings.num_candidates, scope=PUBLIC
+    )
+    keys = [passage.key for passage in given.passages]
+    weight = index.settings.dense_weight
+
+    def ranked(fusion: str) -> Found:
+        fused = (fuse(each.dense, each.lexical, fusion=fusion, dense_weight=weight) for each in found)
+        orders = (np.argsort(-scores, kind="stable") for scores in fused)
+        return [
+            unique(keys[row] for row in each.rows[order[: DEPTH * DEEPER]])
+            for each, order in zip(found, orders, strict=True)
+        ]
+
+    return {mode: _scored(given, ranked(fusion)) for mode, fusion in MODES.items()}
+
+
+def calibrated(
+    given: Set, index: SearchIndex, queries: NDArray[np.float32], tuning: NDArray[np.float32]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Measures under the weight that is best on other questions, and how it was found."""
+    places: dict[str, set[int]] = {}
+    for number, passage in enumerate(given.passages):
+        places.setdefault(passage.key, set()).add(number)
+    asked = {each.text: set().union(*(places.get(key, set()) for key in each.gold)) for each in given.tuning}
+    order = {question.text: place for place, question in enumerate(given.tuning)}
+    chosen = calibrate_weight(index, asked, tuning[[order[text] for text in asked]])
+    settings = index.settings.model_copy(update={"dense_weight": chosen.weight})
+    hits = index.search([question.text for question in given.questions], queries, DEPTH * DEEPER, settings=settings)
+    return _scored(given, [unique(hit.document_id for hit in each) for each in hits]), chosen.to_json()
+
+
+class Raw:
+    """FAISS and bm25s as a script would use them."""
+
+    def __init__(self, given: Set, vectors: NDArray[np.float32]) -> None:
+        import bm25s
+        import faiss
+        import Stemmer
+
+        self._keys, self._bm25s = [passage.key for passage in given.passages], bm25s
+        self._stemmer = Stemmer.Stemmer("english")
+        self._flat, self._engine = faiss.IndexFlatIP(vectors.shape[1]), bm25s.BM25()
+        texts = [f"{passage.title} {passage.text}" for passage in given.passages]
+        _, self.faiss_s = _timed(lambda: self._flat.add(vectors))
+        _, self.bm25s_s = _timed(lambda: self._engine.index(self._tokens(texts), show_progress=False))
+        self._num = min(DEPTH * DEEPER, len(texts))
+
+    def near(self, queries: NDArray[np.float32]) -> Found:
+        """Keys of the nearest passages."""
+        return [unique(self._keys[place] for place in row) for row in self._flat.search(queries, self._num)[1]]
+
+    def by_words(self, asked: Sequence[str]) -> Found:
+        """Keys of the passages that BM25 puts first."""
+        places, _ = self._engine.retrieve(self._tokens(asked), k=self._num, show_progress=False)
+        return [unique(self._keys[int(place)] for place in row) for row in places]
+
+    def search(self, encoder: Encoder, text: str) -> None:
+        """One question to both, ten passages each."""
+        self._flat.search(encoder.encode([text]), DEPTH)
+        self._engine.retrieve(self._tokens([text]), k=DEPTH, show_progress=False)
+
+    def _tokens(self, texts: Sequence[str]) -> Any:
+        return self._bm25s.tokenize(list(texts), stopwords="en", stemmer=self._stemmer, show_progress=False)
+
+
+def alone(index: SearchIndex, raw: Raw, encoder: Encoder, asked: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Latencies in one process, ours and raw in turns: with the encoding of the question, and that alone."""
+    times: dict[str, list[float]] = {"ours": [], "raw": [], "encode": []}
+    for number, text in enumerate([*asked[:3], *asked]):
+        acts: dict[str, Callable[[], Any]] = {
+            "ours": lambda text=text: index.search([text], encoder.encode([text]), DEPTH),
+            "raw": lambda text=text: raw.search(encoder, text),
+            "encode": lambda text=text: encoder.encode([text]),
+        }
+        for name, act in acts.items():
+            _, taken_s = _timed(act)
+            if number >= 3:
+                times[name].append(1000 * taken_s)
+    figures = {name: {"p50_ms": median(each), "p95_ms": quantiles(each, n=20)[-1]} for name, each in times.items()}
+    return {name: {**figures[name], "encode_p50_ms": figures["encode"]["p50_ms"]} for name in ("ours", "raw")}
+
+
+def unique(keys: Any) -> list[str]:
+    """The first ten different keys, in order."""
+    return list(dict.fromkeys(keys))[:DEPTH]
+
+
+def table(figures: dict[str, Any]) -> str:
+    """What is printed."""
+    shown = {**figures["results"], **{f"raw {name}": figures["baselines"][name] for name in ("bm25s", "faiss")}}
+    rows = {name: each for name, each in shown.items() if "map_at_10" in each}
+    lines = [f"{'':12}" + "".join(f"{name:>13}" for name in next(iter(rows.values())))]
+    lines += [f"{name:12}" + "".join(f"{value:13.4f}" for value in each.values()) for name, each in rows.items()]
+    for name in ("build", "alone", "served"):
+        lines += [
+            f"{name}: {_line(figures['results'].get(name, {}))}",
+            f"  raw: {_line(figures['baselines'].get(name, {}))}",
+        ]
+    return "\n".join([*lines, f"ratios: {_line(figures['ratios'])}"])
+
+
+def _line(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items()) or "-"
+
+
+def _scored(given: Set, found: Found) -> dict[str, float]:
+    names = [str(number) for number in range(len(found))]
+    relevant = {name: set(question.gold) for name, question in zip(names, given.questions, strict=True)}
+    values = measure(dict(zip(names, found, strict=True)), relevant)
+    return {name: fmean(each) for name, each in values.items()}
+
+
+def _build(encode_s: float, index_s: float, num: int) -> dict[str, float]:
+    return {"encode_s": encode_s, "passages_per_s": num / encode_s, "index_s": index_s}
+
+
+def _encode(encoder: Encoder, texts: Sequence[str], cache: Path | None) -> NDArray[np.float32]:
+    """Vectors of texts, kept in the cache's folder under the digest of the texts."""
+    if cache is None:
+        return encoder.encode(texts)
+    path = cache / f"{digest_json(list(texts)).removeprefix('sha256:')[:16]}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        np.save(path, encoder.encode(texts))
+    loaded: NDArray[np.float32] = np.load(path)
+    return loaded
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    started_s = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - started_s
+
+
+if __name__ == "__main__":
+    app()
