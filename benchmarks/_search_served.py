@@ -13,7 +13,10 @@ import httpx
 
 from app.core.cluster import connect, down, up
 from app.core.workspace import Workspace
-from app.registry.versions import open_registry
+from app.governance.approvals import approve
+from app.governance.keys import new_key
+from app.loop import Knowledge, build_retrieval_release, put_into_production
+from app.registry.versions import Registry, Version, open_registry
 from app.serving.deploy import deploy, find_serve_url
 
 NUM_CLIENTS = 4
@@ -27,16 +30,28 @@ def serving(folder: Path, index: Path) -> Iterator[str]:
     workspace = Workspace.find(folder)
     up(workspace)
     try:
-        registry = open_registry(workspace)
-        version = registry.publish("index", "bench", folder=index, inputs={})
-        facts = {"index": version.digest, "small": None, "large": None, "router": None, "prices": {}}
-        release = registry.publish("release", "bench", inputs=facts, facts=facts)
+        release = promoted(open_registry(workspace), index)
         deploy(workspace=workspace, release_ref=release.digest, timeout_s=300)
         with connect(workspace, log_to_driver=False):
             serve.run(_noop(), name="noop", route_prefix="/noop")
             yield find_serve_url(workspace)
     finally:
         down(workspace)
+
+
+def promoted(registry: Registry, index: Path) -> Version:
+    """A release that only quotes, over the index in a folder: judged, approved and promoted as any other."""
+    facts = {"num_documents": 1, "num_rejected": 0, "num_chunks": 1}
+    dataset = registry.publish("dataset", "bench", inputs={"of": "the benchmark"}, facts=facts)
+    version = registry.publish("index", "bench", folder=index, inputs={}, parents=[dataset.digest])
+    release, verdict = build_retrieval_release(
+        "assistant", knowledge=Knowledge(dataset, version, dataset), registry=registry
+    )
+    signer = new_key(registry, "bench", role="approver", person="the benchmark")
+    said = {"printed_name": "the benchmark", "meaning": "approved for production"}
+    approve(verdict, release, signer=signer, registry=registry, **said)
+    put_into_production(release, registry=registry, reason="to be measured")
+    return release
 
 
 def _noop() -> Any:
