@@ -50,7 +50,9 @@ def main(
     limit: Annotated[int | None, typer.Option(help="Take so many questions and ten times as many passages.")] = None,
     latencies: Annotated[int, typer.Option(help="Questions that are timed one by one.")] = 200,
     served: Annotated[bool, typer.Option(help="Measure through Ray Serve too, on a cluster of its own.")] = True,
-    cache: Annotated[Path | None, typer.Option(help="Folder that keeps vectors between runs; default: none.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps vectors, and the time that they took, between runs.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write; default: none.")] = None,
     seed: Annotated[int, typer.Option(help="Stands in the file; nothing here is random.")] = 0,
 ) -> None:
@@ -70,8 +72,8 @@ def run(given: Set, *, latencies: int, served: bool, cache: Path | None) -> dict
     """Build, search and time; the parts of the benchmark's record."""
     encoder = Encoder()
     asked = [question.text for question in given.questions]
-    vectors, encode_s = _timed(lambda: _encode(encoder, [passage.text for passage in embedded(given)], cache))
-    queries = _encode(encoder, asked, cache)
+    vectors, encode_s = _encode(encoder, [passage.text for passage in embedded(given)], cache)
+    queries, _ = _encode(encoder, asked, cache)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
         (folder / "index").mkdir()
@@ -80,7 +82,7 @@ def run(given: Set, *, latencies: int, served: bool, cache: Path | None) -> dict
         raw = Raw(given, vectors)
         results, settings = quality(given, index, queries), {"dense_weight": index.settings.dense_weight}
         if given.tuning:
-            tuned = _encode(encoder, [question.text for question in given.tuning], cache)
+            tuned, _ = _encode(encoder, [question.text for question in given.tuning], cache)
             results["tuned"], settings["tuned"] = calibrated(given, index, queries, tuned)
         baselines: dict[str, Any] = {
             "bm25s": _scored(given, raw.by_words(asked)),
@@ -248,16 +250,17 @@ def _build(encode_s: float, index_s: float, num: int) -> dict[str, float]:
     return {"encode_s": encode_s, "passages_per_s": num / encode_s, "index_s": index_s}
 
 
-def _encode(encoder: Encoder, texts: Sequence[str], cache: Path | None) -> NDArray[np.float32]:
-    """Vectors of texts, kept in the cache's folder under the digest of the texts."""
+def _encode(encoder: Encoder, texts: Sequence[str], cache: Path | None) -> tuple[NDArray[np.float32], float]:
+    """Vectors of texts, and the seconds that they took; the cache keeps both under the digest of the texts."""
     if cache is None:
-        return encoder.encode(texts)
-    path = cache / f"{digest_json(list(texts)).removeprefix('sha256:')[:16]}.npy"
+        return _timed(lambda: encoder.encode(texts))
+    path = cache / f"{digest_json(list(texts)).removeprefix('sha256:')[:16]}.npz"
     if not path.exists():
+        vectors, taken_s = _timed(lambda: encoder.encode(texts))
         cache.mkdir(parents=True, exist_ok=True)
-        np.save(path, encoder.encode(texts))
-    loaded: NDArray[np.float32] = np.load(path)
-    return loaded
+        np.savez(path, vectors=vectors, taken_s=taken_s)
+    kept = np.load(path)
+    return kept["vectors"], float(kept["taken_s"])
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:

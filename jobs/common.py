@@ -20,7 +20,7 @@ from app.core.workspace import Workspace
 from app.governance.openlineage import recorded
 from app.ledger.key_sources import open_signer
 from app.ledger.keys import Signer
-from app.registry.versions import Registry, Version, open_registry
+from app.registry.versions import Registry, Version, VersionNotFound, open_registry
 from app.settings import SignalboxSettings, load_settings
 
 Config = Annotated[Path | None, typer.Option(help="Settings file (YAML); default: the local profile.")]
@@ -64,6 +64,14 @@ def _running() -> tuple[str, Path | None]:
     main = sys.modules["__main__"]
     spec, file = main.__spec__, getattr(main, "__file__", None)
     return (spec.name if spec else Path(file or "job").stem), (Path(file) if file else None)
+
+
+def find_questions(ref: str, *, registry: Registry) -> Version:
+    """Synthetic rows of that reference or digest, else the suite of it; VersionNotFound when there is neither."""
+    try:
+        return registry.get("synthetic", ref)
+    except VersionNotFound:
+        return registry.get("suite", ref)
 
 
 def report(version: Version, *, as_json: bool = False, **more: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from app.retrieval.pipeline import build_index
-from jobs.common import Config, Json, WorkspaceOption, job, report
+from jobs.common import Config, Json, WorkspaceOption, find_questions, job, report
 
 app = typer.Typer(add_completion=False)
 
@@ -14,15 +14,22 @@ app = typer.Typer(add_completion=False)
 def main(
     dataset: Annotated[str, typer.Option(help="Dataset to index: name, name@number or digest.")] = "handbook",
     name: Annotated[str | None, typer.Option(help="Name of the index; default: the dataset's name.")] = None,
+    questions: Annotated[
+        str | None, typer.Option(help="Synthetic rows or a suite to calibrate the fusion of words and vectors on.")
+    ] = None,
     config: Config = None,
     workspace: WorkspaceOption = None,
     as_json: Json = False,
 ) -> None:
-    """Embed every chunk with the pinned encoder and publish a FAISS index over them."""
+    """Embed every chunk with the pinned encoder; publish an index of vectors (FAISS) and words (BM25) over them."""
     with job(workspace, config) as here:
         version = here.registry.get("dataset", dataset)
         index = build_index(
-            version, name=name or version.name, registry=here.registry, settings=here.settings.retrieval
+            version,
+            name=name or version.name,
+            registry=here.registry,
+            settings=here.settings.retrieval,
+            questions=find_questions(questions, registry=here.registry) if questions else None,
         )
         report(index, as_json=as_json)
 

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS = ["ingest", "index", "synthesize", "train", "evaluate", "promote", "retrain", "ensure_monitor"]
+JOBS = [
+    "ingest",
+    "index",
+    "synthesize",
+    "train",
+    "evaluate",
+    "evaluate_retrieval",
+    "promote",
+    "retrain",
+    "ensure_monitor",
+]
 
 
 def run(job, *arguments, workspace=None, env=None):

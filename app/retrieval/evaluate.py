@@ -1,0 +1,105 @@
+"""Evaluate an index version on questions whose chunks or documents are known, beside another version if wanted.
+
+Guarantees: every measure comes with the bootstrap's interval, a comparison with the paired one; the outcome of every
+question is published; the same versions give the same evaluation. Not guaranteed: that chunks which nobody marked do
+not answer as well.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from app.core.errors import UsageError
+from app.core.parquet import read_rows, write_rows
+from app.core.statistics import bootstrap_mean, paired_bootstrap
+from app.inference.encoder import ENCODER_DIGEST, Encoder
+from app.registry.tables import ROWS_FILE
+from app.registry.versions import Registry, Version
+from app.retrieval.filters import Scope
+from app.retrieval.measure import DEPTH, MEASURES, measure
+from app.retrieval.search import SearchIndex
+
+KIND = "retrieval-evaluation"
+CODE_VERSION = "retrieval-evaluation-1"
+DEEPER = 5
+ROWS = pa.schema({"question": pa.string(), "relevant": pa.string(), **dict.fromkeys(MEASURES, pa.float64())})
+
+
+class NothingToAsk(UsageError):
+    """None of the questions is about a chunk or document of the index: name questions that were made from it."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with what answers it: a chunk, or a document by its source where no chunk is known."""
+
+    question: str
+    relevant: str
+    by_chunk: bool
+
+
+def evaluate_index(index: Version, questions: Version, *, registry: Registry, before: Version | None = None) -> Version:
+    """Publish the measures of an index on synthetic rows or a suite.
+
+    Args:
+        before: an index to compare with, question by question; its figures stand beside the changes.
+
+    Raises:
+        NothingToAsk: no question is about the index.
+    """
+    inputs: dict[str, Any] = {"index": index.digest, "questions": questions.digest, "encoder": ENCODER_DIGEST}
+    inputs |= {"code_version": CODE_VERSION} | ({"before": before.digest} if before else {})
+    if found := registry.find(KIND, index.name, inputs):
+        return found
+    search, encoder = SearchIndex.open(registry.folder(index)), Encoder()
+    asked = asked_of(read_rows(registry.folder(questions) / ROWS_FILE), search)
+    values = outcomes(search, asked, encoder)
+    facts: dict[str, Any] = {"num_questions": len(asked), "questions": questions.ref, "index": index.ref}
+    facts |= {name: bootstrap_mean(each).to_dict() for name, each in values.items()}
+    if before:
+        others = outcomes(SearchIndex.open(registry.folder(before)), asked, encoder)
+        changes = {name: paired_bootstrap(others[name], values[name]).to_dict() for name in MEASURES}
+        facts["against"] = {"index": before.ref, "changes": changes}
+    columns = (dict(zip(MEASURES, row, strict=True)) for row in zip(*values.values(), strict=True))
+    rows = [
+        {"question": each.question, "relevant": each.relevant, **row} for each, row in zip(asked, columns, strict=True)
+    ]
+    parents = [index.digest, questions.digest, *([before.digest] if before else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        write_rows(Path(folder) / ROWS_FILE, rows, schema=ROWS)
+        return registry.publish(KIND, index.name, folder=Path(folder), inputs=inputs, parents=parents, facts=facts)
+
+
+def asked_of(rows: Sequence[Mapping[str, Any]], index: SearchIndex) -> list[Asked]:
+    """Questions about an index, each once for everything that answers it.
+
+    Raises:
+        NothingToAsk: there is none.
+    """
+    found: dict[tuple[str, str], Asked] = {}
+    for row in rows:
+        chunk, source = row.get("chunk_id") or "", row.get("source") or ""
+        if by_chunk := bool(index.places(chunk_id=chunk)):
+            found[row["question"], chunk] = Asked(row["question"], chunk, by_chunk)
+        elif index.places(source=source):
+            found[row["question"], source] = Asked(row["question"], source, by_chunk)
+    if not found:
+        raise NothingToAsk("no question is about a chunk or document of the index: name questions made from it")
+    return list(found.values())
+
+
+def outcomes(index: SearchIndex, asked: Sequence[Asked], encoder: Encoder) -> dict[str, list[float]]:
+    """Every measure of every question, in their order."""
+    questions = [each.question for each in asked]
+    hits = index.search(questions, encoder.encode(questions), DEPTH * DEEPER, scope=Scope(labels=None))
+    names = [str(number) for number in range(len(asked))]
+    ranked = [
+        list(dict.fromkeys(hit.chunk_id if each.by_chunk else hit.source for hit in found))[:DEPTH]
+        for each, found in zip(asked, hits, strict=True)
+    ]
+    relevant = {name: {each.relevant} for name, each in zip(names, asked, strict=True)}
+    return measure(dict(zip(names, ranked, strict=True)), relevant)
