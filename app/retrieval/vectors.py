@@ -1,6 +1,6 @@
 """FAISS indexes of unit vectors: the kind by size, written, mapped into memory, searched under a mask.
 
-Kinds, as measured by ``python -m benchmarks.retrieval --kinds`` (recall against the exact search):
+Kinds, as measured by ``python -m benchmarks.index_kinds`` (benchmarks/results/index_kinds.json):
 ``flat`` is exact; ``ivf`` looks into the nearest of its cells; ``ivf-rabitq`` keeps a bit a dimension in the cells and
 refines its candidates by 8-bit vectors; ``hnsw`` is a graph, slow to build.
 
