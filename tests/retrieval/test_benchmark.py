@@ -1,0 +1,82 @@
+"""The benchmark's formats and its small run; the goals on samples of the public sets are those of its result files."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks._questions import BadSet, load, made_up
+from benchmarks.retrieval import run
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+FORMATS = {
+    "rules": ({"id": "a", "text": "x"}, {"question": "q", "gold_passage_ids": ["a"]}, "a"),
+    "health": (
+        {"source": "S", "doc_id": "1", "focus": "Flu", "text": "x"},
+        {"question": "q", "source": "S", "doc_id": "1"},
+        "S/1",
+    ),
+    "encyclopaedia": ({"title": "T", "text": "x"}, {"question": "q", "gold_titles": ["T"]}, "T"),
+}
+
+
+def lines(path: Path, rows: list[dict]) -> Path:
+    with gzip.open(path, "wt") if path.suffix == ".gz" else path.open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_formats_are_told_by_their_fields(tmp_path: Path, form: str):
+    passage, question, key = FORMATS[form]
+    found = load([lines(tmp_path / "p.jsonl.gz", [passage])], lines(tmp_path / "q.jsonl", [question]))
+    assert ([each.key for each in found.passages], found.questions[0].gold) == ([key], {key})
+
+
+def test_what_cannot_be_read_or_matched_is_said_so(tmp_path: Path):
+    passages = lines(tmp_path / "p.jsonl", [FORMATS["rules"][0]])
+    for rows in ([{"question": "q"}], [{"gold_passage_ids": ["a"]}], [{"question": "q", "gold_passage_ids": ["b"]}]):
+        with pytest.raises(BadSet):
+            load([passages], lines(tmp_path / "q.jsonl", rows))
+    with pytest.raises(BadSet, match="JSON lines"):
+        load([tmp_path / "missing.jsonl"], tmp_path / "q.jsonl")
+
+
+def test_a_limit_takes_the_questions_passages_first(tmp_path: Path):
+    passages = lines(tmp_path / "p.jsonl", [{"id": str(n), "text": "x"} for n in range(500)])
+    questions = [{"question": f"q{n}", "gold_passage_ids": [str(499 - n)]} for n in range(100)] * 2
+    found = load(
+        [passages], lines(tmp_path / "q.jsonl", [*questions, {"question": "?", "gold_passage_ids": ["-"]}]), limit=10
+    )
+    assert (len(found.questions), len(found.passages), found.num_left_out) == (10, 100, 1)
+    assert set().union(*(each.gold for each in found.questions)) <= {each.key for each in found.passages}
+
+
+def test_a_small_run_has_the_figures_of_the_issue():
+    given = made_up(num=60)
+    figures = run(given, latencies=4, served=False, cache=None)
+    assert set(figures["results"]["hybrid"]) >= {
+        "recall_at_1",
+        "recall_at_5",
+        "recall_at_10",
+        "map_at_10",
+        "ndcg_at_10",
+    }
+    assert figures["results"]["hybrid"]["recall_at_5"] > 0.9
+
+
+@pytest.mark.parametrize("name", ["obliqa", "medquad", "hotpotqa"])
+def test_the_hybrid_is_above_its_parts_in_every_result_file(name: str):
+    path = RESULTS / f"retrieval_{name}.json"
+    results = json.loads(path.read_text())["results"]
+    for measure in ("recall_at_10", "map_at_10", "ndcg_at_10"):
+        assert results["hybrid"][measure] >= max(results["bm25"][measure], results["dense"][measure])
+
+
+def test_the_measured_goals_hold():
+    rules, health = (json.loads((RESULTS / f"retrieval_{name}.json").read_text()) for name in ("obliqa", "medquad"))
+    assert rules["results"]["hybrid"]["recall_at_10"] >= 0.785
+    assert rules["results"]["hybrid"]["map_at_10"] >= 0.64
+    assert health["results"]["hybrid"]["recall_at_1"] >= 0.85
+    assert health["results"]["hybrid"]["recall_at_5"] >= 0.985
