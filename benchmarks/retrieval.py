@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from app.core.digests import digest_json
 from app.core.errors import exit_status
-from app.inference.encoder import Encoder
+from app.inference.encoder import MAX_TOKENS, Encoder, encoder_folder, load_tokenizer
 from app.retrieval.calibrate import calibrate_weight
 from app.retrieval.filters import PUBLIC
 from app.retrieval.fusion import fuse
@@ -33,6 +33,7 @@ from benchmarks._record import record, write
 MODES = {"bm25": "lexical", "dense": "dense", "hybrid": "convex", "rrf": "rrf"}
 DEEPER = 5
 """Passages that share a key are one result: so many times more are looked at."""
+NUM_ENCODED = 256
 
 app = typer.Typer(add_completion=False)
 Found = list[list[str]]
@@ -89,9 +90,19 @@ def run(given: Set, *, latencies: int, served: bool, cache: Path | None) -> dict
             "faiss": _scored(given, raw.near(queries)),
         }
         timings = alone(index, raw, encoder, asked[:latencies])
-        results |= {"build": _build(encode_s, index_s, len(vectors)), "alone": timings["ours"]}
+        speeds = encoding(encoder, [passage.text for passage in embedded(given)], asked)
+        results |= {
+            "build": _build(encode_s, index_s, len(vectors)),
+            "alone": timings["ours"],
+            "encode": speeds["ours"],
+        }
         baselines |= {"build": {"faiss_s": raw.faiss_s, "bm25s_s": raw.bm25s_s}, "alone": timings["raw"]}
-        ratios = {"search_alone_p50_vs_raw": timings["ours"]["p50_ms"] / timings["raw"]["p50_ms"]}
+        baselines["encode"] = speeds["bert_model"]
+        ratios = {
+            "search_alone_p50_vs_raw": timings["ours"]["p50_ms"] / timings["raw"]["p50_ms"],
+            "encode_rate_vs_bert_model": speeds["ours"]["passages_per_s"] / speeds["bert_model"]["passages_per_s"],
+            "encode_query_vs_bert_model": speeds["ours"]["query_p50_ms"] / speeds["bert_model"]["query_p50_ms"],
+        }
         if served:
             from benchmarks._search_served import measure as through_serve
             from benchmarks._search_served import serving
@@ -216,6 +227,48 @@ def alone(index: SearchIndex, raw: Raw, encoder: Encoder, asked: Sequence[str]) 
     return {name: {**figures[name], "encode_p50_ms": figures["encode"]["p50_ms"]} for name in ("ours", "raw")}
 
 
+def encoding(encoder: Encoder, texts: Sequence[str], asked: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Passages a second and ms a question, of our forward pass and of transformers' ``BertModel``, in turns; bf16."""
+    others: dict[str, Callable[[Sequence[str]], Any]] = {"ours": encoder.encode, "bert_model": bert_model()}
+    sample = list(texts)[:: max(1, len(texts) // NUM_ENCODED)][:NUM_ENCODED]
+    taken: dict[str, list[float]] = {name: [] for name in others}
+    single: dict[str, list[float]] = {name: [] for name in others}
+    for encode in others.values():
+        encode(sample[:8])
+    for start in range(0, len(sample), 64):
+        for name, encode in others.items():
+            taken[name].append(_timed(lambda encode=encode, start=start: encode(sample[start : start + 64]))[1])
+    for text in asked[:50]:
+        for name, encode in others.items():
+            single[name].append(1000 * _timed(lambda encode=encode, text=text: encode([text]))[1])
+    return {
+        name: {"passages_per_s": len(sample) / sum(taken[name]), "query_p50_ms": median(single[name])}
+        for name in others
+    }
+
+
+def bert_model() -> Callable[[Sequence[str]], Any]:
+    """The same weights in transformers' ``BertModel``, batches of 64, as one would write it."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import BertConfig, BertModel
+
+    tokenizer, folder = load_tokenizer(max_tokens=MAX_TOKENS), encoder_folder()
+    model = BertModel(BertConfig.from_json_file(folder / "config.json")).bfloat16().eval()
+    weights = load_file(folder / "model.safetensors")
+    model.load_state_dict({name: value for name, value in weights.items() if name != "embeddings.position_ids"})
+
+    def encode(texts: Sequence[str]) -> Any:
+        coded = tokenizer.encode_batch(sorted(texts, key=len))
+        mask = torch.tensor([item.attention_mask for item in coded])
+        with torch.inference_mode():
+            hidden = model(input_ids=torch.tensor([item.ids for item in coded]), attention_mask=mask).last_hidden_state
+            mean = (hidden.float() * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+            return torch.nn.functional.normalize(mean, dim=1).numpy()
+
+    return encode
+
+
 def unique(keys: Any) -> list[str]:
     """The first ten different keys, in order."""
     return list(dict.fromkeys(keys))[:DEPTH]
@@ -227,7 +280,7 @@ def table(figures: dict[str, Any]) -> str:
     rows = {name: each for name, each in shown.items() if "map_at_10" in each}
     lines = [f"{'':12}" + "".join(f"{name:>13}" for name in next(iter(rows.values())))]
     lines += [f"{name:12}" + "".join(f"{value:13.4f}" for value in each.values()) for name, each in rows.items()]
-    for name in ("build", "alone", "served"):
+    for name in ("build", "encode", "alone", "served"):
         lines += [
             f"{name}: {_line(figures['results'].get(name, {}))}",
             f"  raw: {_line(figures['baselines'].get(name, {}))}",

@@ -29,8 +29,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEARCH_FILE = "search.json"
-ADDED = {LABELS: pa.list_(pa.string()), DATE: pa.string()}
-"""Columns that an index's chunk table may have beyond the dataset's: facts of the document."""
+ADDED = {
+    LABELS: pa.list_(pa.string()),
+    DATE: pa.string(),
+    "language": pa.string(),
+    "page_start": pa.int64(),
+    "page_end": pa.int64(),
+}
+"""Columns that an index's chunk table has where its dataset knows them."""
 
 
 class IndexBroken(SignalboxError):

@@ -10,7 +10,7 @@ from app.core.store import walk_files
 from app.retrieval import vectors as faiss_kinds
 from app.retrieval.index import CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER, SEARCH_FILE, IndexBroken, write_index
 from app.retrieval.lexical import NoStemmer
-from app.retrieval.pipeline import embedded_text
+from app.retrieval.pipeline import chunk_rows, embedded_text
 from app.retrieval.search import SearchIndex
 from app.retrieval.settings import LexicalSettings, SearchSettings
 
@@ -140,3 +140,30 @@ def test_the_kind_follows_from_the_size():
     assert [faiss_kinds.choose_kind(num) for num in (10, 50_000, 50_001, 2_000_000)] == [
         "flat", "flat", "ivf", "ivf-rabitq",
     ]  # fmt: skip
+
+
+def test_what_the_dataset_knows_of_a_chunk_is_in_its_hit(tmp_path: Path):
+    rows = [row | {"page_start": 3, "page_end": None, "date": "2026-01-02", "parent": 0} for row in ROWS]
+    write_index(tmp_path, VECTORS, rows)
+    hit = SearchIndex.open(tmp_path).search([""], VECTORS[:1], 1)[0][0]
+    assert (hit.page, hit.page_end, hit.date) == (3, None, "2026-01-02")
+
+
+def test_chunks_get_labels_and_day_of_their_documents(tmp_path: Path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    documents = [
+        {"document_id": "d", "access_labels": ["hr"], "modified": None, "created": "2026-01-02T00:00:00Z"},
+        {"document_id": "e", "access_labels": None, "modified": "2026-02-02", "created": "2025-01-01"},
+    ]
+    rows = [row | {"document_id": "de"[n % 2], "access_labels": ["board"] * (n > 1)} for n, row in enumerate(ROWS)]
+    pq.write_table(pa.Table.from_pylist(documents), tmp_path / "documents.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / CHUNKS_FILE)
+    found = [(row["access_labels"], (row["date"] or "")[:10]) for row in chunk_rows(tmp_path)]
+    assert found == [
+        (["hr"], "2026-01-02"),
+        ([], "2026-02-02"),
+        (["board", "hr"], "2026-01-02"),
+        (["board"], "2026-02-02"),
+    ]
