@@ -6,7 +6,7 @@ give equal bytes under one pyarrow version. Not guaranteed: equal bytes across p
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,9 +20,38 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], *, schema: pa.Sche
     Raises:
         pyarrow.ArrowInvalid: a value does not fit its column.
     """
-    table = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)
-    pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP_SIZE)
-    return int(table.num_rows)
+    with RowWriter(path, schema=schema) as writer:
+        for row in rows:
+            writer.add(row)
+    return writer.num_rows
+
+
+class RowWriter:
+    """Writes rows as they come, and holds one row group of them at most; a context manager."""
+
+    def __init__(self, path: Path, *, schema: pa.Schema) -> None:
+        self.num_rows = 0
+        self._schema, self._held = schema, list[dict[str, Any]]()
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take one row; columns that the schema does not have are left out."""
+        self._held.append({name: row[name] for name in self._schema.names})
+        self.num_rows += 1
+        if len(self._held) == ROW_GROUP_SIZE:
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._held or not self.num_rows:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._held, schema=self._schema), row_group_size=ROW_GROUP_SIZE)
+        self._held = []
 
 
 def parts_of(folder: Path) -> list[Path]:

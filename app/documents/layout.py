@@ -35,6 +35,7 @@ class Word:
     right: float
     bottom: float
     font: str = ""
+    upright: bool = True
 
     @property
     def height(self) -> float:
@@ -231,7 +232,7 @@ def _by_column(lines: Sequence[Line]) -> list[Line]:
 
 def _read_block(lines: list[Line], body: Body, outline: Outline) -> None:
     if len(lines) > 1 and len(lines[0].segments()) > 1 and not _is_prose(lines):
-        outline.block(markdown_table(table_rows(lines)))
+        outline.block(markdown_table(table_rows(lines)), page=lines[0].page + 1)
         return
     if len(lines) > 1 and len(lines[0].segments()) > 1:
         lines = _by_column(lines)
@@ -239,7 +240,7 @@ def _read_block(lines: list[Line], body: Body, outline: Outline) -> None:
         text = _join(paragraph)
         level = _level(paragraph, text, body)
         if level is None:
-            outline.block(BULLET.sub(_plain_bullet, text))
+            outline.block(BULLET.sub(_plain_bullet, text), page=paragraph[0].page + 1)
         else:
             outline.heading(text, level=level)
 

@@ -1,36 +1,41 @@
 """Ingest: a folder of documents to a dataset version, with Ray Data over the files.
 
 Guarantees: every document found is published or stands in the rejects table, which is checked before anything is
-published; the same documents and settings give the same version without work; identical bytes are one document; a
-document that was erased is refused by a reject. Not guaranteed: workers on other machines need the folder under the
-same path.
+published, as do the pages and attachments that a document lost; the same documents and settings give the same version
+without work; a document that the version before holds is not converted again; a run that was killed goes on with what
+it had converted, and gives the version that an undisturbed run gives; identical bytes are one document; a document that
+was erased is refused by a reject; memory does not grow with the folder, but for the names of its files. Not guaranteed:
+workers on other machines need the folder under the same path.
 """
 
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from app.core.digests import digest_json
-from app.core.parquet import write_rows
+from app.core.digests import digest_json, hex_of
+from app.core.parquet import RowWriter
 from app.core.progress import progress
 from app.documents.errors import DocumentsLost, EmptyCorpus
-from app.documents.read import ROWS_FORMAT, Scan, scan
+from app.documents.models import converter_versions, libreoffice, pdf_reader
+from app.documents.previous import unchanged, version_before
+from app.documents.read import ROWS_FORMATS, Scan, scan
 from app.documents.sandbox import Sandbox
-from app.documents.schema import DOCUMENTS, REJECTS, reject
+from app.documents.schema import DOCUMENTS, PARENTS, REJECTS, Reject, reject
 from app.documents.settings import DocumentSettings
+from app.documents.spool import Order, Spool
 from app.documents.work import FileWorker, Outcome, Part, merge_outcomes, rejected, split_work
 from app.inference.encoder import PINNED, TokenCounter
 from app.ledger.erasures import ErasedDocuments
-from app.registry.tables import CHUNKS, CHUNKS_FILE, DOCUMENTS_FILE, REJECTS_FILE
+from app.registry.tables import CHUNKS_FILE, DATASET_CHUNKS, DOCUMENTS_FILE, PARENTS_FILE, REJECTS_FILE
 from app.registry.versions import Registry, Version
 
-CODE_VERSION = "documents-1"
+CODE_VERSION = "documents-2"
 KIND = "dataset"
-FILES = (DOCUMENTS_FILE, CHUNKS_FILE, REJECTS_FILE)
-TABLES = (DOCUMENTS, CHUNKS, REJECTS)
+TABLES = {DOCUMENTS_FILE: DOCUMENTS, CHUNKS_FILE: DATASET_CHUNKS, PARENTS_FILE: PARENTS, REJECTS_FILE: REJECTS}
 
 
 def ingest(
@@ -52,23 +57,35 @@ def ingest(
     inputs = _inputs(found, settings=settings, limit=limit) | ({"erased": erased.names} if erased.names else {})
     if version := registry.find(KIND, name, inputs):
         return version
-    converted = [_allowed(outcome, erased) for outcome in convert_files(found, settings=settings, limit=limit)]
-    outcomes = merge_outcomes(converted, limit=limit)
-    tables = _tables(found, outcomes, source=source)
-    with tempfile.TemporaryDirectory() as folder:
-        for file, table, rows in zip(FILES, TABLES, tables, strict=True):
-            write_rows(Path(folder) / file, rows, schema=table)
-        facts = _facts(*tables) | {"num_hidden": found.num_hidden}
-        return registry.publish(KIND, name, folder=Path(folder), inputs=inputs, facts=facts)
+    key = hex_of(digest_json({"name": name, "inputs": inputs}))
+    with Spool(registry.workspace.root / "ingest" / f"{key}.jsonl") as spool, tempfile.TemporaryDirectory() as folder:
+        parts = split_work(found.files, num_workers=settings.num_workers, limit=limit)
+        take_over(spool, parts, folder=_folder_before(registry, name, inputs))
+        held = {order[0] for order in spool.orders}
+        convert_files([part for part in parts if part.index not in held], spool, settings=settings)
+        check_complete(parts, spool.orders)
+        facts = write_tables(Path(folder), found, _decided(spool, erased, limit=limit), source=source)
+        version = registry.publish(KIND, name, folder=Path(folder), inputs=inputs, facts=facts)
+        spool.remove()
+    return version
 
 
-def convert_files(found: Scan, *, settings: DocumentSettings, limit: int | None) -> list[Outcome]:
-    """files -> one outcome for every document, by an actor pool with a sandboxed converter each; in no order."""
+def take_over(spool: Spool, parts: Sequence[Part], *, folder: Path | None) -> None:
+    """Fill the spool with what need not be converted: outcomes of a killed run, and documents of the version before."""
+    files = {part.index: part.file for part in parts if part.file.format not in ROWS_FORMATS}
+    spool.keep(lambda order: order[0] in files)
+    held = {order[0] for order in spool.orders}
+    if folder is not None:
+        for outcome in unchanged(folder, {place: file for place, file in files.items() if place not in held}):
+            spool.add(outcome)
+
+
+def convert_files(parts: Sequence[Part], spool: Spool, *, settings: DocumentSettings) -> None:
+    """files -> an outcome in the spool for every document, by an actor pool with a sandboxed converter each."""
     import ray.data
 
-    parts = split_work(found.files, num_workers=settings.num_workers, limit=limit)
     if not parts:
-        return []
+        return
     size = min(settings.num_workers, len(parts))
     ray.data.DataContext.get_current().enable_progress_bars = False
     done = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map_batches(
@@ -79,26 +96,80 @@ def convert_files(found: Scan, *, settings: DocumentSettings, limit: int | None)
         num_cpus=1,
         memory=settings.worker_memory_bytes,
     )
-    outcomes: list[Outcome] = []
     with progress("documents") as bar:
         for row in done.iter_rows():
-            outcomes.append(json.loads(row["outcome"]))
+            spool.add_line(row["outcome"], row["order"])
             bar.advance()
-    _check_complete(parts, outcomes)
-    return outcomes
 
 
 class Converter:
     """The actor: parts of files in, outcomes as JSON out, a batch for every document."""
 
     def __init__(self, settings: DocumentSettings) -> None:
-        sandbox = Sandbox(limits=settings.limits)
+        sandbox = Sandbox(limits=settings.limits, pdf=pdf_reader(settings.pdf))
         self._worker = FileWorker(settings=settings, count_tokens=TokenCounter(), sandbox=sandbox)
 
-    def __call__(self, batch: dict[str, Sequence[Part]]) -> Iterator[dict[str, list[str]]]:
+    def __call__(self, batch: dict[str, Sequence[Part]]) -> Iterator[dict[str, list[Any]]]:
         for part in batch["part"]:
             for outcome in self._worker.outcomes(part):
-                yield {"outcome": [json.dumps(outcome)]}
+                yield {"order": [outcome["order"]], "outcome": [json.dumps(outcome)]}
+
+
+def check_complete(parts: Sequence[Part], orders: Sequence[Order]) -> None:
+    """Every file that is one document has exactly one outcome, and the rows of the others have no gap.
+
+    Raises:
+        DocumentsLost: one has not.
+    """
+    seen = Counter(place for place, _ in orders)
+    held = set(orders)
+    for part in parts:
+        whole = part.file.format not in ROWS_FORMATS
+        complete = all((part.index, number) in held for number in range(seen[part.index]))
+        if not complete or (whole and seen[part.index] != 1):
+            raise DocumentsLost(
+                f"{part.file.source} came back {seen[part.index]} times: report this; nothing was published"
+            )
+
+
+def write_tables(folder: Path, found: Scan, outcomes: Iterator[Outcome], *, source: str | Path) -> dict[str, Any]:
+    """Write the version's tables, in the order of the documents; its facts come back.
+
+    Raises:
+        EmptyCorpus: there is no document to publish.
+    """
+    rejects, formats, counts = list(found.rejects), Counter[str](), Counter[str]()
+    row_files: set[str] = set()
+    with ExitStack() as stack:
+        writers = {file: stack.enter_context(RowWriter(folder / file, schema=TABLES[file])) for file in TABLES}
+        for outcome in outcomes:
+            rejects += [*outcome["parts"], *([outcome["reject"]] if outcome["reject"] else [])]
+            document = outcome["document"]
+            rows = {CHUNKS_FILE: outcome["chunks"], PARENTS_FILE: outcome["parents"]}
+            for file, each in (rows | {DOCUMENTS_FILE: [document] if document else []}).items():
+                for one in each:
+                    writers[file].add(one)
+            if document:
+                formats[document["format"]] += 1
+                row_files |= files_of_rows(document["source"]) if document["format"] in ROWS_FORMATS else set()
+                counts.update({name: document[name] or 0 for name in ("num_pages", "num_tables", "num_chunks")})
+        rejects.sort(key=lambda row: (row["source"], row["reason"]))
+        for row in rejects:
+            writers[REJECTS_FILE].add(row)
+    _check_any(formats, rejects, source=source)
+    num_parts = sum(row["stage"] == "part" for row in rejects)
+    num_documents = sum(formats.values())
+    return {
+        "num_documents": num_documents,
+        "num_chunks": counts["num_chunks"],
+        "num_rejected": len(rejects) - num_parts,
+        "num_found": count_found(num_documents, rejects, row_files),
+        "num_parts_rejected": num_parts,
+        "num_pages": counts["num_pages"],
+        "num_tables": counts["num_tables"],
+        "by_format": dict(sorted(formats.items())),
+        "num_hidden": found.num_hidden,
+    }
 
 
 def _inputs(found: Scan, *, settings: DocumentSettings, limit: int | None) -> dict[str, Any]:
@@ -110,8 +181,20 @@ def _inputs(found: Scan, *, settings: DocumentSettings, limit: int | None) -> di
         "settings": settings.identity(),
         "limit": limit,
         "tokenizer": PINNED["tokenizer.json"],
+        "converter": converter_versions(settings.pdf),
+        "libreoffice": libreoffice(),
         "code_version": CODE_VERSION,
     }
+
+
+def _folder_before(registry: Registry, name: str, inputs: Mapping[str, Any]) -> Path | None:
+    version = version_before(registry, name, inputs)
+    return registry.folder(version) if version else None
+
+
+def _decided(spool: Spool, erased: ErasedDocuments, *, limit: int | None) -> Iterator[Outcome]:
+    """The outcomes that count, in order."""
+    return merge_outcomes((_allowed(outcome, erased) for outcome in spool.outcomes()), limit=limit)
 
 
 def _allowed(outcome: Outcome, erased: ErasedDocuments) -> Outcome:
@@ -124,44 +207,22 @@ def _allowed(outcome: Outcome, erased: ErasedDocuments) -> Outcome:
     return rejected(outcome["order"], reject(document["source"], reason, stage="read", num_bytes=0))
 
 
-def _check_complete(parts: Sequence[Part], outcomes: Sequence[Outcome]) -> None:
-    """Every file that is one document has exactly one outcome, and the rows of the others have no gap."""
-    seen = Counter(outcome["order"][0] for outcome in outcomes)
-    rows = Counter((outcome["order"][0], outcome["order"][1]) for outcome in outcomes)
-    for part in parts:
-        whole = part.file.format != ROWS_FORMAT
-        complete = all(rows[part.index, number] == 1 for number in range(seen[part.index]))
-        if not complete or (whole and seen[part.index] != 1):
-            raise DocumentsLost(
-                f"{part.file.source} came back {seen[part.index]} times: report this; nothing was published"
-            )
-
-
-def _tables(found: Scan, outcomes: Sequence[Outcome], *, source: str | Path) -> tuple[list[Any], list[Any], list[Any]]:
-    documents = [outcome["document"] for outcome in outcomes if outcome["document"]]
-    chunks = [chunk for outcome in outcomes for chunk in outcome["chunks"]]
-    rejects = sorted(
-        [*found.rejects, *(outcome["reject"] for outcome in outcomes if outcome["reject"])],
-        key=lambda row: (row["source"], row["reason"]),
-    )
-    if not documents:
+def _check_any(formats: Mapping[str, int], rejects: Sequence[Reject], *, source: str | Path) -> None:
+    if not formats:
         first = f", the first because: {rejects[0]['reason']}" if rejects else ""
         raise EmptyCorpus(
             f"none of the {len(rejects)} documents in {source} could be read{first}; nothing was published"
         )
-    return documents, chunks, rejects
 
 
-def _facts(documents: list[Any], chunks: list[Any], rejects: list[Any]) -> dict[str, Any]:
-    """Counts. ``num_found`` is of documents, read or not: a file of rows that breaks off is a reject, but no document
-    beside its own rows; one of which no row could be read counts as one."""
-    named = [str(row["source"]) for row in (*documents, *rejects)]
-    files_of_rows = {name[:place] for name in named for place, letter in enumerate(name) if letter == "#"}
-    num_broken = sum(row["source"] in files_of_rows for row in rejects)
-    return {
-        "num_documents": len(documents),
-        "num_chunks": len(chunks),
-        "num_rejected": len(rejects),
-        "num_found": len(documents) + len(rejects) - num_broken,
-        "by_format": dict(sorted(Counter(row["format"] for row in documents).items())),
-    }
+def files_of_rows(source: str) -> set[str]:
+    """The files that a source may be a row of."""
+    return {source[:place] for place, letter in enumerate(source) if letter == "#"}
+
+
+def count_found(num_documents: int, rejects: Sequence[Reject], row_files: set[str]) -> int:
+    """Documents that were there, read or not. A file of rows that breaks off is a reject, but no document beside its own
+    rows; one of which no row could be read counts as one."""
+    whole = [row["source"] for row in rejects if row["stage"] != "part"]
+    known = row_files.union(*map(files_of_rows, whole))
+    return num_documents + sum(source not in known for source in whole)

@@ -10,15 +10,18 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from app.core.digests import digest_bytes, digest_file
 from app.documents.errors import EmptyCorpus, SourceNotFound
+from app.documents.facts import facts_of_fields
+from app.documents.guard import unpack_fault
 from app.documents.schema import Reject, reject
-from app.documents.settings import MIB, LimitSettings
+from app.documents.sections import Facts
+from app.documents.settings import LimitSettings
 
 FORMATS = {
     ".md": "md",
@@ -31,14 +34,31 @@ FORMATS = {
     ".csv": "csv",
     ".txt": "txt",
     ".pdf": "pdf",
+    ".adoc": "adoc",
+    ".asciidoc": "adoc",
+    ".asc": "adoc",
+    ".epub": "epub",
+    ".eml": "eml",
+    ".msg": "msg",
+    ".xml": "xml",
+    ".xml.gz": "xml",
+    ".nxml": "xml",
+    ".doc": "doc",
+    ".ppt": "ppt",
+    ".xls": "xls",
+    ".rtf": "rtf",
+    ".json": "json",
+    ".json.gz": "json",
     ".jsonl": "jsonl",
     ".jsonl.gz": "jsonl",
+    ".ndjson": "jsonl",
 }
-ROWS_FORMAT = "jsonl"
+ROWS_FORMATS = ("jsonl", "json")
+"""Formats whose files hold a document in every row; the rows of ``json`` are read by the converter."""
+MACRO_SUFFIXES = (".docm", ".dotm", ".pptm", ".potm", ".ppsm", ".xlsm", ".xltm", ".xlsb")
 ID_FIELDS = ("id", "doc_id", "document_id", "_id", "docid")
 TEXT_FIELDS = ("text", "body", "content", "contents", "passage")
 TITLE_FIELDS = ("title", "name", "heading", "focus", "subject")
-SMALL_BYTES = 8 * MIB
 
 
 @dataclass(frozen=True)
@@ -61,6 +81,7 @@ class TextRow:
     title: str
     text: str
     num_bytes: int
+    facts: Facts = field(default_factory=Facts)
 
 
 @dataclass
@@ -97,8 +118,10 @@ def format_of(name: str) -> str | None:
     return FORMATS[max(suffixes, key=len)] if suffixes else None
 
 
-def read_rows(file: SourceFile, *, limits: LimitSettings) -> Iterator[TextRow | Reject]:
-    """The rows of a JSON Lines file, one document or one reject each.
+def read_rows(
+    file: SourceFile, *, limits: LimitSettings, lines: Iterable[bytes] | None = None
+) -> Iterator[TextRow | Reject]:
+    """The rows of a JSON Lines file, or of ``lines`` that were read from it, one document or one reject each.
 
     A row without a known text field, an empty one, or a line that is not JSON is a reject of its own; when the file
     itself breaks off (a damaged gzip stream, a bomb), one last reject says so. When not one row has a text field, as in
@@ -106,7 +129,7 @@ def read_rows(file: SourceFile, *, limits: LimitSettings) -> Iterator[TextRow | 
     """
     pending: list[Reject] = []
     taken = 0
-    for item in _rows(file, limits=limits):
+    for item in _rows(file, _lines(file, limits=limits) if lines is None else lines):
         if isinstance(item, TextRow):
             yield from pending
             pending, taken = [], taken + 1
@@ -121,10 +144,10 @@ def read_rows(file: SourceFile, *, limits: LimitSettings) -> Iterator[TextRow | 
         yield reject(file.source, f"{pending[0]['reason']} in any row", stage="read", num_bytes=file.num_bytes)
 
 
-def _rows(file: SourceFile, *, limits: LimitSettings) -> Iterator[TextRow | Reject]:
+def _rows(file: SourceFile, lines: Iterable[bytes]) -> Iterator[TextRow | Reject]:
     number, seen = 0, set[str]()
     try:
-        for number, line in enumerate(_lines(file, limits=limits), start=1):
+        for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield _distinct(_row(file.source, number, line), number, seen)
     except (OSError, EOFError, zlib.error, _TooLarge) as error:
@@ -162,15 +185,6 @@ def _open(path: Path, *, packed: bool) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if packed else path.open("rb")
 
 
-def unpack_fault(packed_bytes: int, unpacked_bytes: int, *, limits: LimitSettings) -> str | None:
-    """Why a packed file of these sizes is refused, or None."""
-    if unpacked_bytes > limits.unpacked_bytes:
-        return f"it unpacks to more than {limits.unpacked_bytes} bytes"
-    if unpacked_bytes > SMALL_BYTES and unpacked_bytes > limits.unpack_ratio * packed_bytes:
-        return f"it unpacks to more than {limits.unpack_ratio:g} times its size"
-    return None
-
-
 def _row(source: str, number: int, line: bytes) -> TextRow | Reject:
     place = f"{source}#{number}"
     try:
@@ -185,7 +199,9 @@ def _row(source: str, number: int, line: bytes) -> TextRow | Reject:
     if not text.strip():
         return reject(place, "the text is empty", stage="read", num_bytes=len(line))
     name = _row_name(row) or str(number)
-    return TextRow(f"{source}#{name}", digest_bytes(line.strip()), _first(row, TITLE_FIELDS) or name, text, len(line))
+    facts = facts_of_fields({str(key).lower(): value for key, value in row.items()})
+    title = _first(row, TITLE_FIELDS) or name
+    return TextRow(f"{source}#{name}", digest_bytes(line.strip()), title, text, len(line), facts)
 
 
 def _row_name(row: dict[str, Any]) -> str:
@@ -262,11 +278,13 @@ def _add_file(path: Path, source: str, found: Scan, *, limits: LimitSettings) ->
 
 
 def _file_fault(path: Path, kind: str | None, num_bytes: int, *, limits: LimitSettings) -> str | None:
+    if path.suffix.lower() in MACRO_SUFFIXES:
+        return f"a {path.suffix} file may hold macros: save it in the format without them"
     if kind is None:
         return f"unknown format {path.suffix or '(no suffix)'}: known are {', '.join(FORMATS)}"
     if num_bytes == 0:
         return "the file is empty"
-    if kind != ROWS_FORMAT and num_bytes > limits.document_bytes:
+    if kind != "jsonl" and num_bytes > limits.document_bytes:
         return f"the file exceeds {limits.document_bytes} bytes (documents.limits.document_bytes)"
     return None
 

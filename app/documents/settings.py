@@ -1,6 +1,6 @@
 """Settings of the documents stage: how files are read, converted under limits, and cut into chunks."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -30,6 +30,9 @@ class LimitSettings(Settings):
     text_chars: PositiveInt = 16_000_000
     """Characters of converted text."""
 
+    pages: PositiveInt = 5_000
+    """Pages of a PDF."""
+
 
 class ChunkSettings(Settings):
     """How a document is cut into chunks."""
@@ -39,6 +42,9 @@ class ChunkSettings(Settings):
 
     max_table_tokens: PositiveInt = 64
     """The bound for chunks of a table, their repeated header counted: few rows in a vector are found better."""
+
+    parent_tokens: PositiveInt = 1024
+    """Upper bound of a parent, the part of a section that chunks are cut from; a longer table or paragraph is one."""
 
     overlap_tokens: NonNegativeInt = 0
     """Tokens of running text repeated from the chunk before; 0 switches overlap off."""
@@ -59,6 +65,16 @@ class DocumentSettings(Settings):
     limits: LimitSettings = LimitSettings()
     """What one document may cost."""
 
+    base_uri: str = ""
+    """What a document's path is put behind where the document names no address of its own; empty: the path alone."""
+
+    licence: str | None = None
+    """The licence of documents that name none, best an SPDX identifier."""
+
+    pdf: Literal["auto", "native", "full"] = "auto"
+    """How PDFs are read: `full` by Docling's layout models and OCR, `native` from fonts and positions; `auto` takes
+    the models where they are installed."""
+
     num_workers: PositiveInt = 2
     """Conversion actors, each with one sandboxed converter process."""
 
@@ -70,4 +86,4 @@ class DocumentSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the content of a version; how many workers do the work does not."""
-        return self.model_dump(mode="json", include={"chunk", "limits"})
+        return self.model_dump(mode="json", include={"chunk", "limits", "base_uri", "licence", "pdf"})

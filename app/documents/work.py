@@ -3,27 +3,33 @@
 Guarantees: one outcome for every document of the file, whatever the file does to the converter.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, TypedDict
+from urllib.parse import quote
 
-from app.documents.chunk import TokenCounter, chunk_sections
+from app.core.language import UNKNOWN, language_of
+from app.documents.chunk import Parent, TokenCounter, cut_sections, num_tables
 from app.documents.errors import CannotConvert
-from app.documents.read import ROWS_FORMAT, SourceFile, TextRow, read_rows
+from app.documents.read import ROWS_FORMATS, SourceFile, TextRow, read_rows
 from app.documents.sandbox import Sandbox
-from app.documents.schema import Reject, chunk_row, reject
+from app.documents.schema import Reject, chunk_row, parent_row, reject
 from app.documents.sections import Converted
 from app.documents.settings import DocumentSettings
 from app.documents.text import convert_text
 
+SAMPLED_PARENTS = 4
+
 
 class Outcome(TypedDict):
-    """What became of one document: either ``document`` and ``chunks``, or ``reject``."""
+    """What became of one document: either ``document`` with its rows, or ``reject``; ``parts`` are what it lost."""
 
     order: list[int]
     document: dict[str, Any] | None
     chunks: list[dict[str, Any]]
+    parents: list[dict[str, Any]]
+    parts: list[Reject]
     reject: Reject | None
 
 
@@ -46,10 +52,17 @@ class FileWorker:
 
     def outcomes(self, part: Part) -> Iterator[Outcome]:
         """One outcome for every document in this part of a file."""
-        if part.file.format != ROWS_FORMAT:
+        if part.file.format not in ROWS_FORMATS:
             yield self._file(part)
             return
-        rows = islice(enumerate(read_rows(part.file, limits=self._settings.limits)), part.limit)
+        lines = None
+        if part.file.format == "json":
+            try:
+                lines = self._sandbox.rows(part.file)
+            except CannotConvert as error:
+                yield _refused([part.index, 0], part.file, error)
+                return
+        rows = islice(enumerate(read_rows(part.file, limits=self._settings.limits, lines=lines)), part.limit)
         for number, row in rows:
             if number % part.num_parts == part.part:
                 yield self._row([part.index, number], row, part.file)
@@ -59,56 +72,88 @@ class FileWorker:
         try:
             converted = self._sandbox.convert(file)
         except CannotConvert as error:
-            return rejected([part.index, 0], reject(file.source, str(error), stage="convert", num_bytes=file.num_bytes))
-        return self._chunked([part.index, 0], file.source, file.digest, file.format, converted, file.num_bytes)
+            return _refused([part.index, 0], file, error)
+        return self._published([part.index, 0], file.source, file.digest, file.format, converted, file.num_bytes)
 
     def _row(self, order: list[int], row: TextRow | Reject, file: SourceFile) -> Outcome:
         if not isinstance(row, TextRow):
             return rejected(order, row)
-        converted = convert_text(row.text, title=row.title)
-        return self._chunked(order, row.source, row.document_id, file.format, converted, row.num_bytes)
+        converted = convert_text(row.text, title=row.title).with_facts(row.facts)
+        return self._published(order, row.source, row.document_id, file.format, converted, row.num_bytes)
 
-    def _chunked(
+    def _published(
         self, order: list[int], source: str, document_id: str, kind: str, converted: Converted, num_bytes: int
     ) -> Outcome:
-        document = {"document_id": document_id, "source": source, "title": converted.title, "format": kind}
-        pieces = chunk_sections(converted.sections, settings=self._settings.chunk, count_tokens=self._count_tokens)
-        chunks = [
-            chunk_row(document, ordinal=piece.ordinal, heading_path=list(piece.heading_path), text=piece.text)
-            for piece in pieces
+        cut = cut_sections(converted.sections, settings=self._settings.chunk, count_tokens=self._count_tokens)
+        parents = list(cut)
+        if not parents:
+            row = reject(source, "no text was found in it", stage="chunk", num_bytes=num_bytes, digest=document_id)
+            return rejected(order, row)
+        document = self._document(source, document_id, kind, converted, parents) | {"num_bytes": num_bytes}
+        chunks = [chunk_row(document, chunk, parent=parent.ordinal) for parent in parents for chunk in parent.chunks]
+        parts = [
+            reject(f"{source}#{fault.part}", fault.reason, stage="part", num_bytes=0, digest=document_id)
+            for fault in converted.faults
         ]
-        if not chunks:
-            return rejected(order, reject(source, "no text was found in it", stage="chunk", num_bytes=num_bytes))
-        counts = {"num_chunks": len(chunks), "num_chars": converted.num_chars}
-        return Outcome(order=order, document=document | counts, chunks=chunks, reject=None)
+        document["num_chunks"] = len(chunks)
+        rows = [parent_row(document, parent) for parent in parents]
+        return Outcome(order=order, document=document, chunks=chunks, parents=rows, parts=parts, reject=None)
+
+    def _document(
+        self, source: str, document_id: str, kind: str, converted: Converted, parents: list[Parent]
+    ) -> dict[str, Any]:
+        facts, settings = asdict(converted.facts), self._settings
+        counts = {
+            "num_chars": converted.num_chars,
+            "num_tables": sum(num_tables(parent.text) for parent in parents),
+            "num_parents": len(parents),
+        }
+        detected = language_of(" ".join(parent.text for parent in parents[:SAMPLED_PARENTS]))
+        own = {
+            "language": facts["language"] if detected == UNKNOWN else detected,
+            "uri": facts["uri"] or settings.base_uri + quote(source, safe="/#"),
+            "licence": facts["licence"] or settings.licence,
+        }
+        return {
+            "document_id": document_id,
+            "source": source,
+            "title": converted.title,
+            "format": kind,
+            **facts,
+            **own,
+            **counts,
+        }
+
+
+def _refused(order: list[int], file: SourceFile, error: CannotConvert) -> Outcome:
+    row = reject(file.source, str(error), stage="convert", num_bytes=file.num_bytes, digest=file.digest)
+    return rejected(order, row)
 
 
 def rejected(order: list[int], row: Reject) -> Outcome:
     """The outcome of a document that is not published."""
-    return Outcome(order=order, document=None, chunks=[], reject=row)
+    return Outcome(order=order, document=None, chunks=[], parents=[], parts=[], reject=row)
 
 
 def split_work(files: list[SourceFile], *, num_workers: int, limit: int | None) -> list[Part]:
     """Parts of the work, in the order of the files; a JSON Lines file is shared between the workers."""
     parts = []
     for index, file in enumerate(files[:limit]):
-        shares = num_workers if file.format == ROWS_FORMAT else 1
+        shares = num_workers if file.format == "jsonl" else 1
         parts += [Part(index, file, share, shares, limit) for share in range(shares)]
     return parts
 
 
-def merge_outcomes(outcomes: list[Outcome], *, limit: int | None) -> list[Outcome]:
-    """Outcomes in the order of the documents, at most ``limit``; a repetition of a document becomes a reject."""
+def merge_outcomes(outcomes: Iterable[Outcome], *, limit: int | None) -> Iterator[Outcome]:
+    """At most ``limit`` outcomes that come in the order of the documents; a repetition of one becomes a reject."""
     first: dict[str, str] = {}
-    merged = []
-    for outcome in sorted(outcomes, key=lambda item: item["order"])[:limit]:
+    for outcome in islice(outcomes, limit):
         document = outcome["document"]
         if document and document["document_id"] in first:
             reason = f"duplicate of {first[document['document_id']]}"
             row = reject(document["source"], reason, stage="read", num_bytes=0)
-            merged.append(rejected(outcome["order"], row))
+            yield rejected(outcome["order"], row)
             continue
         if document:
             first[document["document_id"]] = document["source"]
-        merged.append(outcome)
-    return merged
+        yield outcome

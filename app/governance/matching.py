@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIN_LETTERS = 3
-PRIMARY = ("request_id", "row_id", "question_id", "chunk_id", "document_id")
+PRIMARY = ("request_id", "row_id", "question_id", "chunk_id", "parent_id", "document_id")
 """What a table's rows are known by: the first of these that is among its columns."""
 SPACE = r"(?:\s|\\[nrt])+"
 BEFORE, AFTER = r"(?:^|\\[nrt]|[^\pL\pN_])", r"(?:$|[^\pL\pN_])"

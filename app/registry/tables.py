@@ -9,6 +9,8 @@ DOCUMENTS_FILE = "documents.parquet"
 CHUNKS_FILE = "chunks.parquet"
 ROWS_FILE = "rows.parquet"
 """Synthetic rows, questions of a suite, or an evaluation's outcomes: a row for each question."""
+PARENTS_FILE = "parents.parquet"
+"""The larger pieces that a dataset's chunks are cut from, to read around a chunk that was found."""
 INDEX_FILE = "index.faiss"
 """The vectors of ``CHUNKS_FILE`` in the same folder, in its order."""
 LEXICAL_FOLDER = "lexical"
@@ -28,3 +30,20 @@ CHUNKS = pa.schema(
     ]
 )
 """Rows of ``CHUNKS_FILE``, in a dataset and beside an index alike."""
+DATASET_CHUNKS = pa.schema(
+    [
+        *CHUNKS,
+        pa.field("language", pa.string()),
+        pa.field("parent", pa.int64(), nullable=False),
+        pa.field("page_start", pa.int64()),
+        pa.field("page_end", pa.int64()),
+        pa.field("char_start", pa.int64(), nullable=False),
+        pa.field("char_end", pa.int64(), nullable=False),
+        pa.field("header_start", pa.int64()),
+        pa.field("header_end", pa.int64()),
+    ]
+)
+"""Rows of ``CHUNKS_FILE`` in a dataset that was ingested: with the ordinal of its parent among its document's rows of
+``PARENTS_FILE``, its first and last page, and its characters in the document's text, which is that of its parents in
+order with a blank line between. Where a chunk goes on with a table that was cut, the table's header stands before it:
+``header_start`` to ``header_end``, then a line feed, then ``char_start`` to ``char_end`` make its text."""

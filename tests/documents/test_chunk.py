@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.documents.chunk import chunk_sections
+from app.documents.chunk import chunk_sections, cut_sections
 from app.documents.sections import Section
 from app.documents.settings import ChunkSettings
 
@@ -75,3 +75,49 @@ def test_no_word_is_lost_and_no_text_chunk_is_too_long(parts: list[str], limit: 
 def test_overlap_must_be_smaller_than_the_chunk():
     with pytest.raises(ValueError, match="overlap_tokens must be smaller"):
         ChunkSettings(max_tokens=10, overlap_tokens=10)
+
+
+BLOCKS = st.one_of(
+    st.text(alphabet="ab. \n-", max_size=60),
+    st.integers(0, 9).map(lambda n: "\n".join([HEADER, *(f"| account {k} | {k} euros |" for k in range(n))])),
+)
+
+
+@given(st.lists(st.lists(BLOCKS, max_size=5), max_size=4), st.integers(2, 30), st.integers(0, 1), st.integers(4, 60))
+def test_every_chunk_is_found_again_in_the_documents_text(
+    sections: list[list[str]], limit: int, overlap: int, parent_tokens: int
+):
+    made = [Section(("T", str(number)), "\n\n".join(blocks).strip()) for number, blocks in enumerate(sections)]
+    settings = ChunkSettings(
+        max_tokens=limit, max_table_tokens=limit, overlap_tokens=overlap, parent_tokens=parent_tokens
+    )
+    parents = list(cut_sections(made, settings=settings, count_tokens=words))
+    text = "\n\n".join(parent.text for parent in parents)
+    assert " ".join(text.split()) == " ".join(" ".join(part.text.split()) for part in made if part.text.split())
+    assert all(text[parent.char_start : parent.char_end] == parent.text for parent in parents)
+    for parent in parents:
+        for chunk in parent.chunks:
+            own = text[chunk.char_start : chunk.char_end]
+            header = "" if chunk.header_start is None else text[chunk.header_start : chunk.header_end] + "\n"
+            assert chunk.text == header + own
+            assert parent.char_start <= chunk.char_start < chunk.char_end <= parent.char_end
+
+
+def test_parents_hold_whole_blocks_and_a_short_section_is_one():
+    long = "\n\n".join(f"Paragraph {n} says a few words." for n in range(30))
+    sections = [Section(("T",), "Short."), Section(("T", "A"), long)]
+    settings = ChunkSettings(parent_tokens=60, max_tokens=20)
+    parents = list(cut_sections(sections, settings=settings, count_tokens=words))
+    assert [parent.text for parent in parents[:1]] == ["Short."]
+    assert [words(parent.text) for parent in parents[1:]] == [60, 60, 60]
+    assert [chunk.ordinal for parent in parents for chunk in parent.chunks] == list(range(len(parents[1:]) * 4 - 1 + 2))
+
+
+def test_a_chunk_knows_its_pages():
+    section = Section(("T",), "one two\n\nthree four\n\nfive", ((0, 3), (9, 4), (21, 6)))
+    settings = ChunkSettings(max_tokens=4, max_table_tokens=4)
+    chunks = list(chunk_sections([section], settings=settings, count_tokens=words))
+    assert [(chunk.text, chunk.page_start, chunk.page_end) for chunk in chunks] == [
+        ("one two\n\nthree four", 3, 4),
+        ("five", 6, 6),
+    ]

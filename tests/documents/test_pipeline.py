@@ -7,7 +7,8 @@ import pytest
 
 from app.core.parquet import read_rows
 from app.documents.errors import EmptyCorpus
-from app.documents.pipeline import _facts, ingest
+from app.documents.pipeline import count_found, files_of_rows, ingest
+from app.documents.schema import reject
 from app.documents.settings import ChunkSettings, DocumentSettings, LimitSettings
 from app.governance.erasure import erase
 from app.ledger.verify import verify
@@ -94,7 +95,9 @@ def test_an_erased_document_does_not_come_back(tmp_path: Path, registry: Registr
 
 
 def test_a_file_of_rows_that_breaks_off_is_no_document_beside_its_rows():
-    documents = [{"source": f"rows.jsonl.gz#{n}", "format": "jsonl"} for n in range(3)]
-    rejects = [{"source": source} for source in ("rows.jsonl.gz", "rows.jsonl.gz#4", "bare.jsonl", "locked.pdf")]
-    facts = _facts(documents, [], rejects)
-    assert (facts["num_found"], facts["num_documents"], facts["num_rejected"]) == (6, 3, 4)
+    sources = ("rows.jsonl.gz", "rows.jsonl.gz#4", "bare.jsonl", "locked.pdf")
+    rejects = [reject(source, "it is bad", stage="read", num_bytes=1) for source in sources]
+    rejects.append(reject("whole.pdf#page-3", "it is blank", stage="part", num_bytes=0))
+    assert count_found(3, rejects, files_of_rows("rows.jsonl.gz#1")) == 6
+    assert count_found(3, rejects, set()) == 6
+    assert count_found(0, rejects[:1], set()) == 1

@@ -39,20 +39,29 @@ def test_a_folder_is_read_recursively_in_order_and_hidden_names_are_counted(tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("a.Md", "md"), ("a.tar.gz", None), ("a.jsonl.gz", "jsonl"), ("a.doc", None), ("md", None)]
+    ("name", "expected"),
+    [
+        ("a.Md", "md"),
+        ("a.tar.gz", None),
+        ("a.jsonl.gz", "jsonl"),
+        ("a.doc", "doc"),
+        ("a.xml.gz", "xml"),
+        ("a.vsd", None),
+        ("md", None),
+    ],
 )
 def test_formats_go_by_the_name(name: str, expected: str | None):
     assert format_of(name) == expected
 
 
 def test_what_cannot_be_read_is_a_reject_with_its_reason(tmp_path: Path):
-    (tmp_path / "old.doc").write_text("x")
+    (tmp_path / "old.vsd").write_text("x")
     (tmp_path / "empty.md").write_text("")
     os.mkfifo(tmp_path / "pipe.md")
     with (tmp_path / "large.txt").open("wb") as file:
         file.truncate(LIMITS.document_bytes + 1)
     found = reasons(tmp_path)
-    assert found["old.doc"].startswith("unknown format .doc")
+    assert found["old.vsd"].startswith("unknown format .vsd")
     assert found["empty.md"] == "the file is empty"
     assert found["pipe.md"] == "not a regular file"
     assert "document_bytes" in found["large.txt"]

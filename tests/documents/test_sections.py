@@ -1,6 +1,9 @@
 """The outline that sections are built from."""
 
-from app.documents.sections import Converted, Outline, markdown_table, title_from_name
+import json
+from dataclasses import replace
+
+from app.documents.sections import Converted, Facts, Fault, Outline, markdown_table, title_from_name
 
 
 def build(*steps: tuple[int, str] | str) -> Converted:
@@ -46,4 +49,23 @@ def test_tables_are_padded_and_escaped():
 
 def test_json_and_back():
     converted = build((0, "T"), "a")
-    assert Converted.from_json(converted.to_json()) == converted
+    whole = replace(converted.with_facts(Facts(created="2026-01-02")), faults=(Fault("page-2", "it is blank"),))
+    assert Converted.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+
+
+def test_a_heading_with_nothing_below_it_is_text_of_the_one_above():
+    converted = build((0, "T"), (1, "Empty"), (1, "A"), (2, "B"), "b", (2, "Last"))
+    assert [(part.heading_path, part.text) for part in converted.sections] == [
+        (("T",), "Empty"),
+        (("T", "A", "B"), "b"),
+        (("T", "A"), "Last"),
+    ]
+
+
+def test_pages_are_known_by_place():
+    outline = Outline(title="T")
+    for text, page in (("one", 1), ("two", 1), ("three", 2), ("four", 4)):
+        outline.block(text, page=page)
+    section = outline.finish(fallback_title="").sections[0]
+    assert section.pages == ((0, 1), (10, 2), (17, 4))
+    assert [section.page_at(section.text.index(word)) for word in ("one", "two", "three", "four")] == [1, 1, 2, 4]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from app.core.digests import digest_bytes
 from app.documents.errors import CannotConvert
 from app.documents.read import SourceFile, scan
 from app.documents.sections import Converted, Section
@@ -23,7 +24,8 @@ class Converts:
 def work(folder: Path, *, limit: int | None = None, num_workers: int = 3) -> list[Outcome]:
     worker = FileWorker(settings=SETTINGS, count_tokens=lambda text: len(text.split()), sandbox=Converts())
     parts = split_work(scan(folder, limits=SETTINGS.limits).files, num_workers=num_workers, limit=limit)
-    return merge_outcomes([outcome for part in reversed(parts) for outcome in worker.outcomes(part)], limit=limit)
+    outcomes = [outcome for part in reversed(parts) for outcome in worker.outcomes(part)]
+    return list(merge_outcomes(sorted(outcomes, key=lambda outcome: outcome["order"]), limit=limit))
 
 
 def names(outcomes: list[Outcome]) -> list[str]:
@@ -37,7 +39,8 @@ def test_each_document_has_one_outcome_and_the_first_of_two_alike_is_kept(tmp_pa
     assert one["document"]["num_chunks"] == 1
     assert one["chunks"][0]["document_id"] == one["document"]["document_id"]
     assert two["reject"]["reason"] == "duplicate of a.md"
-    assert bad["reject"] == {"source": "bad.md", "reason": "it is bad", "stage": "convert", "bytes": 5}
+    wanted = {"source": "bad.md", "reason": "it is bad", "stage": "convert", "bytes": 5}
+    assert bad["reject"] == wanted | {"digest": digest_bytes(b"other")}
 
 
 def test_rows_are_shared_between_workers_without_loss(tmp_path: Path):
