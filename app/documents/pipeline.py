@@ -221,8 +221,8 @@ def files_of_rows(source: str) -> set[str]:
 
 
 def count_found(num_documents: int, rejects: Sequence[Reject], row_files: set[str]) -> int:
-    """Documents that were there, read or not. A file of rows that breaks off is a reject, but no document beside its own
-    rows; one of which no row could be read counts as one."""
+    """Documents that were there, read or not. A file of rows that breaks off is a reject, but no document beside its
+    own rows; one of which no row could be read counts as one."""
     whole = [row["source"] for row in rejects if row["stage"] != "part"]
     known = row_files.union(*map(files_of_rows, whole))
     return num_documents + sum(source not in known for source in whole)

@@ -17,15 +17,15 @@ DOCUMENTS = pa.schema(
         pa.field("format", pa.string(), nullable=False),
         pa.field("num_chunks", pa.int64(), nullable=False),
         pa.field("num_chars", pa.int64(), nullable=False),
-        pa.field("num_parents", pa.int64(), nullable=False),
-        pa.field("num_tables", pa.int64(), nullable=False),
+        pa.field("num_parents", pa.int64()),
+        pa.field("num_tables", pa.int64()),
         pa.field("num_pages", pa.int64()),
         pa.field("language", pa.string()),
         pa.field("created", pa.string()),
         pa.field("modified", pa.string()),
         pa.field("uri", pa.string()),
         pa.field("licence", pa.string()),
-        pa.field("num_bytes", pa.int64(), nullable=False),
+        pa.field("num_bytes", pa.int64()),
     ]
 )
 """A row for each document. Dates are as it says them, in ISO 8601; ``uri`` is its own, else one below ``base_uri``."""

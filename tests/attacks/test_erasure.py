@@ -17,7 +17,7 @@ from app.core.digests import canonical_json, digest_file
 from app.core.errors import UsageError
 from app.core.parquet import write_rows
 from app.core.workspace import Workspace
-from app.documents.schema import DOCUMENTS, REJECTS
+from app.documents.schema import DOCUMENTS, PARENTS, REJECTS
 from app.evaluation.schema import ROWS as OUTCOMES
 from app.evaluation.suite import publish_suite
 from app.governance import erasure
@@ -73,6 +73,14 @@ def chunk(number):
     }
 
 
+def parent(number):
+    """The row that both chunks of a document are cut from: it goes with one of them, and does not take the other."""
+    own = [text for document, _, text in TEXTS if document == f"d{number}"]
+    source = next(source for document, source, _ in TEXTS if document == f"d{number}")
+    named = {"parent_id": f"p{number}", "document_id": f"d{number}", "source": source, "title": "Part"}
+    return {**dict.fromkeys(PARENTS.names, 0), **named, "heading_path": ["Part"], "text": " ".join(own)}
+
+
 def taught(number):
     empty = dict.fromkeys(ROWS.names, "")
     answer = TEXTS[number][2]
@@ -100,13 +108,16 @@ def world(registry, tmp_path):
             write_rows(folder / file, rows, schema=schema)
         return registry.publish(kind, name, folder=folder, inputs={"kind": kind}, **more)
 
+    unsaid = dict.fromkeys([*DOCUMENTS.names, *PARENTS.names])
     documents = [
-        {"document_id": d, "source": s, "title": s, "format": "md", "num_chunks": 2, "num_chars": 90}
+        {**unsaid, "document_id": d, "source": s, "title": s, "format": "md", "num_chunks": 2, "num_chars": 90}
         for d, s in dict((d, s) for d, s, _ in TEXTS).items()
     ]
     rejects = [{"source": "cv.pdf", "reason": f"the file of {NAME} is locked", "stage": "convert", "bytes": 5}]
+    rejects[0]["digest"] = None
     chunks, rows = [chunk(n) for n in range(5)], [taught(n) for n in range(5)]
     files = {"documents.parquet": (DOCUMENTS, documents), "chunks.parquet": (CHUNKS, chunks)}
+    files["parents.parquet"] = (PARENTS, [parent(n) for n in range(3)])
     dataset = publish("dataset", "handbook", {**files, "rejects.parquet": (REJECTS, rejects)})
     synthetic = publish("synthetic", "handbook-qa", {"rows.parquet": (ROWS, rows)}, parents=[dataset.digest])
     folder = tmp_path / "vectors"
@@ -186,6 +197,8 @@ def test_the_content_is_gone_and_all_else_stays(world, case):
     assert report.faults == []
     assert any("erased by leaf" in note for note in report.notes) or not chunks
     assert [row["chunk_id"] for row in rows_of(world, "dataset", "chunks.parquet")] == rest("c", chunks)
+    parents = ["p1", "p2"] if "c1" in chunks else ["p0", "p2"] if "c2" in chunks else ["p0", "p1", "p2"]
+    assert [row["parent_id"] for row in rows_of(world, "dataset", "parents.parquet")] == parents
     assert [row["chunk_id"] for row in rows_of(world, "index", "chunks.parquet")] == rest("c", chunks)
     assert [row["chunk_id"] for row in rows_of(world, "synthetic", "rows.parquet")] == rest("c", chunks)
     assert [row["question_id"] for row in rows_of(world, "suite", "rows.parquet")] == rest("s", [c[1:] for c in chunks])
