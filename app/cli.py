@@ -12,6 +12,7 @@ from app.commands import (
     access,
     approvals,
     cluster,
+    datasets,
     erase,
     evidence,
     gate,
@@ -25,7 +26,22 @@ from app.commands import (
 )
 from app.core.errors import UsageError, exit_status
 
-GROUPS = (access, approvals, cluster, erase, evidence, gate, keys, ledger, lineage, moves, proof, receipts, suite)
+GROUPS = (
+    access,
+    approvals,
+    cluster,
+    datasets,
+    erase,
+    evidence,
+    gate,
+    keys,
+    ledger,
+    lineage,
+    moves,
+    proof,
+    receipts,
+    suite,
+)
 
 app = typer.Typer(
     no_args_is_help=True,

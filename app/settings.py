@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from app.core.errors import UsageError
 from app.core.files import FileUnusable, read_yaml
 from app.core.settings import Settings, first_fault, refuse_unknown_keys
+from app.datasets.settings import DatasetSettings
 from app.documents.settings import DocumentSettings
 from app.escalation.settings import LadderSettings
 from app.evaluation.settings import EvaluationSettings
@@ -75,6 +76,9 @@ class SignalboxSettings(BaseSettings):
 
     documents: DocumentSettings = DocumentSettings()
     """Reading, converting and chunking."""
+
+    datasets: DatasetSettings = DatasetSettings()
+    """Importing rows, their quality and their splits."""
 
     retrieval: RetrievalSettings = RetrievalSettings()
     """Embedding and indexing."""

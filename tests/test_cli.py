@@ -95,6 +95,7 @@ READERS = [
     "approvals sign x --key k --printed-name n", "approvals reject x --key k --printed-name n --reason r",
     "approvals revoke x --key k --printed-name n --reason r", "evidence x --out pack.zip", "gate list", "gate show x",
     "gate replay x", "gate judge --policy data --artifact x", "keys list", "keys revoke x --reason r", "lineage x",
+    "datasets list", "datasets show x", "datasets diff x y", "datasets export x --out y",
     "ledger checkpoint", "ledger export out", "ledger prove 1", "ledger prove-growth 1", "ledger witness list",
     "promote x --reason r", "rollback --reason r", "stop --reason r", "resume --reason r", "receipt show x",
 ]  # fmt: skip

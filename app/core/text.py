@@ -8,19 +8,29 @@ Not guaranteed: that MinHash finds every pair just above the threshold; at 0.8 i
 import re
 import unicodedata
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
+from hashlib import blake2b
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 _WORD = re.compile(r"[^\W_]+")
+_BROKEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 PRIME = (1 << 31) - 1
 NUM_HASHES, NUM_BANDS = 96, 24
 """24 bands of 4 hashes: a pair of similarity 0.8 is looked at with a chance of 0.99999, one of 0.4 with 0.46."""
 MAX_BUCKET = 200
 """Rows of a fuller bucket are compared with its first rows only, so that a thousand copies cost no million pairs."""
+
+
+def broken_characters(text: str) -> list[str]:
+    """Control characters, unpaired surrogates and U+FFFD, which decoders put in the place of what they cannot read.
+
+    Source: the Unicode Standard, sections 5.22 and 23.
+    """
+    return _BROKEN.findall(text)
 
 
 def words(text: str) -> list[str]:
@@ -51,29 +61,62 @@ def near_duplicates(texts: Sequence[str], *, threshold: float, size: int = 3) ->
     Massive Datasets, chapter 3 (bands).
     """
     sets = [shingles(text, size) for text in texts]
+    keys = np.array([band_keys(each) for each in sets], dtype=np.uint64).reshape(-1, NUM_BANDS)
+    return first_resembled(candidate_pairs(keys), [set(map(hash, each)) for each in sets], threshold=threshold)
+
+
+def first_resembled(
+    pairs: Sequence[tuple[int, int]], sets: Sequence[set[int]], *, threshold: float
+) -> list[tuple[int, int]]:
+    """Of sorted ``(earlier, later)`` candidates, ``(later, first earlier)`` for each later one that has one alike.
+
+    Args:
+        sets: the hashed shingles of each text; no set may be another process's, whose hashes differ.
+    """
     first: dict[int, int] = {}
-    for earlier, later in sorted(set(_candidates(sets))):
-        if later not in first and jaccard(sets[earlier], sets[later]) >= threshold:
+    for earlier, later in pairs:
+        if later not in first and _alike(sets[earlier], sets[later], threshold):
             first[later] = earlier
     return sorted(first.items())
 
 
-def _candidates(sets: Sequence[set[tuple[str, ...]]]) -> Iterator[tuple[int, int]]:
-    buckets: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-    rows = NUM_HASHES // NUM_BANDS
-    for place, signature in enumerate(_signatures(sets)):
-        for band in range(NUM_BANDS):
-            buckets[band, signature[band * rows : (band + 1) * rows].tobytes()].append(place)
-    for members in buckets.values():
-        if len(members) <= MAX_BUCKET:
-            yield from combinations(members, 2)
-        else:
-            yield from ((earlier, later) for later in members for earlier in members[:3] if earlier < later)
+def _alike(a: set[int], b: set[int], threshold: float) -> bool:
+    """Whether the Jaccard similarity reaches the threshold; sets of too different sizes need no look."""
+    if min(len(a), len(b)) / max(len(a), len(b)) < threshold:
+        return False
+    shared = len(a & b)
+    return shared / (len(a) + len(b) - shared) >= threshold
 
 
-def _signatures(sets: Sequence[set[tuple[str, ...]]]) -> Iterator[NDArray[np.int64]]:
-    random = np.random.default_rng(0)
-    scale, shift = random.integers(1, PRIME, (2, NUM_HASHES), dtype=np.int64)
-    for each in sets:
-        hashes = np.array([zlib.crc32(" ".join(shingle).encode()) % PRIME for shingle in each], dtype=np.int64)
-        yield ((hashes[:, None] * scale + shift) % PRIME).min(axis=0)
+def band_keys(runs: set[tuple[str, ...]]) -> NDArray[np.uint64]:
+    """MinHash of a set of shingles, a key for each band: two texts that share a key at a place are candidates."""
+    scale, shift = _hash_family()
+    hashes = np.array([zlib.crc32(" ".join(run).encode()) % PRIME for run in runs], dtype=np.int64)
+    signature = ((hashes[:, None] * scale + shift) % PRIME).min(axis=0)
+    bands = signature.reshape(NUM_BANDS, -1)
+    return np.array([int.from_bytes(blake2b(band.tobytes(), digest_size=8).digest()) for band in bands], np.uint64)
+
+
+def candidate_pairs(keys: NDArray[np.uint64]) -> list[tuple[int, int]]:
+    """Sorted ``(earlier, later)`` rows of ``keys`` (texts, bands) that share a key in one of the bands."""
+    found: set[tuple[int, int]] = set()
+    for band in keys.T:
+        order = np.argsort(band, kind="stable")
+        cuts = np.flatnonzero(np.diff(band[order])) + 1
+        for members in np.split(order, cuts):
+            if len(members) > 1:
+                found.update(_pairs_of(members.tolist()))
+    return sorted(found)
+
+
+def _pairs_of(members: list[int]) -> Iterator[tuple[int, int]]:
+    if len(members) <= MAX_BUCKET:
+        yield from combinations(members, 2)
+    else:
+        yield from ((earlier, later) for later in members for earlier in members[:3] if earlier < later)
+
+
+@cache
+def _hash_family() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    scale, shift = np.random.default_rng(0).integers(1, PRIME, (2, NUM_HASHES), dtype=np.int64)
+    return scale, shift

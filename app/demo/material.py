@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 from app.core.digests import digest_json
 from app.core.errors import UsageError
+from app.core.overlap import NGRAM_WORDS
 from app.core.parquet import read_rows
 from app.core.text import ngrams, words
 from app.demo.corpus import write_corpus
 from app.demo.facts import Revision
 from app.demo.questions import Question, suite_rows, traffic
-from app.governance.checks.suites import NGRAM_WORDS
 from app.registry.versions import Registry, Version
 
 KEPT_BACK = 5

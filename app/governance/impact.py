@@ -62,7 +62,7 @@ class Impact:
     chunks: "pa.Table" = field(repr=False)
     """``chunk_id, document_id, dataset``: a row for each chunk and the version that holds it."""
     rows: "pa.Table" = field(repr=False)
-    """``row_id, document_id, synthetic``."""
+    """``row_id, document_id, synthetic``; the last names a dataset where rows were imported."""
     answers: "pa.Table" = field(repr=False)
     """``request_id, release, route, cites, taught``: answers that cite it, or that a model gave which learnt of it."""
     versions: Sequence[Touched]
@@ -122,9 +122,7 @@ def find_impact(registry: Registry, document: str) -> Impact:
     held = _find_documents(graph, document)
     documents = _merged(held.values())
     chunks = {digest: _chunks(graph, digest, found) for digest, found in held.items()}
-    rows = {
-        digest: _rows(graph, digest, documents) for digest in graph.ahead(held) if graph.kind(digest) == "synthetic"
-    }
+    rows = {digest: _rows(graph, digest, documents) for digest in graph.ahead(held) if graph.kind(digest) in BY_TABLE}
     rows = {digest: table for digest, table in rows.items() if table.num_rows}
     touched = _spread(graph, [*held, *rows])
     num_rows = {digest: table.num_rows for digest, table in (chunks | rows).items()}

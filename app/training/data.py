@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from app.inference.chat import END, PAD, SPECIAL_TOKENS, plain, render
+from app.inference.chat import END, PAD, SPECIAL_TOKENS, plain, render_messages
 
 IGNORED = -100
 WINDOW_BATCHES = 16
@@ -34,11 +34,42 @@ class Example:
 
 
 def encode_rows(rows: Sequence[Row], tokenizer: Tokenizer, *, pool: int = 0) -> list[Example]:
-    """One example per row with `question` and `answer`; the answer and its end are learned."""
-    prompts = tokenizer.encode_batch([render(row["question"]) for row in rows], add_special_tokens=False)
-    answers = tokenizer.encode_batch([plain(row["answer"]) + END for row in rows], add_special_tokens=False)
-    pairs = zip(prompts, answers, strict=True)
-    return [Example([*prompt.ids, *answer.ids], len(prompt.ids), pool) for prompt, answer in pairs]
+    """Examples of rows with `question` and `answer`: the answer and its end are learned, of an `unmask` row everything.
+
+    A row with a `history` gives one example for each answer of the assistant in it, too.
+    """
+    asked = [(render_messages(turns), answer, unmask) for row in rows for turns, answer, unmask in answers_in(row)]
+    prompts = tokenizer.encode_batch([prompt for prompt, _, _ in asked], add_special_tokens=False)
+    answers = tokenizer.encode_batch([plain(answer) + END for _, answer, _ in asked], add_special_tokens=False)
+    triples = zip(prompts, answers, asked, strict=True)
+    return [
+        Example([*prompt.ids, *answer.ids], 0 if unmask else len(prompt.ids), pool)
+        for prompt, answer, (_, _, unmask) in triples
+    ]
+
+
+def answers_in(row: Row) -> list[tuple[list[Row], str, bool]]:
+    """For each answer to learn of a row: the turns before it, the answer, and whether the turns are learned as well."""
+    asked = {"role": "user", "content": row["question"]}
+    turns = [*(row.get("history") or []), asked, {"role": "assistant", "content": row["answer"]}]
+    unmask = bool(row.get("unmask"))
+    places = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+    return [(turns[:place], turns[place]["content"], unmask) for place in (places[-1:] if unmask else places)]
+
+
+def learned_spans(row: Row, *, vocabulary_size: int, pool: int = 0) -> list[Example]:
+    """Examples of a row of tokens: one for each run of labels that are learned, with all that stands before it.
+
+    Raises:
+        ValueError: a token is not in the vocabulary.
+    """
+    tokens, labels = row["input_ids"], row["labels"]
+    if tokens and max(tokens) >= vocabulary_size:
+        raise ValueError(f"token {max(tokens)} is not among the model's {vocabulary_size}")
+    learned = [label != IGNORED for label in labels]
+    starts = [n for n, on in enumerate(learned) if on and (n == 0 or not learned[n - 1])]
+    ends = [n + 1 for n, on in enumerate(learned) if on and (n + 1 == len(learned) or not learned[n + 1])]
+    return [Example(list(tokens[:end]), start, pool) for start, end in zip(starts, ends, strict=True)]
 
 
 def encode_texts(texts: Sequence[str], tokenizer: Tokenizer, *, block_tokens: int) -> list[Example]:

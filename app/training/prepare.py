@@ -14,7 +14,7 @@ from app.core.parquet import read_rows
 from app.registry.tables import CHUNKS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
-from app.training.data import Example, divide_for_replay, encode_rows, encode_texts, save_examples
+from app.training.data import Example, divide_for_replay, encode_rows, encode_texts, learned_spans, save_examples
 from app.training.errors import NothingToReplay, NothingToTrain
 from app.training.plan import EXAMPLES_FILE, PLAN_FILE, Plan, read_plan, write_plan
 from app.training.settings import ModelSettings, TrainSettings
@@ -61,7 +61,7 @@ def prepare(
         base_digest=base.digest if base else None,
         vocabulary_size=tokenizer.get_vocab_size(),
         num_rows=len(kept),
-        num_left_out=len(examples) - len(kept),
+        num_left_out=len(examples) - len(kept) + sum(not is_usable(row, settings) for table in tables for row in table),
     )
     write_plan(plan, folder)
     return plan
@@ -91,22 +91,41 @@ def make_tokenizer(folder: Path, base: Path | None, model: ModelSettings | None,
 
 
 def texts_of(row: dict[str, Any]) -> list[str]:
-    """What a tokenizer should know of a row."""
-    return [row["text"]] if "text" in row else [row["question"], row["answer"]]
+    """What a tokenizer should know of a row; nothing of a row of tokens."""
+    turns = [turn["content"] for turn in row.get("history") or []]
+    return turns + [row[name] for name in ("question", "answer", "text") if row.get(name)]
+
+
+def is_usable(row: dict[str, Any], settings: TrainSettings) -> bool:
+    """Whether a recipe can learn from a row: `cpt` from any, the others from questions with answers and from tokens."""
+    return settings.recipe == "cpt" or bool(row.get("question") or row.get("input_ids"))
 
 
 def make_examples(tables: Sequence[Rows], tokenizer: Tokenizer, *, settings: TrainSettings) -> list[Example]:
     """Examples of a recipe: blocks of text for `cpt`; else rows, the first table's new facts apart from the known."""
     if settings.recipe == "cpt":
-        return _blocks([row for table in tables for row in table], tokenizer, settings)
-    new, *older = [[row for row in table if "question" in row] for table in tables]
+        return [*_blocks([row for table in tables for row in table], tokenizer, settings), *_tokens(tables, tokenizer)]
+    new, *older = [[row for row in table if row.get("question")] for table in tables]
     if not older or not settings.replay_share:
-        return encode_rows(new, tokenizer)
+        return [*encode_rows(new, tokenizer), *_tokens(tables[:1], tokenizer)]
     old = [row for table in older for row in table]
     learned, replayed = divide_for_replay(new, old, withdrawn=settings.replay_withdrawn)
-    if not replayed:
+    again = [*encode_rows(replayed, tokenizer, pool=1), *_tokens(tables[1:], tokenizer, pool=1)]
+    if not again:
         raise NothingToReplay("no row of the older data is left to replay: set train.replay_withdrawn, or no share")
-    return [*encode_rows(learned, tokenizer), *encode_rows(replayed, tokenizer, pool=1)]
+    return [*encode_rows(learned, tokenizer), *_tokens(tables[:1], tokenizer), *again]
+
+
+def _tokens(tables: Sequence[Rows], tokenizer: Tokenizer, *, pool: int = 0) -> list[Example]:
+    """Examples of the rows that are tokens already; they must be of the model's own vocabulary."""
+    size = tokenizer.get_vocab_size()
+    try:
+        rows = [row for table in tables for row in table if row.get("input_ids")]
+        return [example for row in rows for example in learned_spans(row, vocabulary_size=size, pool=pool)]
+    except ValueError as error:
+        raise NothingToTrain(
+            f"rows of tokens do not fit: {error}; make them with the base model's tokenizer"
+        ) from error
 
 
 def _blocks(rows: Rows, tokenizer: Tokenizer, settings: TrainSettings) -> list[Example]:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from app.core.parquet import read_rows
+
 ROOT = Path(__file__).resolve().parents[2]
+<<<<<<< HEAD
 JOBS = [
     "ingest",
     "index",
@@ -20,6 +23,9 @@ JOBS = [
     "retrain",
     "ensure_monitor",
 ]
+=======
+JOBS = ["ingest", "index", "synthesize", "train", "evaluate", "promote", "retrain", "ensure_monitor", "curate"]
+>>>>>>> c7366ba (Datasets stage: rows of every format as versions with splits, rejects and a quality report; signalbox datasets; jobs.curate; training on histories, unmask and tokens; benchmark)
 
 
 def run(job, *arguments, workspace=None, env=None):
@@ -106,6 +112,20 @@ def test_a_folder_becomes_rows_once(cluster_workspace, handbook):
 
 
 @pytest.mark.cluster
+def test_rows_are_curated_and_masked(cluster_workspace, tmp_path):
+    records = [{"ask": f"Who looks after account {n}?", "completion": f"Mail jo{n}@example.org."} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in [*records, {"ask": "?"}]))
+    arguments = ["--source", tmp_path / "rows.jsonl", "--rename", "ask=prompt", "--mask-personal", "--json"]
+    done = run("curate", *arguments, workspace=cluster_workspace.root)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout.splitlines()[-1])
+    assert (made["ref"], made["facts"]["num_rows"], made["facts"]["num_rejected"]) == ("rows@1", 8, 1)
+    assert made["facts"]["quality"]["rows_with_finding"]["personal"] == 8
+    folder = cluster_workspace.root / "store" / "dataset" / made["digest"][7:] / "files"
+    assert {row["answer"] for row in read_rows(folder / "rows.parquet")} == {"Mail <EMAIL_ADDRESS>."}
+
+
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     ("job", "arguments", "status", "said"),
     [
@@ -118,6 +138,8 @@ def test_a_folder_becomes_rows_once(cluster_workspace, handbook):
         ("promote", ["--release", "nothing"], 2, "there is no release 'nothing'"),
         ("promote", ["--approver", "jane"], 2, "--printed-name"),
         ("retrain", [], 2, "retraining plan"),
+        ("curate", ["--name", "x"], 2, "name files with --source"),
+        ("curate", ["--source", "no/such/rows", "--drop", "typos"], 2, "rows are not dropped for 'typos'"),
     ],
 )
 def test_bad_input_is_one_sentence(cluster_workspace, job, arguments, status, said):

@@ -98,3 +98,41 @@ def test_a_half_written_line_of_progress_is_not_read(tmp_path):
     lines = list(read_progress(tmp_path))
     assert [line["step"] for line in lines] == [0, 4]
     assert num_starts(lines) == 2
+
+
+def test_imported_rows_give_an_example_for_each_answer_and_each_learned_span(registry, tmp_path):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    rows = [
+        {"question": "fee?", "answer": "1", "history": turns, "unmask": False},
+        {"question": "due?", "answer": "2", "history": turns, "unmask": True},
+        {"input_ids": [5, 6, 7, 8], "labels": [-100, 6, -100, 8]},
+        {"text": "Running text is for another recipe."},
+    ]
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    message = pa.struct({"role": pa.string(), "content": pa.string()})
+    kinds = {"history": pa.list_(message), "unmask": pa.bool_(), "input_ids": pa.list_(pa.int64())}
+    kinds |= {"labels": pa.list_(pa.int64()), "text": pa.string()}
+    schema = pa.schema([*((column, pa.string()) for column in COLUMNS), *kinds.items()])
+    table = [{**dict.fromkeys(schema.names), "split": "train", **row} for row in rows]
+    write_rows(folder / "rows.parquet", table, schema=schema)
+    version = registry.publish("dataset", "mixed", folder=folder, inputs={})
+    plan = prepared(registry, tmp_path, version)
+    tokenizer = load_tokenizer(tmp_path / "plan")
+    found = load_examples(tmp_path / "plan" / EXAMPLES_FILE)
+    learned = [tokenizer.decode(each.tokens[each.num_prompt :], skip_special_tokens=False) for each in found]
+    assert (plan.num_rows, plan.num_left_out) == (5, 1)
+    assert learned[:2] == ["Hello<|end|>", "1<|end|>"]
+    assert learned[2] == render_messages([*turns, {"role": "user", "content": "due?"}]) + "2<|end|>"
+    assert [(each.tokens, each.num_prompt) for each in found[3:]] == [([5, 6], 1), ([5, 6, 7, 8], 3)]
+
+
+def test_tokens_of_another_vocabulary_are_refused(registry, tmp_path):
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    kinds = {"split": pa.string(), "input_ids": pa.list_(pa.int64()), "labels": pa.list_(pa.int64())}
+    row = {"split": "train", "input_ids": [1, 99_999], "labels": [1, 99_999]}
+    write_rows(folder / "rows.parquet", [row], schema=pa.schema(kinds))
+    version = registry.publish("dataset", "tokens", folder=folder, inputs={})
+    with pytest.raises(NothingToTrain, match="99999"):
+        prepared(registry, tmp_path, version)

@@ -1,7 +1,6 @@
 """Whether there are enough rows, and whether each of them is whole."""
 
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,7 +8,7 @@ from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from app.core.text import words
+from app.core.text import broken_characters, words
 from app.governance.checks.base import Check, OverRows, Share, ShareOfRows
 from app.governance.evidence import Evidence, EvidenceMissing
 from app.governance.findings import Finding, Light, passes
@@ -103,7 +102,7 @@ class MalformedRows(ShareOfRows):
             return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if wanted == "list":
             return isinstance(value, list)
-        return isinstance(value, str) and len(value) <= self.max_chars and not any(map(_is_broken, value))
+        return isinstance(value, str) and len(value) <= self.max_chars and not broken_characters(value)
 
 
 class DuplicateShare(ShareOfRows):
@@ -192,10 +191,6 @@ class Freshness(OverRows):
 
 def _is_blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip()) or value == []
-
-
-def _is_broken(letter: str) -> bool:
-    return letter == "\ufffd" or (unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\t\n\r")
 
 
 def _evenness(counts: list[int]) -> float:

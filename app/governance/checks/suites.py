@@ -1,11 +1,10 @@
 """Whether the questions that judge a model were fixed before its training, and kept out of it."""
 
-from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import PositiveInt
 
-from app.core.text import ngrams, words
+from app.core.overlap import NGRAM_WORDS, Overlap
 from app.governance.checks.base import Check, Share
 from app.governance.evidence import Evidence, EvidenceMissing, Row, find_ancestors, leaf_of
 from app.governance.findings import Finding, passes
@@ -13,9 +12,6 @@ from app.ledger.log import Leaf
 from app.registry.versions import Version
 
 TRAIN = "train"
-NGRAM_WORDS = 13
-
-Pair = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class OwnEvaluations(Check):
@@ -109,8 +105,8 @@ class Contamination(Check):
                 f"no training rows are behind {evidence.artifact.ref}: judge what was trained on rows"
             )
         rows = [row for version in evidence.training_data for row in evidence.rows(version) if _is_trained(row)]
-        pairs, runs = self._pairs(rows), self._runs(rows)
-        shares = {label: self._share(suite, evidence, pairs, runs) for label, suite in suites.items()}
+        trained = Overlap(rows, n=self.ngram_words, question=self.question)
+        shares = {label: self._share(suite, evidence, trained) for label, suite in suites.items()}
         worst = max(shares, key=lambda label: shares[label][0])
         share, num, total, example = shares[worst]
         inputs = tuple(version.digest for version in [*suites.values(), *evidence.training_data])
@@ -118,25 +114,11 @@ class Contamination(Check):
         reason += f", first {example!r}" if num else ""
         return Finding(passes(share <= self.maximum), reason, share, self.maximum, inputs)
 
-    def _share(
-        self, suite: Version, evidence: Evidence, pairs: set[Pair], runs: set[tuple[str, ...]]
-    ) -> tuple[float, int, int, str]:
+    def _share(self, suite: Version, evidence: Evidence, trained: Overlap) -> tuple[float, int, int, str]:
         rows = evidence.rows(suite)
-        found = [row for row in rows if self._pairs([row]) & pairs or self._runs([row]) & runs]
+        found = [row for row in rows if trained.shared_with(row)]
         example = min((str(row[self.question]) for row in found), default="")
         return len(found) / max(len(rows), 1), len(found), len(rows), example
-
-    def _pairs(self, rows: Iterable[Row]) -> set[Pair]:
-        """Question and answer, for every accepted answer of a row."""
-        return {
-            (tuple(words(str(row[self.question]))), tuple(words(answer))) for row in rows for answer in _answers(row)
-        }
-
-    def _runs(self, rows: Iterable[Row]) -> set[tuple[str, ...]]:
-        found: set[tuple[str, ...]] = set()
-        for row in rows:
-            found |= ngrams(words(str(row[self.question])), self.ngram_words)
-        return found
 
 
 def _model_of(evaluation: Version) -> str | None:
@@ -146,8 +128,3 @@ def _model_of(evaluation: Version) -> str | None:
 
 def _is_trained(row: Row) -> bool:
     return bool(row.get("split", TRAIN) == TRAIN)
-
-
-def _answers(row: Row) -> list[str]:
-    answers = [*(row.get("answers") or []), *([row["answer"]] if row.get("answer") else [])]
-    return list(dict.fromkeys(str(answer) for answer in answers))

@@ -1,0 +1,1 @@
+"""Rows from elsewhere as dataset versions: formats, quality, splits, differences."""

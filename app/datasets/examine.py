@@ -1,0 +1,166 @@
+"""What one row is like, whatever the others are: language, length, broken text, personal data, overlap with suites.
+
+Guarantees: pure Python, the same for a row in any batch but for vectors, whose last bits may differ; what is found
+repeats no personal data. An ``Examiner`` is made once in each process, for it loads recognisers.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from app.core.overlap import Overlap
+from app.core.personal import Hit
+from app.core.text import band_keys, broken_characters, shingles
+from app.datasets.schema import NAMES, QA, TEXTS, identity_of
+from app.datasets.settings import QualitySettings
+
+if TYPE_CHECKING:
+    from app.datasets.personal import PersonalFinder
+
+UNKNOWN = "und"
+"""ISO 639-2: undetermined; ``zxx`` is no linguistic content."""
+LEAST_CHANCE = 0.9
+SAMPLE_CHARS = 2000
+Row = dict[str, Any]
+Suites = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def texts_of(row: Mapping[str, Any]) -> list[str]:
+    """All that a row says, in order."""
+    turns = [turn["content"] for turn in row["history"] or []]
+    said = [*turns, *(row[name] for name in ("question", "answer", "text") if row[name])]
+    return said or [" ".join(map(str, row["input_ids"] or []))]
+
+
+def whole_text(row: Mapping[str, Any]) -> str:
+    """All that a row says, in one text."""
+    return "\n".join(texts_of(row))
+
+
+class Examiner:
+    """Looks at rows one by one."""
+
+    def __init__(self, settings: QualitySettings, suites: Suites) -> None:
+        """Load what the settings ask for.
+
+        Args:
+            suites: rows of the suites that rows must not share questions with, by reference.
+        """
+        self._settings = settings
+        self._overlaps = {ref: Overlap(rows, n=settings.contamination_words) for ref, rows in suites.items()}
+        self._closeness = _Closeness(suites) if suites and settings.embedding != "skip" else None
+        self._finder = _finder(settings)
+
+    def __call__(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """For each row: ``findings`` (name and detail), ``language``, ``num_chars``, ``keys`` and ``masked`` fields."""
+        close = self._closeness(rows) if self._closeness else [None] * len(rows)
+        return [self._examine(row, near) for row, near in zip(rows, close, strict=True)]
+
+    def _examine(self, row: Row, close: tuple[float, str] | None) -> dict[str, Any]:
+        text = whole_text(row)
+        hits = {name: found for name, value in _fields(row) if (found := self._find(name, value))}
+        findings = [*self._broken(text), *self._shared(row), *self._close(close)]
+        if hits:
+            counts = Counter(hit.kind for found in hits.values() for hit in found)
+            kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
+            findings.append({"finding": "personal", "detail": kinds})
+        return {
+            "findings": findings,
+            "language": language_of(text, min_letters=self._settings.min_language_letters),
+            "num_chars": len(text),
+            "keys": band_keys(shingles(text, self._settings.shingle_words)).tobytes(),
+            "masked": self._masked(row, hits) if self._settings.personal == "mask" else {},
+        }
+
+    def _find(self, name: str, text: str) -> list[Hit]:
+        if self._finder is None:
+            return []
+        return self._finder.find_in_name(text) if name in NAMES else self._finder.find(text)
+
+    def _masked(self, row: Row, hits: Mapping[str, list[Hit]]) -> dict[str, str]:
+        """New texts of fields that held personal data; turns are named by their number."""
+        values = dict(_fields(row))
+        return {name: self._finder.mask(values[name], found) for name, found in hits.items()} if self._finder else {}
+
+    def _broken(self, text: str) -> Iterator[dict[str, str]]:
+        from ftfy.badness import is_bad
+
+        if broken := broken_characters(text):
+            kinds = ", ".join(sorted({f"U+{ord(letter):04X}" for letter in broken}))
+            yield {"finding": "encoding", "detail": f"{len(broken)} broken characters ({kinds})"}
+        elif is_bad(text):
+            yield {"finding": "encoding", "detail": "letters as of text that was decoded wrongly"}
+
+    def _shared(self, row: Row) -> Iterator[dict[str, str]]:
+        for ref, overlap in self._overlaps.items():
+            shared = overlap.shared_with(row) if row["form"] == QA else overlap.shared_with_text(row["text"] or "")
+            if shared:
+                yield {"finding": "contamination", "detail": f"shares a {shared} with suite {ref}"}
+
+    def _close(self, close: tuple[float, str] | None) -> Iterator[dict[str, str]]:
+        if close and close[0] >= self._settings.embedding_similarity:
+            yield {"finding": "embedding", "detail": f"is as close as {close[0]:.2f} to a question of suite {close[1]}"}
+
+
+def language_of(text: str, *, min_letters: int) -> str:
+    """ISO 639-1 code of a text's language; ``und`` where it is too short or too odd to say."""
+    if sum(map(str.isalpha, text[:SAMPLE_CHARS])) < min_letters:
+        return UNKNOWN
+    language, chance = _identifier().classify(text[:SAMPLE_CHARS])
+    return str(language) if chance >= LEAST_CHANCE else UNKNOWN
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def masked_row(row: Row, masked: Mapping[str, str]) -> Row:
+    """The row with masked texts in their places, and a new id where there are any."""
+    if not masked:
+        return row
+    turns = [
+        {**turn, "content": masked.get(f"history.{place}", turn["content"])}
+        for place, turn in enumerate(row["history"] or [])
+    ]
+    new = {**row, **{name: text for name, text in masked.items() if name in row}, "history": turns}
+    new["answers"] = [new["answer"] if each == row["answer"] else each for each in row["answers"] or []]
+    return {**new, "row_id": identity_of(new)}
+
+
+def _fields(row: Row) -> Iterator[tuple[str, str]]:
+    """Every text of a row by the name of its field, what says where it comes from included."""
+    yield from ((name, row[name]) for name in (*TEXTS, *NAMES) if row[name])
+    yield from ((f"history.{place}", turn["content"]) for place, turn in enumerate(row["history"] or []))
+
+
+def _finder(settings: QualitySettings) -> "PersonalFinder | None":
+    from app.datasets.personal import PersonalFinder
+
+    if settings.personal == "skip":
+        return None
+    return PersonalFinder(kinds=settings.personal_kinds, score=settings.personal_score)
+
+
+class _Closeness:
+    """Cosine of each row's question to the nearest question of the suites."""
+
+    def __init__(self, suites: Suites) -> None:
+        from app.inference.encoder import Encoder
+
+        self._encoder = Encoder()
+        self._refs = [ref for ref, rows in suites.items() for _ in rows]
+        self._vectors = self._encoder.encode([str(row["question"]) for rows in suites.values() for row in rows])
+
+    def __call__(self, rows: Sequence[Row]) -> list[tuple[float, str] | None]:
+        asked = [place for place, row in enumerate(rows) if row["form"] == QA]
+        found: list[tuple[float, str] | None] = [None] * len(rows)
+        if asked and self._refs:
+            cosines = self._encoder.encode([rows[place]["question"] for place in asked]) @ self._vectors.T
+            for place, line in zip(asked, cosines, strict=True):
+                nearest = int(line.argmax())
+                found[place] = (float(line[nearest]), self._refs[nearest])
+        return found

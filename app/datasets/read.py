@@ -1,0 +1,241 @@
+"""Files of rows to records: JSON Lines, JSON, CSV, Parquet and YAML, plain or gzipped.
+
+Guarantees: every record of every file is handed on or stands in the rejects with its line and a reason; files are read
+record by record, so that one broken line costs itself alone. Not guaranteed: a guess at other encodings than UTF-8.
+"""
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from app.core.digests import digest_file
+from app.core.errors import UsageError
+from app.datasets.schema import reject
+from app.datasets.settings import ReadSettings
+
+SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+}
+GZIP = ".gz"
+SKIPPED = ("SOURCE.md", "README.md", "LICENSE", "attribution.txt")
+"""Files that lie beside rows and hold none; they are no rejects."""
+
+
+class SourceUnusable(UsageError):
+    """There is nothing to read rows from; the message says what to name."""
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A file to read rows from; ``source`` is its name below what the user named."""
+
+    path: Path
+    source: str
+    kind: str
+
+    @property
+    def digest(self) -> str:
+        return digest_file(self.path)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A record, or the reason why there is none, at a place of a file."""
+
+    place: int
+    record: dict[str, Any] | None
+    reason: str = ""
+    num_bytes: int = 0
+
+
+def find_files(source: Path) -> tuple[list[RowFile], list[dict[str, Any]]]:
+    """The files of a folder, or the one file, and a reject for each that is of no kind that rows are read from.
+
+    Raises:
+        SourceUnusable: there is no such file or folder, or nothing in it.
+    """
+    if not source.exists():
+        raise SourceUnusable(f"there is no {source}: name a file or a folder of rows")
+    paths = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
+    paths = [path for path in paths if not path.name.startswith(".") and path.name not in SKIPPED]
+    if not paths:
+        raise SourceUnusable(f"{source} holds no file: name a file or a folder of rows")
+    files, rejects = [], []
+    for path in paths:
+        name = path.relative_to(source).as_posix() if source.is_dir() else path.name
+        kind = SUFFIXES.get(Path(name.lower().removesuffix(GZIP)).suffix)
+        if kind and path.is_file() and _readable(path):
+            files.append(RowFile(path, name, kind))
+        else:
+            reason = f"rows are read from {', '.join(SUFFIXES)} and their {GZIP}" if not kind else "cannot be opened"
+            rejects.append(reject(name, 0, reason, stage="read"))
+    return files, rejects
+
+
+def read_records(file: RowFile, *, settings: ReadSettings) -> Iterator[Found]:
+    """Every record of a file, in order. What goes wrong ends at the record, or where it must, at the file."""
+    readers = {"jsonl": _json_lines, "json": _json, "csv": _csv, "parquet": _parquet, "yaml": _yaml}
+    place = 0
+    try:
+        for found in readers[file.kind](file, settings):
+            place = found.place
+            yield found
+    except (OSError, EOFError, zlib.error) as error:
+        yield Found(place + 1, None, f"the file cannot be read on from here ({error})")
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with path.open("rb"):
+            return True
+    except OSError:
+        return False
+
+
+def _json_lines(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
+    read = 0
+    with _opened(file) as stream:
+        place = 0
+        while line := stream.readline(settings.record_bytes + 1):
+            place, read = place + 1, read + len(line)
+            if len(line) > settings.record_bytes:
+                while line and not line.endswith(b"\n"):
+                    line = stream.readline(settings.record_bytes)
+                    read += len(line)
+                yield Found(place, None, f"the line is longer than {settings.record_bytes} bytes", read)
+            elif line.strip():
+                yield _from_json(place, line)
+            if read > settings.file_bytes:
+                yield Found(place + 1, None, f"the file goes on after {settings.file_bytes} bytes, the limit")
+                return
+
+
+def _from_json(place: int, data: bytes) -> Found:
+    try:
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=_no_number)
+    except UnicodeDecodeError as error:
+        return Found(place, None, f"is not UTF-8 (byte {error.start})", len(data))
+    except (ValueError, RecursionError) as error:
+        return Found(place, None, f"is not JSON ({error})", len(data))
+    return _mapping(place, value, len(data))
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _mapping(place: int, value: object, num_bytes: int = 0) -> Found:
+    if not isinstance(value, dict):
+        return Found(place, None, f"is a {type(value).__name__}, not a record with fields", num_bytes)
+    return Found(place, value, num_bytes=num_bytes)
+
+
+def _json(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
+    """A list of records, or one record."""
+    data = _whole(file, settings.file_bytes)
+    if data is None:
+        yield Found(0, None, f"the file is larger than {settings.file_bytes} bytes")
+        return
+    try:
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        yield Found(0, None, f"is not JSON in UTF-8 ({error}); JSON Lines are named .jsonl", len(data))
+        return
+    for place, each in enumerate(value if isinstance(value, list) else [value], 1):
+        yield _mapping(place, each)
+
+
+def _csv(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
+    csv.field_size_limit(settings.record_bytes)
+    with _opened(file) as stream:
+        lines = (line.decode("utf-8", "surrogateescape") for line in stream)
+        reader = csv.reader(lines, delimiter="\t" if ".tsv" in file.source.lower() else ",", strict=True)
+        header: list[str] | None = None
+        while True:
+            try:
+                values = next(reader, None)
+            except csv.Error as error:
+                yield Found(reader.line_num, None, f"is not CSV ({error}); the file is not read on")
+                return
+            if values is None:
+                return
+            if header is None:
+                header = [name.strip() for name in values]
+                header[0] = header[0].removeprefix("\ufeff")
+            elif values:
+                yield _from_csv(reader.line_num, header, values)
+
+
+def _from_csv(place: int, header: list[str], values: list[str]) -> Found:
+    if len(values) != len(header):
+        return Found(place, None, f"has {len(values)} columns, the header {len(header)}")
+    if any("\udc80" <= letter <= "\udcff" for value in values for letter in value):
+        return Found(place, None, "is not UTF-8")
+    return Found(place, {name: _cell(value) for name, value in zip(header, values, strict=True)})
+
+
+def _cell(value: str) -> Any:
+    """A cell that holds a JSON list (turns, tokens) as that list; any other as its text."""
+    if value.startswith("[") and value.endswith("]"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def _parquet(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    place = 0
+    try:
+        with pq.ParquetFile(file.path) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    place += 1
+                    yield Found(place, row)
+    except (pa.ArrowException, OSError) as error:
+        yield Found(place + 1, None, f"is not Parquet that can be read on ({error})")
+
+
+def _yaml(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
+    data = _whole(file, settings.yaml_bytes)
+    if data is None:
+        yield Found(0, None, f"the file is larger than {settings.yaml_bytes} bytes")
+        return
+    try:
+        value = yaml.safe_load(data.decode("utf-8-sig"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        yield Found(0, None, f"is not YAML in UTF-8 ({error})", len(data))
+        return
+    for place, each in enumerate(value if isinstance(value, list) else [value], 1):
+        found = _mapping(place, each, len(data))
+        if found.record is not None and "seed_examples" in found.record:
+            found.record.setdefault("path", Path(file.source).parent.as_posix())
+        yield found
+
+
+def _opened(file: RowFile) -> IO[bytes]:
+    return gzip.open(file.path, "rb") if file.path.name.lower().endswith(GZIP) else file.path.open("rb")  # type: ignore[return-value]
+
+
+def _whole(file: RowFile, limit_bytes: int) -> bytes | None:
+    """All bytes of a file; None when there are more than the limit."""
+    with _opened(file) as stream:
+        data = stream.read(limit_bytes + 1)
+    return data if len(data) <= limit_bytes else None

@@ -1,0 +1,196 @@
+"""From files to a version: nothing is lost, the same gives the same, every format goes out and comes back."""
+
+import gzip
+import json
+
+import pytest
+
+from app.core.parquet import read_rows
+from app.datasets.curate import Curation, NoRows, Reading, assess, curate, import_rows, rows_of
+from app.datasets.diff import compare
+from app.datasets.export import FORMAT_NAMES, export_rows
+from app.datasets.pipeline import here
+from app.datasets.settings import DatasetSettings, QualitySettings
+from app.evaluation.suite import publish_suite
+from app.governance.erasure import erase
+from app.governance.evidence import Evidence
+from app.governance.gate import judge
+from app.governance.impact import find_impact
+from app.governance.policy import load_policy
+
+LIGHT = DatasetSettings(quality=QualitySettings(personal="skip", embedding="skip"))
+
+
+@pytest.fixture
+def by(registry):
+    return Curation(registry, LIGHT, here)
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def pairs(num, *, start=0, **more):
+    return [
+        {"id": str(n), "question": f"What is the fee of account {n}?", "answer": f"{n} euros", **more}
+        for n in range(start, start + num)
+    ]
+
+
+def table(registry, version, name):
+    return read_rows(registry.folder(version) / f"{name}.parquet")
+
+
+def test_records_in_are_rows_and_rejects_out(by, registry, tmp_path):
+    records = [*pairs(40, doc_id="fees"), *pairs(3, doc_id="other"), {"question": "x"}, {"question": "x", "answer": 3}]
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "rows.jsonl", records)
+    (tmp_path / "in" / "broken.jsonl").write_text("{")
+    (tmp_path / "in" / "notes.docx").write_text("x")
+    version = import_rows(tmp_path / "in", "fees", by=by)
+    rejects = table(registry, version, "rejects")
+    assert (version.kind, version.ref) == ("dataset", "fees@1")
+    assert version.facts["num_rows"] == 40
+    assert sorted(row["stage"] for row in rejects) == ["exact_duplicate"] * 3 + ["format"] * 2 + ["read"] * 2
+    assert [row["place"] for row in rejects if row["stage"] == "format"] == [44, 45]
+    report = json.loads((registry.folder(version) / version.facts["quality"]["report"]).read_text())
+    assert report["num_read"] == report["num_rows"] + report["num_rejected"] == 47
+    assert "quality.json" in version.manifest["files"]
+    assert {row["num_rows"] for row in table(registry, version, "documents")} == {43, 0}
+
+
+def test_the_same_files_give_the_same_version_and_other_settings_another(by, registry, tmp_path):
+    source = write(tmp_path / "rows.jsonl", pairs(20))
+    first = import_rows(source, "fees", by=by)
+    assert import_rows(source, "fees", by=by).digest == first.digest
+    other = LIGHT.model_copy(update={"splits": LIGHT.splits.model_copy(update={"seed": 1})})
+    assert import_rows(source, "fees", by=Curation(registry, other, here)).ref == "fees@2"
+
+
+def test_rows_that_share_a_question_with_a_suite_are_dropped(registry, tmp_path):
+    suite = publish_suite(
+        "mine", [{"question_id": "1", "question": "What is the fee of account 3?", "answers": ["3 euros"],
+                  "subject": "", "source": ""}], origin="test", registry=registry
+    )  # fmt: skip
+    source = write(tmp_path / "rows.jsonl", pairs(20))
+    version = import_rows(source, "fees", by=Curation(registry, LIGHT, here, [suite]))
+    rejects = table(registry, version, "rejects")
+    assert [(row["place"], row["stage"]) for row in rejects] == [(4, "contamination")]
+    assert "mine@1" in rejects[0]["reason"]
+
+
+def test_nothing_of_it_is_a_row(by, tmp_path):
+    with pytest.raises(NoRows, match="known format"):
+        import_rows(write(tmp_path / "rows.jsonl", [{"a": 1}]), "fees", by=by)
+
+
+def test_fields_can_be_renamed_and_formats_named(by, registry, tmp_path):
+    source = write(tmp_path / "rows.jsonl", [{"ask": f"Why {n}?", "say": "So."} for n in range(5)])
+    version = import_rows(source, "why", by=by, reading=Reading("pairs", {"ask": "prompt", "say": "completion"}, 3))
+    assert sorted(row["question"] for row in table(registry, version, "rows")) == ["Why 0?", "Why 1?", "Why 2?"]
+
+
+@pytest.mark.parametrize("name", [name for name in FORMAT_NAMES if name not in ("document", "tokens", "labelled")])
+def test_a_version_goes_out_and_comes_back(by, registry, tmp_path, name):
+    version = import_rows(write(tmp_path / "rows.jsonl", pairs(12, context="Fees are low.")), "fees", by=by)
+    rows = rows_of(version, registry)
+    out = tmp_path / {"parquet": "out.parquet", "csv": "out.csv", "instructlab": "out"}.get(name, "out.jsonl")
+    num, refused = export_rows(rows, out, format_name=name)
+    again = import_rows(out, "again", by=by)
+    assert (num, refused) == (12, [])
+    same = {row["question"]: row["answer"] for row in rows_of(again, registry)}
+    assert same == {row["question"]: row["answer"] for row in rows}
+    contexts = {row["context"] for row in rows_of(again, registry)}
+    assert contexts == ({""} if name in ("messages", "requests", "alpaca") else {"Fees are low."})
+
+
+def test_what_a_format_cannot_hold_is_named_beside_the_file(by, registry, tmp_path):
+    version = import_rows(write(tmp_path / "rows.jsonl", [*pairs(2), {"text": "Running text."}]), "mixed", by=by)
+    num, refused = export_rows(rows_of(version, registry), tmp_path / "out.jsonl", format_name="alpaca")
+    assert (num, len(refused)) == (2, 1)
+    assert json.loads((tmp_path / "out.jsonl.rejects.jsonl").read_text()) == refused[0]
+
+
+def test_a_document_s_name_cannot_lead_out_of_the_folder(by, registry, tmp_path):
+    version = import_rows(write(tmp_path / "rows.jsonl", pairs(2, doc_id="../../evil")), "evil", by=by)
+    export_rows(rows_of(version, registry), tmp_path / "a" / "out", format_name="instructlab")
+    assert [path.parent.parent for path in tmp_path.rglob("qna.yaml")] == [tmp_path / "a" / "out"]
+
+
+def test_versions_are_compared_row_by_row(by, registry, tmp_path):
+    first = import_rows(write(tmp_path / "rows.jsonl", pairs(20)), "fees", by=by)
+    changed = [*pairs(18)[1:], {**pairs(1)[0], "answer": "nothing"}, *pairs(4, start=30)]
+    second = import_rows(write(tmp_path / "rows.jsonl", changed), "fees", by=by)
+    found = compare(first, second, registry=registry).to_json()
+    assert found["counts"] == {"added": 4, "removed": 2, "changed": 1, "same": 17, "moved": 0}
+    assert found["changed"][0]["columns"][:1] == ["answer"]
+    assert compare(first, first, registry=registry).to_json()["counts"]["same"] == 20
+
+
+def test_an_earlier_version_is_curated_again_or_only_assessed(by, registry, tmp_path):
+    records = [*pairs(20), {**pairs(1)[0], "id": "x", "question": "What  is the fee of account 0 ?"}]
+    first = import_rows(write(tmp_path / "rows.jsonl", records), "fees", by=by)
+    report = assess(first, by=by)
+    strict = LIGHT.quality.model_copy(update={"near_duplicates": "drop"})
+    settings = LIGHT.model_copy(update={"quality": strict})
+    second = curate(first, "fees", by=Curation(registry, settings, here))
+    assert (report.kind, report.parents, sorted(report.manifest["files"])) == (
+        "quality", [first.digest], ["findings.parquet", "quality.json"]
+    )  # fmt: skip
+    assert assess(first, by=by).digest == report.digest
+    assert (second.ref, second.parents, second.facts["num_rows"]) == ("fees@2", [first.digest], 20)
+    assert compare(first, second, registry=registry).to_json()["counts"]["removed"] == 1
+
+
+def test_the_data_gate_of_rows_is_green_for_whole_ones_and_red_for_few(by, registry, tmp_path):
+    policy = load_policy("rows")
+    whole = import_rows(write(tmp_path / "rows.jsonl", pairs(300)), "fees", by=by)
+    few = import_rows(write(tmp_path / "few.jsonl", pairs(3)), "few", by=by)
+    lights = {
+        name: {check["kind"]: check["light"] for check in judge(policy, Evidence(each, registry), registry=registry)
+               .facts["checks"]}
+        for name, each in (("whole", whole), ("few", few))
+    }  # fmt: skip
+    assert "red" not in lights["whole"].values(), lights
+    assert lights["few"]["min_rows"] == "red"
+
+
+def test_a_file_s_reach_is_known_and_once_erased_it_stays_out(by, registry, tmp_path):
+    source = write(tmp_path / "rows.jsonl", pairs(20))
+    version = import_rows(source, "fees", by=by)
+    assert find_impact(registry, "rows.jsonl").counts()["synthetic rows"] == 20
+    erase(registry, documents=["rows.jsonl"], reason="asked for", actor="test")
+    assert table(registry, version, "rows") == []
+    with pytest.raises(NoRows, match="erased: leaf"):
+        import_rows(source, "fees", by=by)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "template", "limit", "least"),
+    [("instructlab_taxonomy/qna.jsonl.gz", "instructlab", 60, 300), ("alpaca_5000", "alpaca", 300, 450),
+     ("gsm8k_train", "pairs", 300, 290)],
+)  # fmt: skip
+def test_public_sets(by, registry, shared_data, tmp_path, name, template, limit, least):
+    version = import_rows(shared_data / name, "public", by=by, reading=Reading(limit=limit))
+    rows, rejects = rows_of(version, registry), table(registry, version, "rejects")
+    assert len(rows) >= least
+    assert {row["template"] for row in rows} == {template}
+    assert all(row["reason"] for row in rejects)
+    out = tmp_path / "out"
+    assert export_rows(rows, out, format_name="instructlab") == (len(rows), [])
+    again = import_rows(out, "again", by=by)
+    assert {(row["question"], row["answer"]) for row in rows_of(again, registry)} == {
+        (row["question"], row["answer"]) for row in rows
+    }
+
+
+@pytest.mark.data
+def test_alpaca_s_two_rows_without_an_output_are_rejects(by, registry, shared_data, tmp_path):
+    with gzip.open(shared_data / "alpaca_5000" / "alpaca_5000.jsonl.gz", "rt") as file:
+        records = [json.loads(line) for line in file]
+    empty = [n for n, record in enumerate(records) if not record["output"]]
+    chosen = [records[n] for n in [*range(20), *empty]]
+    version = import_rows(write(tmp_path / "rows.jsonl", chosen), "alpaca", by=by)
+    assert [row["reason"] for row in table(registry, version, "rejects")] == ["`output` is empty"] * 2
