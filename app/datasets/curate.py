@@ -28,6 +28,7 @@ from app.datasets.splits import divided_documents, split_of
 from app.ledger.erasures import ErasedDocuments
 from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, REJECTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
+from app.registry.whole import whole_folder
 
 CODE_VERSION = "datasets-1"
 KIND = "dataset"
@@ -140,7 +141,7 @@ def rows_of(version: Version, registry: Registry) -> list[Row]:
     Raises:
         NoRows: it holds neither.
     """
-    folder = registry.folder(version)
+    folder = whole_folder(version, registry)
     if (folder / ROWS_FILE).exists():
         return [_whole(row) for row in read_rows(folder / ROWS_FILE)]
     if (folder / CHUNKS_FILE).exists():
@@ -217,7 +218,9 @@ def write_version(
     Args:
         rows_stay: write findings and report only; what would be dropped stands in the report all the same.
     """
-    work = by.make_work(by.settings, {each.ref: read_rows(by.registry.folder(each) / ROWS_FILE) for each in by.suites})
+    work = by.make_work(
+        by.settings, {each.ref: read_rows(whole_folder(each, by.registry) / ROWS_FILE) for each in by.suites}
+    )
     first, repeated = drop_repeated(read.rows, read.places)
     unlike, places = [read.rows[n] for n in first], [read.places[n] for n in first]
     examined = work.examine(unlike)

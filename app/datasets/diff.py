@@ -14,6 +14,7 @@ from app.core.errors import UsageError
 from app.core.parquet import read_rows
 from app.registry.tables import CHUNKS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
+from app.registry.whole import whole_folder
 
 Row = Mapping[str, Any]
 IDS = ("row_id", "chunk_id", "question_id")
@@ -78,7 +79,7 @@ def compare(before: Version, after: Version, *, registry: Registry) -> Differenc
 
 
 def _table(version: Version, registry: Registry) -> list[dict[str, Any]]:
-    folder = registry.folder(version)
+    folder = whole_folder(version, registry)
     path = next((folder / name for name in (ROWS_FILE, CHUNKS_FILE) if (folder / name).exists()), None)
     if path is None:
         raise NothingToCompare(f"{version.kind} {version.ref} holds neither rows nor chunks: name another version")

@@ -11,7 +11,6 @@ import pytest
 from app.core.parquet import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-<<<<<<< HEAD
 JOBS = [
     "ingest",
     "index",
@@ -22,10 +21,8 @@ JOBS = [
     "promote",
     "retrain",
     "ensure_monitor",
+    "curate",
 ]
-=======
-JOBS = ["ingest", "index", "synthesize", "train", "evaluate", "promote", "retrain", "ensure_monitor", "curate"]
->>>>>>> c7366ba (Datasets stage: rows of every format as versions with splits, rejects and a quality report; signalbox datasets; jobs.curate; training on histories, unmask and tokens; benchmark)
 
 
 def run(job, *arguments, workspace=None, env=None):
