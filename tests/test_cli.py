@@ -99,7 +99,7 @@ READERS = [
     "ledger checkpoint", "ledger export out", "ledger prove 1", "ledger prove-growth 1", "ledger witness list",
     "promote x --reason r", "rollback --reason r", "stop --reason r", "resume --reason r", "receipt show x",
 ]  # fmt: skip
-MAKERS = {"up", "demo", "keys new", "suite commit"}
+MAKERS = {"up", "demo", "keys new", "suite commit", "access grant", "access list", "access revoke"}
 NEED_NONE = {"gate checks", "gate schema", "ledger witness sign"}
 NEED_FILES = {"ledger check-proof", "ledger cosign", "ledger witness add", "receipt check"}
 
