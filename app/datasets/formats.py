@@ -15,8 +15,17 @@ from typing import Any
 
 from app.core.errors import UsageError
 from app.datasets.instructlab import parse_qna
-from app.datasets.messages import BadRow, conversation, each_or_fault, text_of, turns_of, with_context, without_context
-from app.datasets.schema import QA, ROWS, TEXT, TOKENS, make_row
+from app.datasets.messages import (
+    BadRow,
+    conversation,
+    each_or_fault,
+    json_text,
+    text_of,
+    turns_of,
+    with_context,
+    without_context,
+)
+from app.datasets.schema import QA, ROWS, TEXT, TOKENS, make_row, with_identity
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -82,8 +91,8 @@ def _described(row: Row, record: Record, chosen: Format) -> Row:
     found = {column: row[column] or str(plain.get(key, "")) for column, key in named.items()}
     said = {*chosen.used, *named.values()}
     extra = {key: value for key, value in record.items() if key not in said and value not in (None, "")}
-    written = json.dumps(extra, ensure_ascii=False, sort_keys=True, default=str) if extra else ""
-    return {**row, **found, "extra": row["extra"] or written, "template": chosen.name}
+    whole = {**row, **found, "extra": row["extra"] or (json_text(extra) if extra else ""), "template": chosen.name}
+    return with_identity(whole)
 
 
 def _parse_messages(record: Record) -> Iterator[Row | BadRow]:
@@ -240,13 +249,18 @@ def _parse_own(record: Record) -> Iterator[Row | BadRow]:
         yield from _parse_tokens(record)
     elif form == TEXT:
         kept = {name: row[name] for name in ("subject", "document", "extra")}
-        yield make_row(TEXT, text=text_of(record, "text"), unmask=bool(record.get("unmask")), **kept)
+        yield make_row(TEXT, text=text_of(record, "text"), unmask=_flag(record.get("unmask")), **kept)
     elif form == QA:
         row |= {"question": text_of(record, "question"), "answer": text_of(record, "answer"), "text": None}
         kept = {"answers": record.get("answers") or [], "history": turns_of(record["history"], may_be_empty=True)}
-        yield make_row(QA, unmask=bool(record.get("unmask")), **{**row, **kept})
+        yield make_row(QA, unmask=_flag(record.get("unmask")), **{**row, **kept})
     else:
         raise BadRow(f"is of the unknown form {form!r}")
+
+
+def _flag(value: object) -> bool:
+    """A truth value, or its text in a cell."""
+    return value is True or str(value).casefold() == "true"
 
 
 def _need(row: Row, form: str, *, history: bool = True) -> None:

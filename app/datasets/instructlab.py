@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-from app.datasets.messages import BadRow, each_or_fault, text_of, with_context, without_context
+from app.datasets.messages import BadRow, each_or_fault, json_text, text_of, with_context, without_context
 from app.datasets.schema import QA, make_row
 
 KEPT = ("version", "task_description", "created_by", "domain", "document_outline", "document", "kind")
@@ -23,7 +23,7 @@ def parse_qna(record: Mapping[str, Any]) -> Iterator[dict[str, Any] | BadRow]:
         raise BadRow("`seed_examples` is no list of examples")
     path = str(record.get("path") or "")
     extra = {key: record[key] for key in KEPT if record.get(key) is not None}
-    said = {"document": path, "subject": path, "extra": _json(extra)}
+    said = {"document": path, "subject": path, "extra": json_text(extra)}
     yield from each_or_fault(examples, lambda example: _rows(example, said), name="example")
 
 
@@ -35,10 +35,6 @@ def _rows(example: Mapping[str, Any], said: Mapping[str, str]) -> Iterator[dict[
     for pair in pairs:
         question, answer = with_context(text_of(pair, "question"), context), text_of(pair, "answer")
         yield make_row(QA, question=question, answer=answer, context=context, **said)
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
 def write_qna(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ Guarantees: a conversation ends with a question and its answer, or is refused wi
 it. Not guaranteed: pictures, sound and calls of tools, which no row can hold.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -63,6 +64,14 @@ def each_or_fault(
             if len(given) == 1:
                 raise
             yield BadRow(f"{name} {number}: {error}")
+
+
+def json_text(value: object) -> str:
+    """A value as JSON, its fields in order."""
+    try:
+        return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRow(f"says something beside it that is no JSON ({error})") from error
 
 
 def turns_of(given: object, *, may_be_empty: bool = False) -> list[dict[str, str]]:

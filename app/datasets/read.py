@@ -30,6 +30,7 @@ SUFFIXES = {
     ".yaml": "yaml",
     ".yml": "yaml",
 }
+LISTS = ("messages", "conversations", "history", "input_ids", "labels", "attention_mask", "answers")
 GZIP = ".gz"
 SKIPPED = ("SOURCE.md", "README.md", "LICENSE", "attribution.txt")
 """Files that lie beside rows and hold none; they are no rejects."""
@@ -113,10 +114,12 @@ def _json_lines(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
         while line := stream.readline(settings.record_bytes + 1):
             place, read = place + 1, read + len(line)
             if len(line) > settings.record_bytes:
+                size = len(line)
                 while line and not line.endswith(b"\n"):
                     line = stream.readline(settings.record_bytes)
-                    read += len(line)
-                yield Found(place, None, f"the line is longer than {settings.record_bytes} bytes", read)
+                    size += len(line)
+                read += size
+                yield Found(place, None, f"the line is longer than {settings.record_bytes} bytes", size)
             elif line.strip():
                 yield _from_json(place, line)
             if read > settings.file_bytes:
@@ -141,6 +144,8 @@ def _no_number(name: str) -> None:
 def _mapping(place: int, value: object, num_bytes: int = 0) -> Found:
     if not isinstance(value, dict):
         return Found(place, None, f"is a {type(value).__name__}, not a record with fields", num_bytes)
+    if odd := next((key for key in value if not isinstance(key, str)), None):
+        return Found(place, None, f"has a field {odd!r}, whose name is no text", num_bytes)
     return Found(place, value, num_bytes=num_bytes)
 
 
@@ -185,12 +190,12 @@ def _from_csv(place: int, header: list[str], values: list[str]) -> Found:
         return Found(place, None, f"has {len(values)} columns, the header {len(header)}")
     if any("\udc80" <= letter <= "\udcff" for value in values for letter in value):
         return Found(place, None, "is not UTF-8")
-    return Found(place, {name: _cell(value) for name, value in zip(header, values, strict=True)})
+    return Found(place, {name: _cell(name, value) for name, value in zip(header, values, strict=True)})
 
 
-def _cell(value: str) -> Any:
-    """A cell that holds a JSON list (turns, tokens) as that list; any other as its text."""
-    if value.startswith("[") and value.endswith("]"):
+def _cell(name: str, value: str) -> Any:
+    """A cell of turns, tokens or answers as the JSON list that it holds; any other as its text."""
+    if name in LISTS and value.startswith("["):
         try:
             return json.loads(value)
         except (ValueError, RecursionError):

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+import rfc8785
 
 from app.core.digests import digest_json
+from app.datasets.messages import BadRow
 
 QA, TEXT, TOKENS = "qa", "text", "tokens"
 """Forms: a question with its answer (and the turns before), running text, or tokens with labels."""
@@ -101,7 +103,22 @@ def make_row(form: str, **fields: Any) -> dict[str, Any]:
     """A whole row with its id; ``fields`` are columns of ``ROWS``."""
     row = {**_EMPTY, **fields, "form": form}
     row["answers"] = row["answers"] or ([row["answer"]] if row["answer"] else [])
-    return {**row, "row_id": identity_of(row)}
+    return with_identity(row)
+
+
+def with_identity(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its id.
+
+    Raises:
+        BadRow: a text of it holds half a character (an unpaired surrogate), which no file can hold.
+    """
+    try:
+        "".join(str(row[name]) for name in ("subject", "document", "origin_id", "extra", "context", "split")).encode()
+        return {**row, "row_id": identity_of(row)}
+    except UnicodeEncodeError as error:
+        raise BadRow("holds half a character (an unpaired surrogate)") from error
+    except rfc8785.CanonicalizationError as error:
+        raise BadRow(f"holds what no file can hold ({error})") from error
 
 
 def identity_of(row: Mapping[str, Any]) -> str:

@@ -80,6 +80,32 @@ def test_rows_that_share_a_question_with_a_suite_are_dropped(registry, tmp_path)
     assert "mine@1" in rejects[0]["reason"]
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", b'{"question": "a\\ud800", "answer": "b"}'),
+        ("a.jsonl", b'{"question": "a", "answer": "b", "id": "\\udfff"}'),
+        (
+            "a.jsonl",
+            b'{"request_json": "{\\"messages\\": [{\\"role\\": \\"user\\", \\"content\\": '
+            b'\\"\\\\ud800\\"}]}", "response": {"choices": [{"message": {"role": "assistant", "content": "b"}}]}}',
+        ),
+        ("a.jsonl", b'{"messages": [{"role": {}, "content": 1}]}'),
+        ("a.jsonl", b'{"question": {"a": 1}, "answer": ["b"]}'),
+        ("a.jsonl", b'{"input_ids": [1e400]}'),
+        ("a.yaml", b"1: a\nb: 2\n"),
+        ("a.yaml", b"question: a\nanswer: b\nmore: {1: a, b: 2}\n"),
+        ("a.csv", b"question,answer\n,\n"),
+    ],
+)
+def test_odd_records_are_rejects_and_break_nothing(by, registry, tmp_path, name, data):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(data)
+    write(tmp_path / "in" / "good.jsonl", pairs(2))
+    version = import_rows(tmp_path / "in", "odd", by=by)
+    assert (version.facts["num_rows"], version.facts["num_rejected"]) == (2, 1)
+
+
 def test_nothing_of_it_is_a_row(by, tmp_path):
     with pytest.raises(NoRows, match="known format"):
         import_rows(write(tmp_path / "rows.jsonl", [{"a": 1}]), "fees", by=by)
