@@ -6,9 +6,9 @@ repeats no personal data. An ``Examiner`` is made once in each process, for it l
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from app.core.language import language_of
 from app.core.overlap import Overlap
 from app.core.personal import Hit
 from app.core.text import band_keys, broken_characters, shingles
@@ -18,10 +18,6 @@ from app.datasets.settings import QualitySettings
 if TYPE_CHECKING:
     from app.datasets.personal import PersonalFinder
 
-UNKNOWN = "und"
-"""ISO 639-2: undetermined; ``zxx`` is no linguistic content."""
-LEAST_CHANCE = 0.9
-SAMPLE_CHARS = 2000
 Row = dict[str, Any]
 Suites = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -101,21 +97,6 @@ class Examiner:
     def _close(self, close: tuple[float, str] | None) -> Iterator[dict[str, str]]:
         if close and close[0] >= self._settings.embedding_similarity:
             yield {"finding": "embedding", "detail": f"is as close as {close[0]:.2f} to a question of suite {close[1]}"}
-
-
-def language_of(text: str, *, min_letters: int) -> str:
-    """ISO 639-1 code of a text's language; ``und`` where it is too short or too odd to say."""
-    if sum(map(str.isalpha, text[:SAMPLE_CHARS])) < min_letters:
-        return UNKNOWN
-    language, chance = _identifier().classify(text[:SAMPLE_CHARS])
-    return str(language) if chance >= LEAST_CHANCE else UNKNOWN
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def masked_row(row: Row, masked: Mapping[str, str]) -> Row:

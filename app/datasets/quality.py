@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
+from app.core.language import UNKNOWN
 from app.core.text import words
-from app.datasets.examine import UNKNOWN, masked_row, texts_of
+from app.datasets.examine import masked_row, texts_of
 from app.datasets.labels import label_issues
 from app.datasets.schema import QA, reject
 from app.datasets.settings import QualitySettings

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from app.datasets.examine import Examiner, language_of
+from app.core.language import language_of
+from app.datasets.examine import Examiner
 from app.datasets.formats import parse
 from app.datasets.labels import label_issues
 from app.datasets.pipeline import resembled_here
