@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-COMES_WITH = {"docling-core": "docling-slim"}
+COMES_WITH = {"docling-core": "docling-slim", "docling-parse": "docling-slim"}
 """Parts of a required distribution that is split over several."""
 
 
