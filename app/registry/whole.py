@@ -10,13 +10,18 @@ it is loaded, a file that an erasure is about to replace. Not guaranteed: that n
 from pathlib import Path
 
 from app.core.digests import digest_bytes, digest_file
-from app.core.errors import SignalboxError
+from app.core.errors import SignalboxError, UsageError
 from app.ledger.erasures import Erasures, erasures_in
+from app.registry.tables import CHUNKS_FILE
 from app.registry.versions import Registry, Version
 
 
 class ArtifactChanged(SignalboxError):
     """A manifest or a file is not the one that was published: restore it from a backup, or publish a new version."""
+
+
+class NoChunks(UsageError):
+    """The dataset holds rows instead of documents: name one that was ingested."""
 
 
 def whole_folder(version: Version, registry: Registry) -> Path:
@@ -29,6 +34,18 @@ def whole_folder(version: Version, registry: Registry) -> Path:
     folder = registry.folder(version)
     check_files(version, folder, erasures=erasures_in(registry.ledger, registry.store), under_way=True)
     return folder
+
+
+def chunks_of(version: Version, registry: Registry) -> Path:
+    """The file of a dataset's chunks.
+
+    Raises:
+        NoChunks: it is a dataset of imported rows.
+    """
+    path = registry.folder(version) / CHUNKS_FILE
+    if CHUNKS_FILE not in version.manifest["files"]:
+        raise NoChunks(f"{version.kind} {version.ref} holds rows, not documents: name one that jobs.ingest made")
+    return path
 
 
 def check_manifest(version: Version, registry: Registry) -> None:

@@ -15,6 +15,7 @@ from app.core.progress import progress
 from app.inference.encoder import DIMENSION, ENCODER_DIGEST
 from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
+from app.registry.whole import chunks_of
 from app.retrieval.calibrate import Calibrated, calibrate_weight, gold_of
 from app.retrieval.filters import DATE, LABELS
 from app.retrieval.index import IndexBroken, write_index, write_search
@@ -51,7 +52,7 @@ def build_index(
     } | ({"questions": questions.digest} if questions else {})
     if version := registry.find(KIND, name, inputs):
         return version
-    rows = chunk_rows(registry.folder(dataset))
+    rows = chunk_rows(chunks_of(dataset, registry).parent)
     vectors = embed([embedded_text(row, headings=settings.embed_headings) for row in rows], settings=settings)
     with tempfile.TemporaryDirectory() as folder:
         place, search = Path(folder), settings.search

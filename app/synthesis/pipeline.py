@@ -17,8 +17,9 @@ import ray.data
 
 from app.core.errors import UsageError
 from app.core.parquet import read_rows, write_rows
-from app.registry.tables import CHUNKS_FILE, REJECTS_FILE, ROWS_FILE
+from app.registry.tables import REJECTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
+from app.registry.whole import chunks_of
 from app.synthesis.extract import extract_facts
 from app.synthesis.resolve import Resolution, resolve
 from app.synthesis.rows import ExtractedFact, rows_from_facts, unanswerable_rows
@@ -42,7 +43,7 @@ def synthesize(dataset: Version, *, name: str, registry: Registry, settings: Syn
     inputs = {"dataset": dataset.digest, "settings": settings.model_dump(mode="json"), "code": CODE_VERSION}
     if found := registry.find(KIND, name, inputs):
         return found
-    chunks = read_rows(registry.folder(dataset) / CHUNKS_FILE)
+    chunks = read_rows(chunks_of(dataset, registry))
     resolution = resolve(
         _candidates(chunks, settings), chunk_ids=[chunk["chunk_id"] for chunk in chunks], settings=settings
     )

@@ -17,6 +17,9 @@ from app.governance.evidence import Evidence
 from app.governance.gate import judge
 from app.governance.impact import find_impact
 from app.governance.policy import load_policy
+from app.registry.whole import NoChunks
+from app.retrieval.settings import RetrievalSettings
+from app.synthesis.settings import SynthesisSettings
 
 LIGHT = DatasetSettings(quality=QualitySettings(personal="skip", embedding="skip"))
 
@@ -220,3 +223,13 @@ def test_alpaca_s_two_rows_without_an_output_are_rejects(by, registry, shared_da
     chosen = [records[n] for n in [*range(20), *empty]]
     version = import_rows(write(tmp_path / "rows.jsonl", chosen), "alpaca", by=by)
     assert [row["reason"] for row in table(registry, version, "rejects")] == ["`output` is empty"] * 2
+
+
+def test_imported_rows_are_no_documents_to_index_or_to_ask_about(by, registry, tmp_path):
+    from app.retrieval.pipeline import build_index
+    from app.synthesis.pipeline import synthesize
+
+    version = import_rows(write(tmp_path / "rows.jsonl", pairs(3)), "fees", by=by)
+    for make, settings in ((build_index, RetrievalSettings()), (synthesize, SynthesisSettings())):
+        with pytest.raises(NoChunks, match="fees@1 holds rows"):
+            make(version, name="fees", registry=registry, settings=settings)

@@ -151,3 +151,12 @@ def test_most_flipped_labels_are_found_and_few_others(shared_data):
 
 def test_few_rows_of_a_label_are_not_judged():
     assert label_issues(["a b", "c d"] * 3, ["x", "y"] * 3, min_rows=10) == []
+
+
+def test_a_suite_s_question_in_almost_its_words_is_close():
+    settings = PLAIN.model_copy(update={"embedding": "drop"})
+    rows = rows_of(pair("Who chairs the board of the small bank?", "Jane"), pair("When does the office open?", "At 9"))
+    examined, found = findings_of(rows, settings=settings, suites=SUITE)
+    _, rejects, _ = apply(rows, examined, [1, 2], found)
+    assert [(row["place"], row["stage"]) for row in rejects] == [(1, "embedding")]
+    assert "mine@1" in rejects[0]["reason"]

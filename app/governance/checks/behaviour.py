@@ -82,7 +82,7 @@ class GroundingRate(Check):
     def _grounded(self, rows: Sequence[Row], evidence: Evidence) -> tuple[list[bool], tuple[str, ...]]:
         if "grounded" in rows[0]:
             return [bool(row["grounded"]) for row in rows], ()
-        datasets = evidence.behind("dataset")
+        datasets = _documents(evidence)
         chunks = [row["text"] for dataset in datasets for row in evidence.rows(dataset, table=CHUNKS_FILE)]
         text = "\n".join(f" {' '.join(words(chunk))} " for chunk in chunks)
         held = {answer: f" {' '.join(words(answer))} " in text for answer in {str(row["prediction"]) for row in rows}}
@@ -111,7 +111,7 @@ class CitedShare(Check):
         evaluation, rows = _answered(evidence, self.suite)
         if "citations" not in rows[0]:
             raise EvidenceMissing(f"evaluation {evaluation.ref} has no column 'citations': evaluate what cites")
-        datasets = evidence.behind("dataset")
+        datasets = _documents(evidence)
         found = [row for dataset in datasets for row in evidence.rows(dataset, table=CHUNKS_FILE)]
         chunks = {str(row["chunk_id"]): f" {' '.join(words(row['text']))} " for row in found}
         num = sum(_supported(row, chunks) for row in rows)
@@ -191,3 +191,11 @@ def _supported(row: Row, chunks: dict[str, str]) -> bool:
     answer = f" {' '.join(words(str(row['prediction'])))} "
     cited = [str(each["chunk_id"]) if isinstance(each, dict) else str(each) for each in row["citations"] or ()]
     return bool(answer.strip()) and any(answer in chunks.get(chunk_id, "") for chunk_id in cited)
+
+
+def _documents(evidence: Evidence) -> list[Version]:
+    """Datasets of documents behind the artifact; one of imported rows has no chunks for an answer to stand in."""
+    found = [dataset for dataset in evidence.behind("dataset") if CHUNKS_FILE in dataset.manifest["files"]]
+    if not found:
+        raise EvidenceMissing(f"no documents are behind {evidence.artifact.ref}: judge by a policy without this check")
+    return found
