@@ -122,9 +122,9 @@ def converted(files):
     from app.documents.chunk import chunk_sections
     from app.documents.convert import DocumentReader
     from app.documents.errors import CannotConvert
-    from app.documents.settings import ChunkSettings
+    from app.documents.settings import ChunkSettings, LimitSettings
 
-    reader = DocumentReader()
+    reader = DocumentReader(limits=LimitSettings())
     for path, data in files.items():
         try:
             document = reader.convert(data, name=path, kind=path.rpartition(".")[2])
