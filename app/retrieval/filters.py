@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
-from app.core.errors import UsageError
-
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -20,10 +18,6 @@ if TYPE_CHECKING:
 
 LABELS = "access_labels"
 DATE = "date"
-
-
-class NoDates(UsageError):
-    """The index holds no dates: leave the filter on dates out, or ingest documents that have them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +28,7 @@ class Scope:
         labels: access labels that the caller holds; None sees everything and is for work that shows nobody a chunk.
         documents: ids or sources of documents; empty: all.
         section: a heading; chunks under it, at any depth.
-        dated_from: chunks of documents of that day or later; chunks without a date are left out.
+        dated_from: chunks of documents of that day or later; where no date is known, a chunk is left out.
         dated_to: chunks of documents of that day or earlier; likewise.
     """
 
@@ -49,11 +43,7 @@ PUBLIC = Scope()
 
 
 def mask_of(chunks: "pa.Table", scope: Scope) -> "NDArray[np.bool_] | None":
-    """Which chunks a search may see, bool (n,); None when it may see all.
-
-    Raises:
-        NoDates: dates are asked for, and the table has none.
-    """
+    """Which chunks a search may see, bool (n,); None when it may see all."""
     masks = [mask for test in (_visible, _named, _under, _dated) if (mask := test(chunks, scope)) is not None]
     return functools.reduce(operator.and_, masks) if masks else None
 
@@ -91,9 +81,11 @@ def _under(chunks: "pa.Table", scope: Scope) -> "NDArray[np.bool_] | None":
 def _dated(chunks: "pa.Table", scope: Scope) -> "NDArray[np.bool_] | None":
     if scope.dated_from is None and scope.dated_to is None:
         return None
-    if DATE not in chunks.column_names:
-        raise NoDates("this index holds no dates: leave the filter on dates out, or ingest documents that have them")
+    import numpy as np
     import pyarrow.compute as pc
+
+    if DATE not in chunks.column_names:
+        return np.zeros(len(chunks), dtype=bool)
 
     days = pc.utf8_slice_codeunits(chunks[DATE], 0, 10)
     after, before = scope.dated_from or date.min, scope.dated_to or date.max

@@ -115,9 +115,6 @@ class SearchIndex:
         Args:
             vectors: the questions' embeddings, float32 (n, dim), unit length.
             settings: how to fuse; default: the index's own.
-
-        Raises:
-            NoDates: the scope asks for dates that the index does not hold.
         """
         how = settings or self.settings
         found = self.candidates(questions, vectors, num=max(how.num_candidates, k), scope=scope)

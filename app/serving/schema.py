@@ -14,6 +14,7 @@ from app.retrieval.filters import Scope
 from app.serving.errors import invalid
 
 Route = Literal["small", "large", "extractive"]
+MAX_QUERY = 100_000
 UNSUPPORTED = ("tools", "functions", "logprobs", "response_format", "stop", "logit_bias", "modalities", "audio")
 
 
@@ -77,15 +78,18 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+Text = Annotated[str, AfterValidator(_whole)]
+
+
 class SearchFilter(BaseModel):
     """Limits of a search, applied before ranking; all of them hold together."""
 
     model_config = ConfigDict(extra="forbid")
 
-    documents: list[str] = Field(default=[], max_length=1000)
-    """Ids or sources of documents."""
+    documents: list[Text] = Field(default=[], max_length=1000)
+    """Ids or sources of documents; at least one of them."""
 
-    section: str = ""
+    section: Text = Field(default="", max_length=1000)
     """A heading; passages under it, at any depth."""
 
     dated_from: datetime.date | None = None
@@ -104,7 +108,7 @@ class SearchRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    query: Annotated[str, AfterValidator(_whole)] = Field(min_length=1)
+    query: Text = Field(min_length=1, max_length=MAX_QUERY)
     top_k: PositiveInt = Field(default=4, le=100)
     filter: SearchFilter = Field(default_factory=lambda: SearchFilter())
 

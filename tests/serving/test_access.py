@@ -73,6 +73,9 @@ def test_search_and_chat_look_with_the_callers_labels_and_filter(gateway, backen
             assert http.post("/v1/chat/completions", json=chat, headers=headers).status_code == 200
         sneaky = [{"labels": ["hr"]}, {"access_labels": ["hr"]}, {"documents": "loans.md"}]
         assert {http.post("/v1/search", json={"query": "fee", "filter": each}).status_code for each in sneaky} == {400}
+        odd = '{"query": "fee", "filter": {"documents": ["\\ud800"], "section": "\\ud800"}}'
+        assert http.post("/v1/search", content=odd, headers={"content-type": "application/json"}).status_code == 400
+        assert http.post("/v1/search", json={"query": "fee " * 50_000}).status_code == 400
         found = http.post("/v1/search", json=asked).json()["data"][0]
     assert [scope.labels for scope in backends.scopes[:4]] == [frozenset(), frozenset(), {"hr"}, {"hr"}]
     assert (backends.scopes[0].documents, backends.scopes[0].section) == ({"loans.md"}, "Fees")
