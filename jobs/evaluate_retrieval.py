@@ -13,7 +13,9 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    questions: Annotated[str, typer.Option(help="Synthetic rows or a suite: name, name@number or digest.")],
+    questions: Annotated[
+        str, typer.Option(help="Synthetic rows, or a suite with sources: name, name@number or digest.")
+    ],
     index: Annotated[str, typer.Option(help="Index: name, name@number or digest.")] = "handbook",
     against: Annotated[
         str | None, typer.Option(help="Index to compare with, or a release, such as assistant@production.")

@@ -15,7 +15,7 @@ def main(
     dataset: Annotated[str, typer.Option(help="Dataset to index: name, name@number or digest.")] = "handbook",
     name: Annotated[str | None, typer.Option(help="Name of the index; default: the dataset's name.")] = None,
     questions: Annotated[
-        str | None, typer.Option(help="Synthetic rows or a suite to calibrate the fusion of words and vectors on.")
+        str | None, typer.Option(help="Synthetic rows to calibrate the fusion of words and vectors on.")
     ] = None,
     config: Config = None,
     workspace: WorkspaceOption = None,

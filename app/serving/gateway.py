@@ -303,7 +303,7 @@ def _columns(question: str, given: Answer, response: ChatResponse) -> dict[str, 
     """The log's columns of an answered request."""
     account = response.signalbox
     cited = [
-        citation.model_dump(exclude={"heading_path"}) | {"heading": " > ".join(citation.heading_path)}
+        citation.model_dump(exclude={"heading_path", "page"}) | {"heading": " > ".join(citation.heading_path)}
         for citation in given.citations
     ]
     return {

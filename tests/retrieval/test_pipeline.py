@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from app.core.parquet import read_rows, write_rows
 from app.demo.corpus import write_corpus
 from app.demo.questions import suite_rows
 from app.documents.pipeline import ingest
 from app.documents.settings import DocumentSettings
 from app.inference.encoder import ENCODER_DIGEST, Encoder
 from app.inference.reader import NOTHING_FOUND, read_extract
+from app.registry.tables import CHUNKS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.retrieval.pipeline import build_index
 from app.retrieval.search import Hit, SearchIndex
@@ -37,6 +40,8 @@ def test_the_handbook_is_found_and_answered(tmp_path: Path, registry: Registry):
     index = build_index(dataset, name="handbook", registry=registry, settings=RetrievalSettings())
     check_lineage(registry, dataset, index)
 
+    check_calibration(registry, dataset, tmp_path / "asked")
+
     search, encoder = SearchIndex.open(registry.folder(index)), Encoder()
     known, absent = suite_rows(1)[::3], suite_rows(2, subject="new")[::2]
     asked = [row["question"] for row in known + absent]
@@ -49,6 +54,27 @@ def test_the_handbook_is_found_and_answered(tmp_path: Path, registry: Registry):
     assert sum(right) / len(right) >= ANSWER_FLOOR
     refused = [extract.text == NOTHING_FOUND for extract in extracts[len(known) :]]
     assert sum(refused) / len(refused) >= 0.95
+
+
+def check_calibration(registry: Registry, dataset: Version, folder: Path) -> None:
+    """An index that was calibrated on questions says so, and searches with the weight that was found."""
+    chunks = read_rows(registry.folder(dataset) / CHUNKS_FILE)
+    rows = [
+        {"question": row["question"], "chunk_id": chunk["chunk_id"]}
+        for row in suite_rows(1)[::3]
+        for chunk in chunks
+        if row["subject"] in chunk["heading_path"] and any(answer in chunk["text"] for answer in row["answers"])
+    ]
+    folder.mkdir()
+    write_rows(folder / ROWS_FILE, rows, schema=pa.schema({"question": pa.string(), "chunk_id": pa.string()}))
+    asked = registry.publish("synthetic", "asked", folder=folder, inputs={"n": len(rows)})
+    settings = RetrievalSettings(num_workers=2)
+    index = build_index(dataset, name="calibrated", registry=registry, settings=settings, questions=asked)
+    found = index.facts["dense_weight"]
+    assert (found["from"], found["num_questions"] >= 30) == (asked.ref, True)
+    assert found["ndcg_at_10"] >= max(found["ndcg_at_10_dense"], found["ndcg_at_10_lexical"]) - 0.05
+    assert SearchIndex.open(registry.folder(index)).settings.dense_weight == found["weight"]
+    assert index.parents == [dataset.digest, asked.digest]
 
 
 def check_lineage(registry: Registry, dataset: Version, index: Version) -> None:
