@@ -53,11 +53,8 @@ class DigestMismatch(SignalboxError):
 class Encoder:
     """Texts to vectors of 384 numbers and unit length."""
 
-    def __init__(self, *, num_threads: int = 1, weights: Path | None = None) -> None:
+    def __init__(self, *, num_threads: int = 1) -> None:
         """Load and check the weights (0.1 s to check, about 2 s with the imports).
-
-        Args:
-            weights: a ``model.safetensors`` of the same shape to use in place of the pinned one.
 
         Raises:
             EncoderMissing: the package is not installed.
@@ -70,7 +67,7 @@ class Encoder:
         folder = encoder_folder()
         self._torch, self._tokenizer = torch, load_tokenizer(max_tokens=MAX_TOKENS)
         self._tokenizer.no_padding()
-        self._model = Bert(load_file(weights or folder / "model.safetensors"), dtype=torch.bfloat16)
+        self._model = Bert(load_file(folder / "model.safetensors"), dtype=torch.bfloat16)
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> "NDArray[np.float32]":
         """Vectors of texts: float32, shape (len(texts), 384), unit length; an empty text gets a vector, too.
