@@ -7,6 +7,7 @@ the same version without work; the manifest says where the weight of the fusion 
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def build_index(
     } | ({"questions": questions.digest} if questions else {})
     if version := registry.find(KIND, name, inputs):
         return version
-    rows = chunk_rows(chunks_of(dataset, registry).parent)
+    rows = chunk_rows(chunks_of(dataset, registry).parent, labels=settings.access_labels)
     vectors = embed([embedded_text(row, headings=settings.embed_headings) for row in rows], settings=settings)
     with tempfile.TemporaryDirectory() as folder:
         place, search = Path(folder), settings.search
@@ -70,15 +71,20 @@ def build_index(
         return registry.publish(KIND, name, folder=place, inputs=inputs, parents=parents, facts=facts)
 
 
-def chunk_rows(folder: Path) -> list[dict[str, Any]]:
-    """A dataset's chunks, each with its document's access labels and day where the dataset knows them."""
+def chunk_rows(folder: Path, *, labels: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """A dataset's chunks, each with its document's day and access labels, and the labels that its source's name gives.
+
+    Args:
+        labels: patterns of sources, and the labels that they give.
+    """
     rows, path = read_rows(folder / CHUNKS_FILE), folder / DOCUMENTS_FILE
     documents = {row["document_id"]: row for row in read_rows(path)} if path.exists() else {}
     columns = {column for document in documents.values() for column in document}
     for row in rows:
         document = documents.get(row["document_id"], {})
-        if LABELS in columns or LABELS in row:
-            row[LABELS] = sorted({*(row.get(LABELS) or ()), *(document.get(LABELS) or ())})
+        if labels or LABELS in columns or LABELS in row:
+            given = (each for pattern, named in labels.items() if fnmatchcase(row["source"], pattern) for each in named)
+            row[LABELS] = sorted({*(row.get(LABELS) or ()), *(document.get(LABELS) or ()), *given})
         if DAYS & columns:
             row[DATE] = document.get("modified") or document.get("created")
     return rows

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from app.core.settings import Settings
 
+Label = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Weight = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -44,6 +45,10 @@ class RetrievalSettings(Settings):
 
     embed_headings: bool = True
     """Embed a chunk's heading path together with its text; off for corpora whose text names its subject itself."""
+
+    access_labels: dict[str, tuple[Label, ...]] = {}
+    """Labels by patterns of sources, such as ``hr/*``, beside those that documents bring; ``*`` matches slashes too. A
+    chunk gets the labels of every pattern that fits its source, and is seen by who holds all of them."""
 
     kind: Literal["auto", "flat", "hnsw", "ivf", "ivf-rabitq"] = "auto"
     """Index of the vectors; ``auto`` takes one by the number of chunks."""

@@ -12,7 +12,7 @@ from app.retrieval.index import CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER, SEARCH_
 from app.retrieval.lexical import NoStemmer
 from app.retrieval.pipeline import chunk_rows, embedded_text
 from app.retrieval.search import SearchIndex
-from app.retrieval.settings import LexicalSettings, SearchSettings
+from app.retrieval.settings import LexicalSettings, RetrievalSettings, SearchSettings
 
 FUSIONS = ("dense", "lexical", "convex", "rrf")
 VECTORS = np.eye(4, 8, dtype=np.float32)
@@ -160,10 +160,36 @@ def test_chunks_get_labels_and_day_of_their_documents(tmp_path: Path):
     rows = [row | {"document_id": "de"[n % 2], "access_labels": ["board"] * (n > 1)} for n, row in enumerate(ROWS)]
     pq.write_table(pa.Table.from_pylist(documents), tmp_path / "documents.parquet")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / CHUNKS_FILE)
-    found = [(row["access_labels"], (row["date"] or "")[:10]) for row in chunk_rows(tmp_path)]
+    found = [(row["access_labels"], (row["date"] or "")[:10]) for row in chunk_rows(tmp_path, labels={})]
     assert found == [
         (["hr"], "2026-01-02"),
         ([], "2026-02-02"),
         (["board", "hr"], "2026-01-02"),
         (["board"], "2026-02-02"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "labels"),
+    [
+        ({}, [None, None]),
+        ({"hr/*": ("hr",)}, [[], ["hr"]]),
+        ({"hr/*": ("hr",), "*.md": ("all", "hr")}, [["all", "hr"], ["all", "hr"]]),
+        ({"HR/*": ("hr",), "r/*": ("hr",)}, [[], []]),
+    ],
+)
+def test_sources_give_labels_by_their_names(tmp_path: Path, patterns: dict, labels: list):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [row | {"source": source} for row, source in zip(ROWS, ["a.md", "hr/pay/b.md"], strict=False)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / CHUNKS_FILE)
+    settings = RetrievalSettings(access_labels=patterns)
+    assert [row.get("access_labels") for row in chunk_rows(tmp_path, labels=settings.access_labels)] == labels
+    assert settings.identity()["access_labels"] == {name: list(each) for name, each in patterns.items()}
+
+
+@pytest.mark.parametrize("label", ["", " hr", "hr "])
+def test_a_label_that_no_key_could_hold_is_refused(label: str):
+    with pytest.raises(ValueError, match="access_labels"):
+        RetrievalSettings(access_labels={"*": (label,)})
