@@ -46,7 +46,7 @@ class RetrievalSettings(Settings):
     embed_headings: bool = True
     """Embed a chunk's heading path together with its text; off for corpora whose text names its subject itself."""
 
-    access_labels: dict[str, tuple[Label, ...]] = {}
+    access_labels: dict[str, tuple[Label, ...]] = Field(default_factory=dict)
     """Labels by patterns of sources, such as ``hr/*``, beside those that documents bring; ``*`` matches slashes too. A
     chunk gets the labels of every pattern that fits its source, and is seen by who holds all of them."""
 
