@@ -40,7 +40,7 @@ from app.documents.settings import LimitSettings
 from app.documents.text import convert_text
 
 MACHINE_NUMBER = re.compile(r"\b(0x[0-9a-f]+|[0-9a-f]{32,})\b")
-DAMAGED = re.compile(r"could not load document")
+DAMAGED = re.compile(r"could not (load document|initialize)|File format not allowed", re.IGNORECASE)
 DATE_LINE = re.compile(r"^Date: (\S+)$", re.MULTILINE)
 ATTACHMENTS = "attachments"
 MODERN = {"doc": "docx", "rtf": "docx", "ppt": "pptx", "xls": "xlsx"}
@@ -113,8 +113,8 @@ class DocumentReader:
     def _markdown(self, data: bytes, title: str) -> Converted:
         fields, text = front_matter(decode(data).replace("\r\n", "\n"))
         own = fields.get("title")
-        title = one_line(own) if isinstance(own, str) and own.strip() else title
-        converted = self._docling_reads(text.encode(), kind="md", title=title)
+        own = one_line(own) if isinstance(own, str) else ""
+        converted = self._docling_reads(text.encode(), kind="md", title=title, own=own)
         return converted.with_facts(facts_of_fields(fields))
 
     def _page(self, data: bytes, title: str) -> Converted:
@@ -165,11 +165,11 @@ class DocumentReader:
             raise CannotConvert("LibreOffice could not read it (damaged, or encrypted with a password)") from error
         return modern
 
-    def _docling_reads(self, data: bytes, *, kind: str, title: str) -> Converted:
+    def _docling_reads(self, data: bytes, *, kind: str, title: str, own: str = "") -> Converted:
         if kind in ("csv", "adoc"):
             data = decode(data).encode()
         result = self._result(data, name=STREAM_NAMES.get(kind, f"document.{kind}"))
-        converted = read_document(result.document, fallback_title=title)
+        converted = read_document(result.document, fallback_title=title, title=own)
         num_pages = len(result.document.pages) or None if kind in PAGED else None
         faults = tuple(
             Fault(f"page-{error.page_no}", one_line(error.error_message)) for error in result.errors if error.page_no

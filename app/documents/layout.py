@@ -1,86 +1,31 @@
 """A PDF's words to headings, paragraphs, lists and simple tables, by type size and position alone. Pure.
 
-How: words on one baseline form a line; a gap wider than ``GAP_EM`` of the type size splits it into segments. Runs of
-lines with several segments that stand in common columns are tables; when their cells are long, they are columns of
-running text and are read one after another. Lines set larger than the body, or alone in another font, are headings,
-ranked by size. Lines that recur at one height on most pages are headers and footers and are left out.
+How: lines come in reading order from columns.py, cut into segments where a gap is wider than a word space. Runs of
+lines, at least half of them with several segments, that stand in common columns are tables; when their cells are long,
+they are columns of running text and are read one after another. Lines set larger than the body, or alone in another
+font, are headings, ranked by size. Lines that recur at one height on most pages are headers and footers and are left
+out.
 
 Guarantees: other than headers, footers and page numbers, every word given comes out once. Not guaranteed: merged cells,
-nested tables, rotated text, or tables without a gap between their columns.
+nested tables, or tables without a gap between their columns.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
+from app.documents.columns import Line, Word, read_lines
 from app.documents.sections import Converted, Outline, markdown_table, one_line
 
-GAP_EM = 0.85
 LARGER = 1.1
+SMALLER = 0.9
+TITLE_PAGES = 2
 MAX_HEADING_CHARS = 120
 PROSE_CELL_CHARS = 28
-BULLET = re.compile(r"^(?:[•▪◦●‣·\x7f]|[-\u2013](?=\s)|\(?\d{1,2}[.)](?=\s))\s*")
+MAX_MARK_CHARS = 8
+BULLET = re.compile(r"^(?:[•▪◦●‣·\x7f\ue000-\uf8ff]|[-\u2013](?=\s)|\(?\d{1,2}[.)](?=\s))\s*")
 PAGE_NUMBER = re.compile(r"^(?:page\s*)?#(?:\s*(?:/|of|-)\s*#)?$", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word and its box in points from the top left of its page; ``font`` tells fonts apart and means nothing else."""
-
-    text: str
-    left: float
-    top: float
-    right: float
-    bottom: float
-    font: str = ""
-    upright: bool = True
-
-    @property
-    def height(self) -> float:
-        """Height of the box: the type size up to a factor that is the same throughout a document."""
-        return self.bottom - self.top
-
-
-@dataclass(frozen=True)
-class Line:
-    """Words on one baseline, from left to right."""
-
-    words: tuple[Word, ...]
-    page: int
-
-    @property
-    def text(self) -> str:
-        return one_line(" ".join(word.text for word in self.words))
-
-    @property
-    def top(self) -> float:
-        return min(word.top for word in self.words)
-
-    @property
-    def bottom(self) -> float:
-        return max(word.bottom for word in self.words)
-
-    @property
-    def left(self) -> float:
-        return self.words[0].left
-
-    @property
-    def size(self) -> float:
-        return round(max(word.height for word in self.words) * 2) / 2
-
-    @property
-    def font(self) -> str:
-        return Counter(word.font for word in self.words).most_common(1)[0][0]
-
-    def segments(self) -> list["Line"]:
-        """The line cut where the gap between two words is wider than a word space."""
-        cut = [0]
-        for number, (before, after) in enumerate(pairwise(self.words), start=1):
-            if after.left - before.right > GAP_EM * min(before.height, after.height):
-                cut.append(number)
-        return [Line(self.words[a:b], self.page) for a, b in zip(cut, [*cut[1:], len(self.words)], strict=True)]
 
 
 @dataclass(frozen=True)
@@ -94,25 +39,14 @@ class Body:
 
 def read_layout(pages: Sequence[Sequence[Word]], *, fallback_title: str) -> Converted:
     """Sections of a document from its pages' words."""
-    lines = [line for number, words in enumerate(pages) for line in page_lines(words, page=number)]
+    lines = [line for number, words in enumerate(pages) for line in read_lines(words, page=number)]
     lines = list(_without_furniture(lines, num_pages=len(pages)))
     outline = Outline()
     if lines:
         body = find_body(lines)
-        for block in split_tables(lines):
-            _read_block(block, body, outline)
+        for is_table, block in split_tables(lines):
+            _read_block(block, body, outline, is_table=is_table)
     return outline.finish(fallback_title=fallback_title)
-
-
-def page_lines(words: Iterable[Word], *, page: int) -> list[Line]:
-    """Words by baseline, from top to bottom and left to right."""
-    rows: list[list[Word]] = []
-    for word in sorted((word for word in words if word.text.strip()), key=lambda word: (word.bottom, word.left)):
-        if rows and _same_baseline(rows[-1][-1], word):
-            rows[-1].append(word)
-        else:
-            rows.append([word])
-    return [Line(tuple(sorted(row, key=lambda word: word.left)), page) for row in rows]
 
 
 def find_body(lines: Sequence[Line]) -> Body:
@@ -127,21 +61,21 @@ def find_body(lines: Sequence[Line]) -> Body:
     return Body(size, fonts.most_common(1)[0][0], tuple(larger))
 
 
-def split_tables(lines: Sequence[Line]) -> Iterator[list[Line]]:
-    """Lines in runs: a run of two or more lines is either a table (its lines stand in columns) or plain text."""
+def split_tables(lines: Sequence[Line]) -> Iterator[tuple[bool, list[Line]]]:
+    """Lines in runs: True with one whose lines stand in columns, as a table's do, False with plain text."""
     plain: list[Line] = []
     index = 0
     while index < len(lines):
         end = _table_end(lines, index)
         if end - index >= 2:
-            yield from ([plain] if plain else [])
-            yield list(lines[index:end])
+            yield from ([(False, plain)] if plain else [])
+            yield True, list(lines[index:end])
             plain, index = [], end
         else:
             plain.append(lines[index])
             index += 1
     if plain:
-        yield plain
+        yield False, plain
 
 
 def columns_of(lines: Sequence[Line]) -> list[tuple[float, float]]:
@@ -172,10 +106,6 @@ def table_rows(lines: Sequence[Line]) -> list[list[str]]:
     return rows
 
 
-def _same_baseline(before: Word, word: Word) -> bool:
-    return abs(before.bottom - word.bottom) < 0.35 * min(before.height, word.height)
-
-
 def _table_end(lines: Sequence[Line], start: int) -> int:
     """One past the last line of the table that begins at ``start``; ``start`` itself where none does."""
     if len(lines[start].segments()) < 2:
@@ -183,13 +113,15 @@ def _table_end(lines: Sequence[Line], start: int) -> int:
     end = start + 1
     while end < len(lines) and _joins(lines[start:end], lines[end], lines[end + 1 : end + 2]):
         end += 1
+    while end > start and 2 * sum(len(line.segments()) > 1 for line in lines[start:end]) < end - start:
+        end -= 1
     return end
 
 
 def _joins(table: Sequence[Line], line: Line, following: Sequence[Line]) -> bool:
     """Whether a line goes on with a table: near it, and its segments fall into the columns without melting them."""
     last = table[-1]
-    if line.page != last.page or line.top - last.bottom > 2.2 * last.size or line.size > LARGER * last.size:
+    if _apart(last, line) or line.top - last.bottom > 2.2 * last.size or line.size > LARGER * last.size:
         return False
     columns = columns_of(table)
     if len(line.segments()) < 2:
@@ -230,11 +162,13 @@ def _by_column(lines: Sequence[Line]) -> list[Line]:
     return [part for left, right in columns for part in parts if left <= part.left <= right]
 
 
-def _read_block(lines: list[Line], body: Body, outline: Outline) -> None:
-    if len(lines) > 1 and len(lines[0].segments()) > 1 and not _is_prose(lines):
-        outline.block(markdown_table(table_rows(lines)), page=lines[0].page + 1)
+def _read_block(lines: list[Line], body: Body, outline: Outline, *, is_table: bool) -> None:
+    if is_table and not _is_prose(lines):
+        rows = table_rows(lines)
+        text = "\n".join(f"- {item}" for _, item in rows) if _is_list(rows) else markdown_table(rows)
+        outline.block(text, page=lines[0].page + 1)
         return
-    if len(lines) > 1 and len(lines[0].segments()) > 1:
+    if is_table:
         lines = _by_column(lines)
     for paragraph in _paragraphs(lines, body):
         text = _join(paragraph)
@@ -243,6 +177,12 @@ def _read_block(lines: list[Line], body: Body, outline: Outline) -> None:
             outline.block(BULLET.sub(_plain_bullet, text), page=paragraph[0].page + 1)
         else:
             outline.heading(text, level=level)
+
+
+def _is_list(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first of two columns holds one and the same mark in every row: a list whose bullets stand apart."""
+    marks = {row[0] for row in rows}
+    return len(rows[0]) == 2 and len(marks) == 1 and len(rows) > 1 and len(min(marks)) <= MAX_MARK_CHARS
 
 
 def _plain_bullet(match: re.Match[str]) -> str:
@@ -263,13 +203,18 @@ def _paragraphs(lines: Sequence[Line], body: Body) -> Iterator[list[Line]]:
 
 
 def _same_paragraph(before: Line, line: Line, body: Body) -> bool:
-    if line.page != before.page:
+    if _apart(before, line):
         return line.size == before.size == body.size and line.font == before.font and before.text[-1:] not in ".:!?"
     near = -0.5 * line.size < line.top - before.bottom < 0.45 * line.size
     alike = line.size == before.size and (
         line.font == before.font or (line.size == body.size != 0 and _mixed(before, line))
     )
     return near and alike and not BULLET.match(line.text)
+
+
+def _apart(before: Line, line: Line) -> bool:
+    """Whether a page or column ends between two lines."""
+    return (before.page, before.region) != (line.page, line.region)
 
 
 def _mixed(before: Line, line: Line) -> bool:
@@ -295,9 +240,9 @@ def _level(paragraph: Sequence[Line], text: str, body: Body) -> int | None:
     if wordy or (BULLET.match(text) and not text[0].isdigit()):
         return None
     if first.size in body.larger:
-        return body.larger.index(first.size)
+        return max(body.larger.index(first.size), int(first.page >= TITLE_PAGES))
     other = all(word.font != body.font for line in paragraph for word in line.words)
-    alone = len(paragraph) == 1 and text[-1] not in ".,;:" and len(text) <= 80 and first.size >= body.size
+    alone = len(paragraph) == 1 and text[-1] not in ".,;:" and len(text) <= 80 and first.size >= SMALLER * body.size
     return len(body.larger) + 1 if other and alone else None
 
 

@@ -24,9 +24,9 @@ from docling_core.types.doc.labels import GroupLabel
 from app.documents.sections import Converted, Outline, markdown_table, one_line
 
 
-def read_document(document: DoclingDocument, *, fallback_title: str) -> Converted:
+def read_document(document: DoclingDocument, *, fallback_title: str, title: str = "") -> Converted:
     """Sections of a converted document, with the page of each block where its format has pages."""
-    outline = Outline()
+    outline = Outline(title=title)
     for node in _children(document.body, document):
         _read_node(node, document, outline)
     return outline.finish(fallback_title=fallback_title)

@@ -18,9 +18,10 @@ from docling_parse.pdf_parser import (
     ThreadedPdfParserConfig,
 )
 
+from app.documents.columns import Word
 from app.documents.errors import CannotConvert
 from app.documents.facts import pdf_facts
-from app.documents.layout import Word, read_layout
+from app.documents.layout import read_layout
 from app.documents.sections import Converted, Fault, one_line
 
 PICTURES = "no text was found on it (a scan, or pictures only)"
@@ -36,7 +37,7 @@ CONTENT = ContentConfig(
 
 @dataclass(frozen=True)
 class Page:
-    """The words of a page, or why it has none."""
+    """The words of a page, and why it has none or lacks some."""
 
     number: int
     words: list[Word]
@@ -54,7 +55,7 @@ def read_pdf(data: bytes, *, fallback_title: str, max_pages: int) -> Converted:
         raise CannotConvert(f"it has {num_pages} pages, more than {max_pages} (documents.limits.pages)")
     pages = sorted(read_pages(data), key=lambda page: page.number)
     faults = tuple(Fault(f"page-{page.number}", page.fault) for page in pages if page.fault)
-    if pages and len(faults) == len(pages):
+    if faults and not any(page.words for page in pages):
         raise CannotConvert(faults[0].reason.replace("on it", "in it"))
     title = one_line(info.get("Title", "")) if _is_title(info.get("Title", "")) else fallback_title
     converted = read_layout([page.words for page in pages], fallback_title=title)
@@ -88,9 +89,12 @@ def _page(result: PageParseResult) -> Page:
         return Page(result.page_number, [], f"it cannot be parsed: {one_line(result.error_message)[:200]}")
     page = result.get_page()
     height = page.dimension.height
-    words = [_word(cell, height) for cell in page.word_cells]
-    fault = PICTURES if not words and page.bitmap_resources else ""
-    return Page(result.page_number, words, fault)
+    words = [_word(cell, height) for cell in page.word_cells if cell.text.strip("\ufffd \x00")]
+    num_unreadable = len(page.word_cells) - len(words)
+    fault = (
+        f"{num_unreadable} words are left out: their font does not say what its signs mean" if num_unreadable else ""
+    )
+    return Page(result.page_number, words, fault or (PICTURES if not words and page.bitmap_resources else ""))
 
 
 def _word(cell: Any, height: float) -> Word:
@@ -98,7 +102,9 @@ def _word(cell: Any, height: float) -> Word:
     box = cell.rect
     xs, ys = (box.r_x0, box.r_x1, box.r_x2, box.r_x3), (box.r_y0, box.r_y1, box.r_y2, box.r_y3)
     upright = abs(box.r_x1 - box.r_x0) >= abs(box.r_y1 - box.r_y0)
-    return Word(cell.text, min(xs), height - max(ys), max(xs), height - min(ys), cell.font_key, upright)
+    return Word(
+        cell.text, min(xs), height - max(ys), max(xs), height - min(ys), cell.font_name.rsplit("+", 1)[-1], upright
+    )
 
 
 def _info(data: bytes) -> tuple[dict[str, str], int]:

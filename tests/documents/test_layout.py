@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.documents.layout import Word, read_layout
+from app.documents.columns import Word, read_lines
+from app.documents.layout import read_layout
 
 TABLE = [("Item", "Amount"), ("Annual fee", "12 euros"), ("Card", "free")]
 
@@ -115,3 +116,42 @@ def test_no_words_give_no_sections(pages: list[list[Word]]):
 def test_bullets_become_list_items():
     words = page(line("\u2022 First thing", top=50), line("\u2022 Second thing", top=64))
     assert read(words)[0][1] == "- First thing\n- Second thing"
+
+
+def test_columns_whose_lines_do_not_stand_level_are_read_one_after_another():
+    top = line("A title that stands across both of the columns of the page", top=20, size=14)
+    left = [line(f"left column text of line number {n} x", top=50 + 12 * n) for n in range(8)]
+    right = [line(f"right column text of line number {n} x", top=56 + 13 * n, left=330) for n in range(7)]
+    texts = [each.text for each in read_lines(page(top, *left, *right), page=0)]
+    assert texts[0].startswith("A title")
+    assert texts[1:9] == [f"left column text of line number {n} x" for n in range(8)]
+    assert texts[9:] == [f"right column text of line number {n} x" for n in range(7)]
+
+
+def test_a_table_of_short_cells_is_not_cut_into_columns():
+    rows = [(f"Fee {n}", f"{n} euros") for n in range(12)]
+    lines = read_lines(page(*table(rows, top=80)), page=0)
+    assert [each.text for each in lines] == [f"Fee {n} {n} euros" for n in range(12)]
+
+
+def test_lines_from_right_to_left_are_read_so():
+    words = [Word(text, left, 10, left + 20, 20) for text, left in (("שלום", 130), ("עולם", 100))]
+    assert read_lines(words, page=0)[0].text == "שלום עולם"
+
+
+def test_words_set_sideways_come_last():
+    sideways = Word("arXiv", 10, 100, 20, 200, "body", upright=False)
+    lines = read_lines([sideways, *line("Some text of the page", top=150)], page=0)
+    assert [each.text for each in lines] == ["Some text of the page", "arXiv"]
+
+
+def test_bullets_that_stand_apart_make_a_list_and_prose_beside_a_number_no_table():
+    bullets = page(
+        *[line("r", top=50 + 14 * n) + line(f"Thing number {n}", top=50 + 14 * n, left=110) for n in range(3)]
+    )
+    assert read(bullets)[0][1] == "- Thing number 0\n- Thing number 1\n- Thing number 2"
+    prose = page(
+        line("A running head of the page", top=20) + line("9", top=20, left=500),
+        *[line(f"Prose of the page that goes on in line {n} of it", top=34 + 12 * n) for n in range(5)],
+    )
+    assert "|" not in read(prose)[0][1]
