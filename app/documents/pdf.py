@@ -114,8 +114,8 @@ def _info(data: bytes) -> tuple[dict[str, str], int]:
     try:
         document = pypdfium2.PdfDocument(data)
     except pypdfium2.PdfiumError as error:
-        if "assword" in str(error):
-            raise CannotConvert("encrypted with a password") from error
+        if b"/Encrypt" in data:  # PDFium's own reason may be that of the file before
+            raise CannotConvert("encrypted with a password, or damaged") from error
         return {}, 0  # docling-parse mends files that PDFium gives up
     try:
         return document.get_metadata_dict(), len(document)

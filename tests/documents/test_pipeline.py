@@ -37,8 +37,10 @@ def test_every_document_is_published_or_rejected_and_a_second_run_does_nothing(m
     version = ingest(mixed_folder, "mixed", registry=registry, settings=SETTINGS)
     folder = registry.folder(version)
     documents, chunks, rejects = (read_rows(folder / f"{name}.parquet") for name in ("documents", "chunks", "rejects"))
+    parts = [row for row in rejects if row["stage"] == "part"]
+    assert len(parts) == version.facts["num_parts_rejected"]
     num_files = sum(path.is_file() for path in mixed_folder.rglob("*"))
-    assert len(documents) + len(rejects) == num_files - 1 + 20 == version.facts["num_found"]
+    assert len(documents) + len(rejects) - len(parts) == num_files - 1 + 20 == version.facts["num_found"]
     assert {row["document_id"] for row in chunks} == {row["document_id"] for row in documents}
     assert sum(row["num_chunks"] for row in documents) == len(chunks) == len({row["chunk_id"] for row in chunks})
     assert "duplicate of copy.md" in {row["reason"] for row in rejects}
@@ -47,6 +49,8 @@ def test_every_document_is_published_or_rejected_and_a_second_run_does_nothing(m
     again = ingest(mixed_folder, "mixed", registry=registry, settings=SETTINGS)
     assert (again.number, again.digest) == (version.number, version.digest)
     other = ingest(mixed_folder, "other", registry=registry, settings=SETTINGS)
+    assert read_rows(registry.folder(other) / "rejects.parquet") == rejects
+    assert read_rows(registry.folder(other) / "documents.parquet") == documents
     assert other.manifest["files"] == version.manifest["files"]
 
 
