@@ -66,16 +66,17 @@ def near_duplicates(texts: Sequence[str], *, threshold: float, size: int = 3) ->
 
 
 def first_resembled(
-    pairs: Sequence[tuple[int, int]], sets: Sequence[set[int]], *, threshold: float
+    pairs: Sequence[tuple[int, int]], *sets: Sequence[set[int]], threshold: float
 ) -> list[tuple[int, int]]:
     """Of sorted ``(earlier, later)`` candidates, ``(later, first earlier)`` for each later one that has one alike.
 
     Args:
-        sets: the hashed shingles of each text; no set may be another process's, whose hashes differ.
+        sets: the hashed shingles of each text; no set may be another process's, whose hashes differ. Where more than
+            one sequence is given, such as of whole texts and of parts, texts must be alike in each.
     """
     first: dict[int, int] = {}
     for earlier, later in pairs:
-        if later not in first and _alike(sets[earlier], sets[later], threshold):
+        if later not in first and all(_alike(each[earlier], each[later], threshold) for each in sets):
             first[later] = earlier
     return sorted(first.items())
 

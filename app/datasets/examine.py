@@ -12,6 +12,7 @@ from app.core.language import language_of
 from app.core.overlap import Overlap
 from app.core.personal import Hit
 from app.core.text import band_keys, broken_characters, shingles
+from app.datasets.messages import without_context
 from app.datasets.schema import NAMES, QA, TEXTS, identity_of
 from app.datasets.settings import QualitySettings
 
@@ -32,6 +33,14 @@ def texts_of(row: Mapping[str, Any]) -> list[str]:
 def whole_text(row: Mapping[str, Any]) -> str:
     """All that a row says, in one text."""
     return "\n".join(texts_of(row))
+
+
+def own_text(row: Mapping[str, Any]) -> str:
+    """All that a row says but for the context of its question, which many rows may share."""
+    if not row["context"] or not row["question"]:
+        return whole_text(row)
+    question = min((without_context(row, first=first)[0] for first in (True, False)), key=len)
+    return whole_text({**row, "question": question})
 
 
 class Examiner:

@@ -15,7 +15,7 @@ import ray.data
 
 from app.core.text import NUM_BANDS, candidate_pairs, first_resembled, shingles
 from app.datasets.curate import Examined, Row, RowsLost, Work
-from app.datasets.examine import Examiner, whole_text
+from app.datasets.examine import Examiner, own_text, whole_text
 from app.datasets.settings import DatasetSettings, QualitySettings
 
 RESULT = pa.schema({"place": pa.int64(), "found": pa.string(), "keys": pa.binary()})
@@ -44,9 +44,14 @@ def keys_of(examined: Examined) -> "np.ndarray[Any, np.dtype[np.uint64]]":
 
 
 def resembled_here(rows: Sequence[Row], examined: Examined, settings: QualitySettings) -> list[tuple[int, int]]:
-    """``(later, earlier)`` rows that are near-duplicates."""
-    sets = [set(map(hash, shingles(whole_text(row), settings.shingle_words))) for row in rows]
-    return first_resembled(candidate_pairs(keys_of(examined)), sets, threshold=settings.similarity)
+    """``(later, earlier)`` rows that are near-duplicates: as a whole, and without the context of their questions."""
+    sets = [[hashes(text_of(row), settings) for row in rows] for text_of in (whole_text, own_text)]
+    return first_resembled(candidate_pairs(keys_of(examined)), *sets, threshold=settings.similarity)
+
+
+def hashes(text: str, settings: QualitySettings) -> set[int]:
+    """The hashed shingles of a text, to be compared within this process."""
+    return set(map(hash, shingles(text, settings.shingle_words)))
 
 
 class RowActor:
@@ -70,20 +75,17 @@ class PairActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         pairs = [tuple(pair) for row in batch["pairs"].to_pylist() for pair in json.loads(row)]
-        sets = {place: self._hashes(place) for pair in pairs for place in pair}
-        places = sorted(sets)
+        places = sorted({place for pair in pairs for place in pair})
+        sets = [[hashes(texts[place].as_py(), self._settings) for place in places] for texts in self._texts]
         small = {place: number for number, place in enumerate(places)}
         found = first_resembled(
             sorted((small[earlier], small[later]) for earlier, later in pairs),
-            [sets[place] for place in places],
+            *sets,
             threshold=self._settings.similarity,
         )
         return pa.table(
             {"later": [places[later] for later, _ in found], "earlier": [places[first] for _, first in found]}
         )
-
-    def _hashes(self, place: int) -> set[int]:
-        return set(map(hash, shingles(self._texts[place].as_py(), self._settings.shingle_words)))
 
 
 def _examine(rows: Sequence[Row], settings: DatasetSettings, suites: Mapping[str, list[Row]]) -> Examined:
@@ -101,7 +103,7 @@ def _resemble(rows: Sequence[Row], examined: Examined, settings: DatasetSettings
         by_later.setdefault(later, []).append((earlier, later))
     if not by_later:
         return []
-    texts = ray.put(pa.array([whole_text(row) for row in rows], pa.large_string()))
+    texts = ray.put([pa.array([text_of(row) for row in rows], pa.large_string()) for text_of in (whole_text, own_text)])
     table = pa.table({"pairs": [json.dumps(pairs) for _, pairs in sorted(by_later.items())]})
     done = _mapped(table, PairActor, {"texts": texts, "settings": settings.quality}, settings)
     return sorted(zip(done["later"].to_pylist(), done["earlier"].to_pylist(), strict=True)) if done.num_rows else []

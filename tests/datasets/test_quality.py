@@ -87,6 +87,21 @@ def test_near_duplicates_and_other_answers():
     assert rows[2]["row_id"] in found.of_row[5][0]["detail"]
 
 
+def test_rows_that_share_a_context_or_a_question_alone_are_no_near_duplicates():
+    context = " ".join(plain_rows(1)[0]["question"].split() * 4)
+    ask = "Summarise this text in one sentence for a reader who has no time."
+    same, other = {"instruction": ask, "input": context}, {"instruction": ask, "input": "Rain falls on hills. " * 9}
+    rows = rows_of(
+        {**pair("Who pays the fee?", "The member."), "context": context},
+        {**pair("When is it due?", "In March."), "context": context},
+        {**same, "output": "It is about a bank."},
+        {**other, "output": "It is about a bank."},
+        {**same, "output": "It is about a bank!"},
+    )
+    _, found = findings_of(rows)
+    assert [place for place in range(5) if "near_duplicate" in names(found, place)] == [4]
+
+
 def test_what_is_dropped_has_its_reason_and_what_stays_its_findings():
     settings = PLAIN.model_copy(update={"near_duplicates": "drop"})
     first = plain_rows(5)
