@@ -8,7 +8,7 @@ on the questions of ``--tune-on``.
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean, median, quantiles
@@ -286,6 +286,19 @@ def table(figures: dict[str, Any]) -> str:
             f"  raw: {_line(figures['baselines'].get(name, {}))}",
         ]
     return "\n".join([*lines, f"ratios: {_line(figures['ratios'])}"])
+
+
+def compared(sets: Mapping[str, dict[str, Any]]) -> str:
+    """README's table of several sets' figures, by the set's name."""
+    names = {"recall_at_1": "recall@1", "recall_at_5": "recall@5", "recall_at_10": "recall@10", "map_at_10": "MAP@10"}
+    lines = ["| set | figure | BM25 | dense | RRF | hybrid |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, figures in sets.items():
+        for measured, shown in names.items():
+            each = (figures["results"][mode][measured] for mode in ("bm25", "dense", "rrf", "hybrid"))
+            lines.append(f"| {name} | {shown} | {' | '.join(f'{value:.3f}' for value in each)} |")
+        ratio = figures["ratios"]["search_p50_vs_noop_plus_raw"]
+        lines.append(f"| {name} | search p50 over no-op + raw | | | | {ratio:.2f} |")
+    return "\n".join(lines)
 
 
 def _line(figures: dict[str, float]) -> str:
