@@ -2,7 +2,7 @@
 
 Guarantees: pure and deterministic; texts are compared by letters and digits alone, in Unicode's compatibility form,
 without letter case. Near-duplicates are found by MinHash and then counted by their true Jaccard similarity.
-Not guaranteed: that MinHash finds every pair just above the threshold; at 0.8 it misses about one in a thousand.
+Not guaranteed: that MinHash finds every pair above the threshold; `python -m benchmarks.datasets` measures how many.
 """
 
 import re
