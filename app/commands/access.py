@@ -17,18 +17,19 @@ def grant(
     label: Annotated[list[str], typer.Option(help="An access label that the key holds; give it again for more.")],
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Make an API key and print it, once; it counts from the next request on. Only its digest is kept."""
+    """Make an API key and print it, once; it counts from the next request on. The ledger keeps its digest."""
+    from app.registry.versions import open_registry
     from app.serving.access import add_grant
 
-    typer.echo(add_grant(Workspace.find(workspace).access_path, name, label))
+    typer.echo(add_grant(open_registry(Workspace.find(workspace)), name, label))
 
 
 @app.command("list")
 def list_(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """List the keys' holders with their labels."""
-    from app.serving.access import read_grants
+    from app.ledger.access_book import read_grants
 
-    found = read_grants(Workspace.find(workspace).access_path).values()
+    found = read_grants(Workspace.existing(workspace).access_path).values()
     if as_json:
         typer.echo(json.dumps([{"name": each.name, "labels": list(each.labels)} for each in found], indent=2))
         return
@@ -41,7 +42,8 @@ def revoke(
     name: Annotated[str, typer.Argument(help="Name of the key's holder.")], workspace: WorkspaceOption = None
 ) -> None:
     """Take a key's labels away, from the next request on."""
+    from app.registry.versions import open_registry
     from app.serving.access import remove_grant
 
-    remove_grant(Workspace.find(workspace).access_path, name)
+    remove_grant(open_registry(Workspace.existing(workspace)), name)
     typer.echo(f"the key of {name} sees public chunks alone from now on")

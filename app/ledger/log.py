@@ -32,6 +32,7 @@ KEY, REQUEST_BATCH, PROMOTION, ROLLBACK = "key", "request-batch", "promotion", "
 STOP, RESUME = "stop", "resume"
 ERASURE = "erasure"
 WITNESS = "witness"
+ACCESS = "access"
 """Kinds of statements that publish no version; all others are kinds of versions."""
 MOVES = (PROMOTION, ROLLBACK, STOP, RESUME)
 PRODUCTION = "production"

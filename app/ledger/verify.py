@@ -17,10 +17,11 @@ from app.core.errors import UsageError
 from app.core.schema import metadata
 from app.core.store import Store
 from app.core.workspace import Workspace
+from app.ledger.access_book import verify_access
 from app.ledger.auditor import Auditor, check_auditor
 from app.ledger.faults import Fault, Report, collector_paused
 from app.ledger.keys import Verifier
-from app.ledger.log import SERVICE_KEY
+from app.ledger.log import SERVICE_KEY, Leaf
 from app.ledger.verify_artifacts import erasures_of, verify_artifacts
 from app.ledger.verify_lineage import verify_lineage
 from app.ledger.verify_registry import read_refs, verify_registry
@@ -42,7 +43,7 @@ def verify(
     checkpoint: Path | None = None,
     witnesses: Sequence[Witness] = (),
 ) -> Report:
-    """Check the workspace's ledger, artifacts, request log and aliases.
+    """Check the workspace's ledger, artifacts, request log, aliases and access grants.
 
     Args:
         public_key: the log's public key; by default the file beside the service's key. An auditor brings a copy.
@@ -91,6 +92,8 @@ def _verify(
     known = None if any(fault.kind == "wrong-key" for fault in report.faults) else verifier  # said once is enough
     verify_registry(connection, rows, manifests, known, report, root=store.local_root)
     verify_lineage(rows, report)
+    log = (Leaf(row.index, row.statement) for row in rows if row.statement)
+    verify_access(workspace.access_path, log, manifests, report)
 
 
 def _check_database(connection: Connection, report: Report) -> None:

@@ -171,7 +171,7 @@ class GatewayDeployment:
             backends=Handles(retriever, generators, reader, retry),
             resolve=lambda ref: resolve_release(registry, ref),
             log=self._log,
-            access=AccessList(registry.workspace.access_path),
+            access=AccessList.of(registry),
         )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

@@ -94,12 +94,12 @@ def releases():
 
 
 @pytest.fixture
-def gateway(backends, request_log, releases, tmp_path):
+def gateway(backends, request_log, releases, registry):
     def resolve(ref):
         if ref not in releases:
             raise NoRelease(f"no release {ref!r} serves yet: promote one")
         return releases[ref]
 
     settings = ServingSettings(resolve_period_s=0.0)
-    access = AccessList(tmp_path / "access.json")
+    access = AccessList.of(registry)
     return Gateway(settings=settings, backends=backends, resolve=resolve, log=request_log, access=access)
