@@ -5,6 +5,7 @@ else that of the workspace; OpenLineage events tell how it ran. Not guaranteed: 
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import typer
 
 from app.core.cluster import connect
 from app.core.errors import end_on_sigterm, exit_status
-from app.core.workspace import Workspace
+from app.core.workspace import DATABASE_VARIABLE, Workspace
 from app.governance.openlineage import recorded
 from app.ledger.key_sources import open_signer
 from app.ledger.keys import Signer
@@ -46,11 +47,17 @@ class Job:
 
 
 @contextmanager
-def job(workspace: Path | None, config: Path | None) -> Iterator[Job]:
-    """Settings, workspace and registry of a job, connected to the cluster."""
+def job(workspace: Path | None, config: Path | None, *, begins: bool = False) -> Iterator[Job]:
+    """Settings, workspace and registry of a job, connected to the cluster.
+
+    Args:
+        begins: whether the job may be a workspace's first and make it; another one is refused where there is none,
+            unless the database is elsewhere and a pod's own folder is new.
+    """
     with exit_status():
         settings = load_settings(config)
-        place = Workspace.find(workspace)
+        makes = begins or DATABASE_VARIABLE in os.environ
+        place = Workspace.find(workspace) if makes else Workspace.existing(workspace)
         with connect(place, log_to_driver=False):
             end_on_sigterm()  # Ray's own handler came in between
             registry = open_registry(place)

@@ -39,7 +39,7 @@ def main(
 
     The same files, settings and suites give the version that is already there, without work.
     """
-    with job(workspace, config) as here:
+    with job(workspace, config, begins=True) as here:
         if (source is None) == (of is None):
             raise UsageError("name files with --source, or a version with --of, and not both")
         settings = with_actions(here.settings.datasets, drop or [], mask_personal=mask_personal)

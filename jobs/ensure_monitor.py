@@ -21,7 +21,7 @@ def main(
     as_json: Json = False,
 ) -> None:
     """Start the monitor, replace an outdated one, or leave a current one alone; print which it is."""
-    with job(workspace, config) as here:
+    with job(workspace, config, begins=True) as here:
         actor = ensure_monitor(here.workspace, here.settings.monitoring)
         question = actor.status if status else actor.describe
         answer = ray.get(question.remote(), timeout=ANSWER_TIMEOUT_S)

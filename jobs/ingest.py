@@ -27,7 +27,7 @@ def main(
 
     The same documents and settings give the version that is already there, without work.
     """
-    with job(workspace, config) as here:
+    with job(workspace, config, begins=True) as here:
         version = ingest(source, name, registry=here.registry, settings=here.settings.documents, limit=limit)
         rejects = here.registry.folder(version) / REJECTS_FILE
         report(version, as_json=as_json, rejects=str(rejects))

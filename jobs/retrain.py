@@ -40,7 +40,7 @@ def main(
 ) -> None:
     """Ingest, index, synthesise, train on from production, calibrate, evaluate, judge; print verdict and candidate."""
     with exit_status():
-        chosen = load_plan(plan or plan_path(Workspace.find(workspace)))
+        chosen = load_plan(plan or plan_path(Workspace.existing(workspace)))
     with job(workspace, config or _config_of(chosen)) as here:
         actor = f"retrain {_known(trigger, here.registry)}"
         candidate = retrain(

@@ -12,6 +12,7 @@ from pathlib import Path
 from app.core.errors import UsageError
 
 WORKSPACE_VARIABLE = "SIGNALBOX_WORKSPACE"
+DATABASE_VARIABLE = "SIGNALBOX_DATABASE_URL"
 DEFAULT_FOLDER = ".signalbox"
 DATABASE, KEYS = "signalbox.db", "keys"
 BEGUN = (DATABASE, KEYS)
@@ -54,7 +55,7 @@ class Workspace:
             NoWorkspace: there is none.
         """
         root = _root(path)
-        apart = "SIGNALBOX_DATABASE_URL" in os.environ
+        apart = DATABASE_VARIABLE in os.environ
         if not root.is_dir() or (begun and not apart and not any((root / name).exists() for name in BEGUN)):
             message = f"there is no workspace at {root}: name another one with --workspace, or begin one here"
             raise NoWorkspace(f"{message} (`signalbox up`, `keys new` and `suite commit` make it)")
@@ -68,7 +69,7 @@ class Workspace:
     @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the metadata database; SQLite in the workspace unless the environment names another."""
-        return os.environ.get("SIGNALBOX_DATABASE_URL") or f"sqlite:///{self.root / DATABASE}"
+        return os.environ.get(DATABASE_VARIABLE) or f"sqlite:///{self.root / DATABASE}"
 
     @property
     def keys_dir(self) -> Path:

@@ -1,5 +1,6 @@
 """Every job explains itself, refuses bad input with one sentence, and does its work on the cluster, once."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from app.core.parquet import read_rows
 
@@ -42,6 +44,24 @@ def test_help_teaches(job):
     assert done.returncode == 0, done.stderr
     assert "--workspace" in done.stdout
     assert "--config" in done.stdout
+
+
+BEGINNERS = ("ingest", "curate", "ensure_monitor")
+NEEDED = {
+    "train": ["--base", "x", "--data", "x"],
+    "evaluate": ["--suite", "x"],
+    "evaluate_retrieval": ["--questions", "x"],
+}
+
+
+def test_only_a_first_job_makes_a_workspace(tmp_path):
+    """In one process, as each start costs seconds: nothing but --help was imported before."""
+    for name in sorted({*JOBS} - {*BEGINNERS}):
+        job = importlib.import_module(f"jobs.{name}")
+        ended = CliRunner().invoke(job.app, [*NEEDED.get(name, ()), "--workspace", str(tmp_path / "mistyped")])
+        assert ended.exit_code == 2, (name, ended.output)
+        assert "there is no workspace" in ended.output, (name, ended.output)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("text", "said"), [("documnets: {}", "did you mean 'documents'"), ("a: [", "not YAML")])
