@@ -17,11 +17,17 @@ def main(
     questions: Annotated[
         str | None, typer.Option(help="Synthetic rows to calibrate the fusion of words and vectors on.")
     ] = None,
+    retriever: Annotated[
+        str | None, typer.Option(help="Tuned retriever whose encoder embeds: name, name@number or digest.")
+    ] = None,
     config: Config = None,
     workspace: WorkspaceOption = None,
     as_json: Json = False,
 ) -> None:
-    """Embed every chunk with the pinned encoder; publish an index of vectors (FAISS) and words (BM25) over them."""
+    """Embed every chunk; publish an index of vectors (FAISS) and words (BM25) over them.
+
+    The encoder is the pinned one, or that of a retriever which jobs.tune_retriever made.
+    """
     with job(workspace, config) as here:
         version = here.registry.get("dataset", dataset)
         index = build_index(
@@ -30,6 +36,7 @@ def main(
             registry=here.registry,
             settings=here.settings.retrieval,
             questions=find_questions(questions, registry=here.registry) if questions else None,
+            retriever=here.registry.get("retriever", retriever) if retriever else None,
         )
         report(index, as_json=as_json)
 

@@ -24,18 +24,19 @@ class Quotations:
     def __call__(self, questions: Sequence[str]) -> list[str]:
         from app.inference.reader import read_extract
 
-        encoder, search = self._opened
-        found = search.search(questions, encoder.encode(list(questions)), self.top_k)
+        encoder, searcher = self._opened
+        found = searcher.search(list(questions), self.top_k)
         return [read_extract(question, hits, encoder).text for question, hits in zip(questions, found, strict=True)]
 
     @cached_property
     def _opened(self) -> tuple[Any, Any]:
-        from app.inference.encoder import Encoder
-        from app.retrieval.search import SearchIndex
+        from app.inference.encoder import ENCODER_DIGEST, Encoder
+        from app.retrieval.searcher import Searcher
 
         registry = open_registry(self.workspace)
-        folder = registry.folder(registry.get("index", self.index))
-        return Encoder(num_threads=1), SearchIndex.open(folder)
+        searcher = Searcher.open(registry.get("index", self.index), registry=registry)
+        pinned = searcher.encoder.digest == ENCODER_DIGEST
+        return searcher.encoder if pinned else Encoder(), searcher  # the reader's thresholds are the pinned encoder's
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("workspace", "index", "top_k")}

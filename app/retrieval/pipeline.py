@@ -1,8 +1,10 @@
 """Embed a dataset's chunks in a Ray Data actor pool and publish an index version: vectors, BM25, and how to fuse them.
 
+Chunks are embedded by actors of the job's own, not through the serving application: the same class encodes, but a
+build neither waits behind questions nor keeps them waiting, and needs nothing to be deployed.
 Guarantees: one vector for every chunk, in the order of the dataset's chunk table; batches are cut before they are
 handed out, so that any number of workers gives the same bytes; the same dataset, encoder, settings and questions give
-the same version without work; the manifest says where the weight of the fusion comes from.
+the same version without work; the manifest says where the weight of the fusion comes from, and names the retriever.
 """
 
 import tempfile
@@ -13,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from app.core.parquet import read_rows
 from app.core.progress import progress
-from app.inference.encoder import DIMENSION, ENCODER_DIGEST
+from app.core.workspace import Workspace
+from app.inference.retrievers import PINNED, Source, find_source, source_named
 from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, ROWS_FILE
-from app.registry.versions import Registry, Version
+from app.registry.versions import Registry, Version, open_registry
 from app.registry.whole import chunks_of
 from app.retrieval.calibrate import Calibrated, calibrate_weight, gold_of
 from app.retrieval.filters import DATE, LABELS
@@ -34,40 +37,50 @@ DAYS = {"modified", "created"}
 
 
 def build_index(
-    dataset: Version, *, name: str, registry: Registry, settings: RetrievalSettings, questions: Version | None = None
+    dataset: Version,
+    *,
+    name: str,
+    registry: Registry,
+    settings: RetrievalSettings,
+    questions: Version | None = None,
+    retriever: Version | None = None,
 ) -> Version:
     """Publish an index over a dataset version as the next version of index ``name``.
 
     Args:
         questions: synthetic rows or a suite to calibrate the fusion's weight on; None: the weight of the settings.
+        retriever: whose encoder embeds; None: the pinned one.
 
     Raises:
         IndexBroken: vectors were lost on the way; nothing is published.
         TooFewQuestions: not enough of the questions are about chunks of this dataset.
+        ArtifactChanged, RetrieverMismatch: the retriever is not what was published.
     """
+    source = find_source(retriever, registry=registry)
     inputs = {
         "dataset": dataset.digest,
-        "encoder": ENCODER_DIGEST,
+        "encoder": source.encoder,
         "settings": settings.identity(),
         "code_version": CODE_VERSION,
-    } | ({"questions": questions.digest} if questions else {})
+    } | {label: each.digest for label, each in (("questions", questions), ("retriever", retriever)) if each}
     if version := registry.find(KIND, name, inputs):
         return version
     rows = chunk_rows(chunks_of(dataset, registry).parent, labels=settings.access_labels)
-    vectors = embed([embedded_text(row, headings=settings.embed_headings) for row in rows], settings=settings)
+    texts = [embedded_text(row, headings=settings.embed_headings) for row in rows]
+    vectors = embed(texts, settings=settings, source=source, workspace=registry.workspace)
     with tempfile.TemporaryDirectory() as folder:
         place, search = Path(folder), settings.search
         kind = choose_kind(len(rows)) if settings.kind == "auto" else settings.kind
         write_index(place, vectors, rows, kind=kind, lexical=settings.lexical, search=search)
         weight = {"from": "the settings"}
         if questions:
-            found = _calibrated(place, questions, registry=registry)
+            found = _calibrated(place, questions, source=source, registry=registry)
             search = search.model_copy(update={"dense_weight": found.weight})
             write_search(place, search=search, lexical=settings.lexical)
             weight = {"from": questions.ref} | found.to_json()
-        facts = {"encoder": ENCODER_DIGEST, "dim": DIMENSION, "kind": kind, "num_chunks": len(rows)}
+        facts = {**source.facts(), "kind": kind, "num_chunks": len(rows)}
         facts |= {"search": search.model_dump(mode="json"), "dense_weight": weight}
-        parents = [dataset.digest, *([questions.digest] if questions else [])]
+        parents = [dataset.digest, *(each.digest for each in (questions, retriever) if each)]
         return registry.publish(KIND, name, folder=place, inputs=inputs, parents=parents, facts=facts)
 
 
@@ -90,13 +103,11 @@ def chunk_rows(folder: Path, *, labels: Mapping[str, Sequence[str]]) -> list[dic
     return rows
 
 
-def _calibrated(folder: Path, questions: Version, *, registry: Registry) -> Calibrated:
+def _calibrated(folder: Path, questions: Version, *, source: Source, registry: Registry) -> Calibrated:
     """The weight that ranks the questions' own chunks best."""
-    from app.inference.encoder import Encoder
-
     index = SearchIndex.open(folder)
     asked = gold_of(read_rows(registry.folder(questions) / ROWS_FILE), index)
-    return calibrate_weight(index, asked, Encoder().encode(list(asked)))
+    return calibrate_weight(index, asked, source.load_encoder().encode(list(asked)))
 
 
 def embedded_text(row: Mapping[str, Any], *, headings: bool) -> str:
@@ -104,8 +115,14 @@ def embedded_text(row: Mapping[str, Any], *, headings: bool) -> str:
     return ". ".join([*row["heading_path"], row["text"]]) if headings else str(row["text"])
 
 
-def embed(texts: Sequence[str], *, settings: RetrievalSettings) -> "NDArray[np.float32]":
-    """Vectors of texts, float32 (n, 384), by an actor pool; texts of about one length share a batch."""
+def embed(
+    texts: Sequence[str], *, settings: RetrievalSettings, source: Source, workspace: Workspace
+) -> "NDArray[np.float32]":
+    """Vectors of texts, float32 (n, dim), by an actor pool; texts of about one length share a batch.
+
+    Args:
+        source: the encoder; each actor looks it up in the workspace's registry.
+    """
     import numpy as np
     import ray.data
 
@@ -115,16 +132,17 @@ def embed(texts: Sequence[str], *, settings: RetrievalSettings) -> "NDArray[np.f
     ray.data.DataContext.get_current().enable_progress_bars = False
     done = ray.data.from_items(batches, override_num_blocks=len(batches)).map_batches(
         Embedder,
+        fn_constructor_kwargs={"retriever": source.name, "workspace": workspace},
         compute=ray.data.ActorPoolStrategy(size=min(settings.num_workers, len(batches))),
         batch_size=1,
         num_cpus=1,
         memory=settings.worker_memory_bytes,
     )
-    vectors = np.zeros((len(texts), DIMENSION), dtype=np.float32)
+    vectors = np.zeros((len(texts), source.dim), dtype=np.float32)
     num_done = 0
     with progress("chunks", total=len(texts)) as bar:
         for row in done.iter_rows():
-            part = np.frombuffer(row["vectors"], dtype=np.float32).reshape(-1, DIMENSION)
+            part = np.frombuffer(row["vectors"], dtype=np.float32).reshape(-1, source.dim)
             vectors[places[row["batch"]]] = part
             num_done += len(part)
             bar.advance(len(part))
@@ -136,10 +154,9 @@ def embed(texts: Sequence[str], *, settings: RetrievalSettings) -> "NDArray[np.f
 class Embedder:
     """The actor: a batch of texts in, their vectors as bytes out."""
 
-    def __init__(self) -> None:
-        from app.inference.encoder import Encoder
-
-        self._encoder = Encoder()
+    def __init__(self, *, retriever: str, workspace: Workspace) -> None:
+        source = Source() if retriever == PINNED else source_named(retriever, registry=open_registry(workspace))
+        self._encoder = source.load_encoder()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         vectors = [self._encoder.encode([str(text) for text in texts]).tobytes() for texts in batch["texts"]]

@@ -89,6 +89,11 @@ class SearchIndex:
     def __len__(self) -> int:
         return int(self._parts.vectors.ntotal)
 
+    @property
+    def dim(self) -> int:
+        """Numbers in a vector."""
+        return int(self._parts.vectors.d)
+
     def places(self, *, chunk_id: str | None = None, source: str | None = None) -> list[int]:
         """Rows of the chunk table with that id; where there is none, those of the document with that source."""
         return self._by_id.get(chunk_id or "") or self._by_source.get(source or "", [])

@@ -29,13 +29,12 @@ def to_passage(hit: Any) -> Passage:
 
 
 def make_search(registry: Registry, index: Version, *, top_k: int, num_threads: int) -> Callable[[list[str]], Any]:
-    """Questions -> passages of an index, best first; the encoder is loaded on the first call."""
+    """Questions -> passages of an index, best first; index and encoder are loaded on the first call."""
 
     def search(questions: list[str]) -> list[list[Passage]]:
-        from app.inference.encoder import Encoder
+        from app.retrieval.searcher import Searcher
 
-        vectors = Encoder(num_threads=num_threads).encode(questions)
-        found = load_index(registry, index.digest).search(questions, vectors, top_k)
+        found = Searcher.open(index, registry=registry, num_threads=num_threads).search(questions, top_k)
         return [[to_passage(hit) for hit in hits] for hits in found]
 
     return search

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from app.core.errors import SignalboxError
 from app.core.workspace import Workspace
+from app.inference.encoder import Encoder
+from app.inference.retrievers import PINNED, made_with, source_named
 from app.registry.versions import Registry, open_registry
 from app.retrieval.filters import PUBLIC, Scope
 from app.serving.cascade import Extract, Quote, Retrieval
@@ -60,21 +62,37 @@ class Asked:
 
 
 class Retriever:
-    """Embeds questions and searches indexes."""
+    """Embeds questions and searches indexes, each with the encoder that it was made with.
+
+    Indexes of different encoders are served side by side. ``encode`` is the pinned encoder, whatever a release searches
+    with: the reader's thresholds were measured with it.
+    """
 
     def __init__(self, settings: ServingSettings) -> None:
-        from app.inference.encoder import Encoder
-
         self._registry = registry_of(settings)
-        self._encoder = Encoder(num_threads=settings.num_threads)
+        self._encoders: Loaded[Encoder] = Loaded(
+            lambda name: source_named(name, registry=self._registry).load_encoder(num_threads=settings.num_threads),
+            limit=settings.max_loaded + 1,
+        )
         self._indexes: Loaded[Any] = Loaded(
             lambda digest: load_index(self._registry, digest), limit=settings.max_loaded
         )
+        self._made_with: dict[str, str] = {}
+        self._encoders.get(PINNED)
         self._marks: dict[str, tuple[str, float]] = {}
 
     def preload(self, ref: str) -> None:
-        """Load the index of a release, so that its first request need not wait."""
-        self._index(resolve_release(self._registry, ref).index)
+        """Load the index of a release and its encoder, so that its first request need not wait."""
+        self._searcher(resolve_release(self._registry, ref).index)
+
+    def _searcher(self, digest: str) -> Any:
+        """An index with its encoder."""
+        from app.retrieval.searcher import Searcher
+
+        index = self._index(digest)
+        if digest not in self._made_with:
+            self._made_with[digest] = made_with(self._registry.get("index", digest), registry=self._registry)
+        return Searcher(index, self._encoders.get(self._made_with[digest]))
 
     def _index(self, digest: str) -> Any:
         """An index, opened again when an erasure took something from it; that is looked up once in a while."""
@@ -87,19 +105,27 @@ class Retriever:
         return self._indexes.get(digest)
 
     def encode(self, texts: Sequence[str]) -> Any:
-        """Embeddings, float32 (n, 384)."""
-        return self._encoder.encode(list(texts))
+        """Embeddings by the pinned encoder, float32 (n, 384)."""
+        return self._encoders.get(PINNED).encode(list(texts))
 
     def retrieve(self, asked: Sequence[Asked]) -> list[Retrieval]:
         """Passages and embedding for each question; one who may see less gets less, in the same batch too."""
-        questions = [each.question for each in asked]
-        vectors = self._encoder.encode(questions)
         results: list[Retrieval | None] = [None] * len(asked)
-        for (index, top_k, scope), rows in _grouped([(each.index, each.top_k, each.scope) for each in asked]).items():
-            found = self._index(index).search([questions[row] for row in rows], vectors[rows], top_k, scope=scope)
+        for index, rows in _grouped([each.index for each in asked]).items():
+            for row, found in zip(rows, self._search(index, [asked[row] for row in rows]), strict=True):
+                results[row] = found
+        return [result for result in results if result is not None]
+
+    def _search(self, index: str, asked: Sequence[Asked]) -> list[Retrieval]:
+        """What one index has for its questions, which are encoded together."""
+        searcher, results = self._searcher(index), dict[int, Retrieval]()
+        vectors = searcher.encoder.encode([each.question for each in asked])
+        for (top_k, scope), rows in _grouped([(each.top_k, each.scope) for each in asked]).items():
+            questions = [asked[row].question for row in rows]
+            found = searcher.search(questions, top_k, scope=scope, vectors=vectors[rows])
             for row, hits in zip(rows, found, strict=True):
                 results[row] = Retrieval([to_passage(hit) for hit in hits], vectors[row].tolist())
-        return [result for result in results if result is not None]
+        return [results[row] for row in range(len(asked))]
 
 
 class Generator:

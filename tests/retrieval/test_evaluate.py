@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from app.core.parquet import write_rows
+from app.inference.retrievers import Source
 from app.registry.tables import ROWS_FILE
 from app.retrieval.calibrate import TooFewQuestions, calibrate_weight, gold_of
 from app.retrieval.evaluate import ROWS, NothingToAsk, evaluate_index
@@ -74,7 +75,7 @@ def test_an_evaluation_has_intervals_outcomes_and_the_change_from_another_index(
     write_index(other, vectors, rows, search=SearchSettings(fusion="dense"))
     before = registry.publish("index", "vectors", folder=other, inputs={"n": 2})
     questions = publish_questions(registry, tmp_path / "rows", asked())
-    monkeypatch.setattr("app.retrieval.evaluate.Encoder", lambda: Encoder(np.roll(vectors, 1, axis=0)))
+    monkeypatch.setattr(Source, "load_encoder", lambda self, **_: Encoder(np.roll(vectors, 1, axis=0)))
     done = evaluate_index(index, questions, registry=registry, before=before)
     assert done.facts["recall_at_1"]["value"] > 0.9
     assert done.facts["against"]["changes"]["recall_at_1"]["low"] > 0.5
@@ -90,7 +91,7 @@ class Encoder:
     """Answers with vectors of its own."""
 
     def __init__(self, vectors):
-        self.vectors = vectors
+        self.vectors, self.dim = vectors, vectors.shape[1]
 
     def encode(self, texts):
         return self.vectors[: len(texts)]

@@ -1,12 +1,16 @@
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from app.core.errors import SignalboxError
+from app.registry.whole import ArtifactChanged
+from app.retrieval.filters import PUBLIC, Scope
 from app.serving import replicas
 from app.serving.schema import Passage, PassageScores
 from app.serving.settings import ServingSettings
+from tests.retrieval.tuned import TEXTS, build_index, publish_dataset, publish_retriever
 
 
 @dataclass
@@ -74,3 +78,26 @@ def test_the_reader_quotes_through_an_encoder_elsewhere():
     assert extract.quotes[0].text == "The yearly fee is 2,000 euros."
     assert asked[0][0] == "What is the yearly fee?"
     assert replicas.Reader(encode).read("What is the yearly fee?", []).quotes == []
+
+
+def test_indexes_of_two_encoders_answer_one_batch_side_by_side(registry, settings, tmp_path, monkeypatch):
+    dataset = publish_dataset(registry, tmp_path / "dataset")
+    retrievers = [publish_retriever(registry, tmp_path / f"r{dim}", dim=dim, name=f"r{dim}") for dim in (32, 48)]
+    plain, *tuned = [build_index(registry, dataset, monkeypatch, retriever=each) for each in (None, *retrievers)]
+    worker = replicas.Retriever(settings)
+    order = [plain, tuned[0], plain, tuned[1], tuned[0]]
+    everything = Scope(labels=None)
+    asked = [
+        replicas.Asked(index.digest, TEXTS[number], 2 - number % 2, everything if number == 4 else PUBLIC)
+        for number, index in enumerate(order)
+    ]
+    found = worker.retrieve(asked)
+    assert [len(each.embedding) for each in found] == [384, 32, 384, 48, 32]
+    assert [each.passages[0].text for each in found] == TEXTS
+    assert [len(each.passages) for each in found] == [2, 1, 2, 1, 2]
+    assert worker.encode(["the fee"]).shape == (1, 384)
+
+    shutil.copy(tmp_path / "r48" / "encoder" / "model.safetensors", registry.folder(retrievers[0]) / "encoder")
+    assert [len(each.embedding) for each in worker.retrieve(asked)] == [384, 32, 384, 48, 32]
+    with pytest.raises(ArtifactChanged, match="retriever r32@1: encoder/model"):
+        replicas.Retriever(settings).retrieve(asked)

@@ -1,0 +1,121 @@
+"""From an index version to the encoder and the re-ranker that it was made for: the pinned ones, or a tuned retriever's.
+
+A version of kind ``retriever`` holds ``encoder/`` and, where it re-ranks, ``reranker/``; its facts name ``encoder``
+(``app.inference.encoder.digest_of``), ``dim`` and ``reranker``. An index that was made with one repeats these facts,
+and names the retriever in the fact ``retriever`` and among its parents.
+
+Guarantees: what is loaded for an index is what the index was made with, byte for byte, or nothing. Not guaranteed: that
+it is a good one; the policy ``retriever`` judges that.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.core.errors import SignalboxError
+from app.inference.encoder import DIMENSION, ENCODER_DIGEST, Encoder
+from app.registry.versions import Registry, Version, VersionNotFound
+from app.registry.whole import whole_folder
+
+KIND = "retriever"
+ENCODER_FOLDER, RERANKER_FOLDER = "encoder", "reranker"
+PINNED = "pinned"
+"""Names what an index was made with when no retriever was."""
+REPEATED = ("encoder", "dim")
+"""Facts of a retriever that an index repeats."""
+
+
+class RetrieverMismatch(SignalboxError):
+    """An index and its retriever do not belong together: build the index again, by jobs.index --retriever."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an encoder lies, and what it must be. ``name`` is the retriever's digest, or ``pinned``."""
+
+    name: str = PINNED
+    encoder: str = ENCODER_DIGEST
+    dim: int = DIMENSION
+    folder: Path | None = None
+
+    def load_encoder(self, *, num_threads: int = 1) -> Encoder:
+        """The encoder.
+
+        Raises:
+            DigestMismatch, EncoderUnusable: the folder holds another one, or none.
+            RetrieverMismatch: its vectors are of another size than stated.
+        """
+        encoder = Encoder(folder=self.folder, digest=self.encoder, num_threads=num_threads)
+        if encoder.dim != self.dim:
+            said = f"retriever {self.name} states {self.dim} numbers a vector, its encoder makes {encoder.dim}"
+            raise RetrieverMismatch(f"{said}: tune it again")
+        return encoder
+
+    def facts(self) -> dict[str, Any]:
+        """What an index that is made with it says of it."""
+        return {"encoder": self.encoder, "dim": self.dim} | ({} if self.folder is None else {"retriever": self.name})
+
+
+def find_source(retriever: Version | None, *, registry: Registry) -> Source:
+    """Where a retriever's encoder lies; the pinned one without a retriever.
+
+    Raises:
+        ArtifactChanged: a file of it is not the one that was published.
+        RetrieverMismatch: its facts name no encoder.
+    """
+    if retriever is None:
+        return Source()
+    folder = whole_folder(retriever, registry)
+    try:
+        encoder, dim = str(retriever.facts["encoder"]), int(retriever.facts["dim"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RetrieverMismatch(f"retriever {retriever.ref} states no encoder and dim: tune it again") from error
+    return Source(retriever.digest, encoder, dim, folder / ENCODER_FOLDER)
+
+
+def source_named(name: str, *, registry: Registry) -> Source:
+    """The source of that name.
+
+    Raises:
+        VersionNotFound, ArtifactChanged, RetrieverMismatch: there is none, or as ``find_source`` says.
+    """
+    return find_source(None if name == PINNED else registry.get(KIND, name), registry=registry)
+
+
+def retriever_of(index: Version, *, registry: Registry) -> Version | None:
+    """The retriever that an index was made with; None when it was made with the pinned encoder.
+
+    Raises:
+        RetrieverMismatch: there is no such retriever, or the index was made with another encoder than it states.
+    """
+    digest, stated = index.facts.get("retriever"), index.facts.get("encoder", ENCODER_DIGEST)
+    if digest is None:
+        if stated != ENCODER_DIGEST:
+            raise RetrieverMismatch(f"index {index.ref} names encoder {stated} and no retriever: build it again")
+        return None
+    try:
+        retriever = registry.get(KIND, str(digest))
+    except VersionNotFound as error:
+        said = f"index {index.ref} was made with a retriever that is not in the registry ({digest})"
+        raise RetrieverMismatch(f"{said}: tune one, then build the index again") from error
+    for fact in REPEATED:
+        ours, theirs = index.facts.get(fact), retriever.facts.get(fact)
+        if ours != theirs:
+            said = f"index {index.ref} states {fact} {ours}, and its retriever {retriever.ref} {theirs}"
+            raise RetrieverMismatch(f"{said}: build the index again")
+    return retriever
+
+
+def made_with(index: Version, *, registry: Registry) -> str:
+    """The name of the source that an index was made with; RetrieverMismatch as ``retriever_of`` says."""
+    retriever = retriever_of(index, registry=registry)
+    return retriever.digest if retriever else PINNED
+
+
+def source_of(index: Version, *, registry: Registry) -> Source:
+    """Where the encoder of an index lies.
+
+    Raises:
+        ArtifactChanged, RetrieverMismatch: as ``retriever_of`` and ``find_source`` say.
+    """
+    return find_source(retriever_of(index, registry=registry), registry=registry)

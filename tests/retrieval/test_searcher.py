@@ -1,0 +1,116 @@
+"""An index and the retriever that it was made with: built, opened, searched, refused where they are not."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from app.core.parquet import write_rows
+from app.inference.encoder import ENCODER_DIGEST, DigestMismatch
+from app.inference.retrievers import PINNED, RetrieverMismatch, made_with, source_of
+from app.registry.tables import ROWS_FILE
+from app.registry.whole import ArtifactChanged
+from app.retrieval import pipeline
+from app.retrieval.calibrate import Calibrated
+from app.retrieval.searcher import Searcher
+from tests.inference.tiny_bert import write_encoder
+from tests.retrieval.tuned import TEXTS, build_index, publish_dataset, publish_retriever
+
+
+@pytest.fixture
+def dataset(registry, tmp_path):
+    return publish_dataset(registry, tmp_path / "dataset")
+
+
+def test_an_index_is_built_searched_and_named_with_its_retriever(registry, dataset, tmp_path: Path, monkeypatch):
+    plain = build_index(registry, dataset, monkeypatch)
+    retriever = publish_retriever(registry, tmp_path / "tuned", dim=48)
+    index = build_index(registry, dataset, monkeypatch, retriever=retriever)
+    assert index.digest != plain.digest
+    assert index.parents == [dataset.digest, retriever.digest]
+    stated = [index.facts[name] for name in ("encoder", "dim", "retriever")]
+    assert stated == [retriever.facts["encoder"], 48, retriever.digest]
+    assert "retriever" not in plain.facts
+    assert [made_with(each, registry=registry) for each in (plain, index)] == [PINNED, retriever.digest]
+    assert build_index(registry, dataset, monkeypatch, retriever=retriever).digest == index.digest
+
+    searcher = Searcher.open(index, registry=registry)
+    hit = searcher.search([TEXTS[3]], 1)[0][0]
+    assert (hit.text, round(hit.similarity, 1)) == (TEXTS[3], 1.0)
+    vectors = searcher.encoder.encode([TEXTS[3]])
+    assert searcher.search(["anything"], 1, vectors=vectors)[0][0].similarity == pytest.approx(hit.similarity)
+    assert Searcher.open(plain, registry=registry).encoder.digest == ENCODER_DIGEST
+
+
+def test_a_swapped_encoder_is_refused(registry, dataset, tmp_path: Path, monkeypatch):
+    retriever = publish_retriever(registry, tmp_path / "tuned")
+    index = build_index(registry, dataset, monkeypatch, retriever=retriever)
+    other = write_encoder(tmp_path / "other", seed=1)
+    shutil.copy(other / "model.safetensors", registry.folder(retriever) / "encoder")
+    with pytest.raises(ArtifactChanged, match=r"retriever tuned@1: encoder/model.safetensors is not the file"):
+        Searcher.open(index, registry=registry)
+    with pytest.raises(ArtifactChanged):
+        build_index(registry, dataset, monkeypatch, retriever=retriever, name="again")
+
+
+LIES = [
+    ({"dim": 64}, RetrieverMismatch, "states 64 numbers a vector, its encoder makes 32: tune it again"),
+    ({"encoder": "sha256:0"}, DigestMismatch, "not sha256:0: restore it"),
+    ({"encoder": None, "dim": "wide"}, RetrieverMismatch, "states no encoder and dim"),
+]
+
+
+@pytest.mark.parametrize(("facts", "error", "said"), LIES)
+def test_a_retriever_that_is_not_what_it_states_makes_no_index(
+    registry, dataset, tmp_path: Path, monkeypatch, facts: dict, error: type, said: str
+):
+    retriever = publish_retriever(registry, tmp_path / "tuned", facts=facts)
+    with pytest.raises(error, match=said):
+        build_index(registry, dataset, monkeypatch, retriever=retriever)
+
+
+ODD = [
+    ({"retriever": "sha256:" + "0" * 64}, r"index odd@1 was made with a retriever that is not in the registry \(sha"),
+    ({"dim": 64}, "states dim 64, and its retriever tuned@1 32: build the index again"),
+    ({"encoder": ENCODER_DIGEST}, "states encoder sha256:.*, and its retriever tuned@1 sha256:"),
+    ({"retriever": None}, "names encoder sha256:.* and no retriever: build it again"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), ODD)
+def test_an_index_that_names_another_retriever_than_its_own_is_refused(
+    registry, dataset, tmp_path: Path, monkeypatch, changes: dict, said: str
+):
+    retriever = publish_retriever(registry, tmp_path / "tuned")
+    index = build_index(registry, dataset, monkeypatch, retriever=retriever)
+    odd = registry.publish(
+        "index", "odd", folder=registry.folder(index), inputs={"changes": changes}, facts=index.facts | changes
+    )
+    with pytest.raises(RetrieverMismatch, match=said):
+        source_of(odd, registry=registry)
+
+
+def test_an_index_over_vectors_of_another_size_is_refused(registry, dataset, tmp_path: Path, monkeypatch):
+    wide = publish_retriever(registry, tmp_path / "wide", dim=64)
+    index = build_index(registry, dataset, monkeypatch, retriever=wide)
+    posing = registry.publish("index", "posing", folder=registry.folder(index), inputs={})  # says nothing: the pinned
+    with pytest.raises(RetrieverMismatch, match="vectors of 64 numbers, its encoder makes 384: build the index again"):
+        Searcher.open(posing, registry=registry)
+
+
+def test_the_weight_of_the_fusion_is_calibrated_with_the_indexs_own_encoder(
+    registry, dataset, tmp_path: Path, monkeypatch
+):
+    seen = []
+    found = Calibrated(weight=0.5, num_questions=1, ndcg_at_10=1.0, ndcg_at_10_lexical=1.0, ndcg_at_10_dense=1.0)
+    monkeypatch.setattr(pipeline, "gold_of", lambda rows, index: {"the fee": {0}})
+    monkeypatch.setattr(pipeline, "calibrate_weight", lambda index, asked, vectors: seen.append(vectors) or found)
+    retriever = publish_retriever(registry, tmp_path / "tuned", dim=48)
+    (tmp_path / "asked").mkdir()
+    write_rows(tmp_path / "asked" / ROWS_FILE, [{"question": "the fee"}], schema=pa.schema({"question": pa.string()}))
+    asked = registry.publish("synthetic", "asked", folder=tmp_path / "asked", inputs={})
+    index = build_index(registry, dataset, monkeypatch, retriever=retriever, questions=asked)
+    assert [np.shape(each) for each in seen] == [(1, 48)]
+    assert index.parents == [dataset.digest, asked.digest, retriever.digest]

@@ -1,0 +1,50 @@
+"""A small dataset, and retrievers over it whose encoder is a random BERT; published as the jobs do."""
+
+from app.core.digests import digest_bytes
+from app.core.parquet import write_rows
+from app.inference.encoder import digest_of
+from app.registry.tables import CHUNKS, CHUNKS_FILE
+from app.retrieval import pipeline
+from app.retrieval.settings import RetrievalSettings
+from tests.inference.tiny_bert import write_encoder
+
+TEXTS = [
+    "The annual fee of the account is one card fee.",
+    "The office may close in the summer.",
+    "Who paid the school fee may pay the card fee in euros.",
+    "A lost card: when the office is closing, the statement is free.",
+    "Opening days of the school: one day a year.",
+]
+
+
+def publish_dataset(registry, folder, name="handbook"):
+    """A chunk of each text, in a document each."""
+    folder.mkdir(parents=True)
+    rows = [
+        {"chunk_id": digest_bytes(text.encode()), "document_id": f"d{n}", "source": f"{n}.md", "title": "",
+         "heading_path": [], "ordinal": 0, "text": text}
+        for n, text in enumerate(TEXTS)
+    ]  # fmt: skip
+    write_rows(folder / CHUNKS_FILE, rows, schema=CHUNKS)
+    return registry.publish("dataset", name, folder=folder, inputs={"name": name}, facts={"num_chunks": len(rows)})
+
+
+def publish_retriever(registry, folder, *, parents=(), name="tuned", facts=None, **shape):
+    """A retriever whose encoder has a shape; ``facts`` go over what is true."""
+    write_encoder(folder / "encoder", **shape)
+    said = {"encoder": digest_of(folder / "encoder"), "dim": shape.get("dim", 32), "reranker": None}
+    inputs = {"shape": shape, "facts": facts or {}}
+    return registry.publish(
+        "retriever", name, folder=folder, inputs=inputs, parents=list(parents), facts=said | (facts or {})
+    )
+
+
+def build_index(registry, dataset, monkeypatch, **given):
+    """An index as jobs.index builds it, but that the encoder runs here instead of in an actor."""
+
+    def embed(texts, *, settings, source, workspace):
+        return source.load_encoder().encode(list(texts))
+
+    monkeypatch.setattr(pipeline, "embed", embed)
+    name = given.pop("name", dataset.name)
+    return pipeline.build_index(dataset, name=name, registry=registry, settings=RetrievalSettings(), **given)
