@@ -54,9 +54,10 @@ class Bert:
             joined = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
             return [joined, *(both(f"{name}.{part}") for part in LAYER)]
 
-        table = weights["embeddings.token_type_embeddings.weight"][0]
+        table = weights["embeddings.token_type_embeddings.weight"]
         self._words = weights["embeddings.word_embeddings.weight"]
-        self._places = weights["embeddings.position_embeddings.weight"] + table
+        self._places = weights["embeddings.position_embeddings.weight"] + table[0]
+        self._second = table[-1] - table[0]
         self._norm = both("embeddings.LayerNorm")
         num_layers = sum(name.endswith(".attention.self.query.weight") for name in weights)
         self._layers = [layer(f"encoder.layer.{number}") for number in range(num_layers)]
@@ -66,12 +67,19 @@ class Bert:
         """Words, positions, numbers of a hidden state, layers."""
         return len(self._words), len(self._places), self._words.shape[1], len(self._layers)
 
-    def __call__(self, ids: "Tensor", mask: "Tensor | None" = None) -> "Tensor":
-        """Hidden states (n, length, dim) of token ids (n, length); ``mask`` is True where attention may look."""
+    def __call__(self, ids: "Tensor", mask: "Tensor | None" = None, second: "Tensor | None" = None) -> "Tensor":
+        """Hidden states (n, length, dim) of token ids (n, length).
+
+        Args:
+            mask: True where attention may look.
+            second: (n, length), True where the second of two texts stands.
+        """
         from torch.nn.functional import embedding, gelu, layer_norm, linear, scaled_dot_product_attention
 
         num, length = ids.shape
         hidden = embedding(ids, self._words) + self._places[:length]
+        if second is not None:
+            hidden = hidden + second.unsqueeze(-1) * self._second
         shape = hidden.shape[-1:]
         hidden = layer_norm(hidden, shape, *self._norm, self._epsilon)
         for joined, out, out_norm, inner, outer, outer_norm in self._layers:
@@ -127,16 +135,28 @@ def load_bert(folder: Path, *, dtype: "torch.dtype") -> tuple[Bert, Shape]:
     Raises:
         EncoderUnusable: weights are missing, no safetensors, or of other sizes than ``config.json`` says.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    shape = read_shape(folder)
+    shape, weights = read_shape(folder), read_weights(folder)
     try:
-        weights = load_file(folder / "model.safetensors")
         model = Bert(weights, dtype=dtype, num_heads=shape.num_heads, epsilon=shape.epsilon)
-    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+    except (KeyError, RuntimeError) as error:
         raise EncoderUnusable(f"{folder} has no weights of a BERT ({error!r}): name a folder that has") from error
     if model.sizes != (shape.num_words, shape.num_positions, shape.dim, shape.num_layers):
         said = f"the weights in {folder} have sizes {model.sizes}, which config.json does not say"
         raise EncoderUnusable(f"{said}: take both of one model")
     return model, shape
+
+
+def read_weights(folder: Path) -> "dict[str, Tensor]":
+    """The weights of a folder, by the names that ``BertModel`` gives them; those of a head keep their own.
+
+    Raises:
+        EncoderUnusable: they are missing, or no safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise EncoderUnusable(f"{folder} has no weights of a BERT ({error!r}): name a folder that has") from error
+    return {name.removeprefix("bert."): value for name, value in weights.items()}

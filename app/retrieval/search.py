@@ -1,7 +1,8 @@
 """Search an index version: questions and their vectors in, the best chunks out.
 
 How: each part (cosines by FAISS, BM25) puts its best candidates forward; every candidate gets both scores, exactly;
-they are fused by a convex combination of scores normalised per query, or as the index's settings say.
+they are fused by a convex combination of scores normalised per query, or as the index's settings say. Where a re-ranker
+is given, it has a second look at the best (app.retrieval.rerank).
 
 Guarantees: hits come best first, at most ``k``, and none that the scope hides: limits hold before ranking, in both
 parts, and hidden chunks take part in no scale; opening maps vectors and BM25 into memory. Not guaranteed: that a best
@@ -18,6 +19,7 @@ from app.retrieval import vectors as faiss_kinds
 from app.retrieval.filters import DATE, PUBLIC, Scope, mask_of
 from app.retrieval.fusion import fuse
 from app.retrieval.index import Opened, read_index
+from app.retrieval.rerank import Reranks, mix, passage_of
 from app.retrieval.settings import SearchSettings
 
 if TYPE_CHECKING:
@@ -31,7 +33,10 @@ PLACES = {"page": "page_start", "page_end": "page_end", "date": DATE}
 
 @dataclass(frozen=True)
 class Scores:
-    """What each part made of a chunk: the cosine, BM25, and the two on the query's own scale, 0 to 1, fused."""
+    """What each part made of a chunk: the cosine, BM25, and the two on the query's own scale, 0 to 1, fused.
+
+    ``reranked`` is the re-ranker's own score, on no fixed scale, of the chunks that it saw.
+    """
 
     dense: float
     lexical: float
@@ -114,16 +119,18 @@ class SearchIndex:
         *,
         scope: Scope = PUBLIC,
         settings: SearchSettings | None = None,
+        reranker: Reranks | None = None,
     ) -> list[list[Hit]]:
         """The ``k`` best chunks of each question within a scope.
 
         Args:
             vectors: the questions' embeddings, float32 (n, dim), unit length.
-            settings: how to fuse; default: the index's own.
+            settings: how to fuse, and how far and how much to re-rank; default: the index's own.
+            reranker: scores the best of each question anew.
         """
         how = settings or self.settings
         found = self.candidates(questions, vectors, num=max(how.num_candidates, k), scope=scope)
-        return [self._best(each, k, how) for each in found]
+        return [self._best(asked, each, k, how, reranker) for asked, each in zip(questions, found, strict=True)]
 
     def candidates(
         self, questions: Sequence[str], vectors: "NDArray[np.float32]", *, num: int, scope: Scope = PUBLIC
@@ -141,15 +148,26 @@ class SearchIndex:
             results.append(Candidates(both, dense, np.asarray(lexical[both])))
         return results
 
-    def _best(self, found: Candidates, k: int, how: SearchSettings) -> list[Hit]:
+    def _best(
+        self, question: str, found: Candidates, k: int, how: SearchSettings, reranker: Reranks | None
+    ) -> list[Hit]:
         import numpy as np
 
         fused = fuse(found.dense, found.lexical, fusion=how.fusion, dense_weight=how.dense_weight)
-        order = np.argsort(-fused, kind="stable")[:k]
+        order = np.argsort(-fused, kind="stable")[: max(k, how.rerank_depth) if reranker else k]
         rows = self._parts.chunks.take(found.rows[order]).to_pylist()
-        parts = zip(found.dense[order], found.lexical[order], fused[order], strict=True)
-        scores = [Scores(float(dense), float(lexical), float(both)) for dense, lexical, both in parts]
-        return [_hit(row, each) for row, each in zip(rows, scores, strict=True)]
+        again = _scored(reranker, question, rows[: how.rerank_depth]) if reranker else np.zeros(0, np.float32)
+        final = mix(fused[order], again, weight=how.rerank_weight)
+        hits = []
+        for place in np.argsort(-final, kind="stable")[:k]:
+            dense, lexical, both = (float(each[order[place]]) for each in (found.dense, found.lexical, fused))
+            scores = Scores(dense, lexical, both, float(again[place]) if place < len(again) else None)
+            hits.append(_hit(rows[place], scores, score=float(final[place])))
+        return hits
+
+
+def _scored(reranker: Reranks, question: str, rows: Sequence[dict[str, Any]]) -> "NDArray[np.float32]":
+    return reranker.scores(question, [passage_of(row["heading_path"], row["text"]) for row in rows])
 
 
 def _top(scores: "NDArray[np.float32]", num: int, mask: "NDArray[np.bool_] | None") -> "NDArray[np.int64]":
@@ -163,10 +181,10 @@ def _top(scores: "NDArray[np.float32]", num: int, mask: "NDArray[np.bool_] | Non
     return places[np.argpartition(-values, num - 1)[:num]]
 
 
-def _hit(row: dict[str, Any], scores: Scores) -> Hit:
+def _hit(row: dict[str, Any], scores: Scores, *, score: float) -> Hit:
     known: dict[str, Any] = {name: row[name] for name in COLUMNS} | {"heading_path": tuple(row["heading_path"])}
     where: dict[str, Any] = {name: row.get(column) for name, column in PLACES.items()}
-    return Hit(**known, **where, score=scores.fused, similarity=scores.dense, scores=scores)
+    return Hit(**known, **where, score=score, similarity=scores.dense, scores=scores)
 
 
 def _grouped(values: Sequence[str]) -> dict[str, list[int]]:

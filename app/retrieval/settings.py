@@ -39,6 +39,12 @@ class SearchSettings(Settings):
     num_candidates: PositiveInt = 100
     """Chunks that each part puts forward; every one of them gets both scores."""
 
+    rerank_depth: PositiveInt = 20
+    """Chunks that a re-ranker scores anew, where there is one; a tuned retriever brings its own depth."""
+
+    rerank_weight: Weight = 0.5
+    """Weight of the re-ranker against the fused score; a tuned retriever brings its own."""
+
 
 class RetrievalSettings(Settings):
     """How chunks are embedded and indexed."""

@@ -8,13 +8,25 @@ WORDS = (
 )
 
 
-def write_encoder(folder: Path, *, dim: int = 32, num_heads: int = 4, num_layers: int = 1, seed: int = 0, **config):
-    """Write config, weights and tokenizer; the folder comes back. ``config`` goes over what ``config.json`` says."""
+def write_encoder(
+    folder: Path,
+    *,
+    dim: int = 32,
+    num_heads: int = 4,
+    num_layers: int = 1,
+    seed: int = 0,
+    num_labels: int | None = None,
+    **config,
+):
+    """Write config, weights and tokenizer; the folder comes back. ``config`` goes over what ``config.json`` says.
+
+    With ``num_labels`` it is a cross-encoder.
+    """
     import json
 
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel
+    from transformers import BertConfig, BertForSequenceClassification, BertModel
     from transformers.utils import logging
 
     words = list(dict.fromkeys(WORDS.split()))
@@ -23,9 +35,10 @@ def write_encoder(folder: Path, *, dim: int = 32, num_heads: int = 4, num_layers
     torch.manual_seed(seed)
     shape = BertConfig(
         vocab_size=len(words), hidden_size=dim, num_attention_heads=num_heads, num_hidden_layers=num_layers,
-        intermediate_size=2 * dim, max_position_embeddings=64,
+        intermediate_size=2 * dim, max_position_embeddings=64, num_labels=num_labels or 2,
     )  # fmt: skip
-    BertModel(shape, add_pooling_layer=False).save_pretrained(folder)
+    model = BertForSequenceClassification(shape) if num_labels else BertModel(shape, add_pooling_layer=False)
+    model.save_pretrained(folder)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
     tokenizer = Tokenizer(models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
