@@ -31,6 +31,7 @@ class Pairs:
 
     def __init__(self, tokenizer: "Tokenizer", *, max_tokens: int = MAX_PAIR_TOKENS) -> None:
         self._tokenizer, self._max = tokenizer, max_tokens
+        self._max_question = min(MAX_QUESTION_TOKENS, max_tokens // 2)
         start, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
         if start is None or end is None:
             raise EncoderUnusable("the re-ranker's tokenizer has no [CLS] and [SEP]: take the model's own")
@@ -38,7 +39,7 @@ class Pairs:
 
     def question(self, text: str) -> list[int]:
         """The ids before the text."""
-        return [self._start, *self.texts([text])[0][: MAX_QUESTION_TOKENS - 2], self._end]
+        return [self._start, *self.texts([text])[0][: self._max_question - 2], self._end]
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of texts, not yet cut."""
