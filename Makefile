@@ -26,7 +26,7 @@ demo: setup
 test: test-unit test-cluster
 
 test-unit: setup
-	$(BIN)/python -m pytest -m 'not cluster'
+	$(BIN)/python -m pytest -m 'not cluster' -n 2 --dist worksteal
 
 test-cluster: setup
 	$(BIN)/python -m pytest -m cluster
