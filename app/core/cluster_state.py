@@ -61,9 +61,14 @@ class ClusterSettings(Settings):
             "TOKENIZERS_PARALLELISM": "false",
             "RAY_USAGE_STATS_ENABLED": "0",
             "NML_DISABLE_USAGE_LOGGING": "1",
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         }
     )
-    """Variables that the head hands on to every job, worker and replica."""
+    """Variables that the head hands on to every job, worker and replica. Of Ray Train's two, the first is how often it
+    looks whether the workers are done (2 s by itself, which every short run waits for), the second saves a process for
+    each run that watches for nodes to be taken away: there is one node, and it is this machine.
+    """
 
     @classmethod
     def load(cls, path: Path | None) -> Self:

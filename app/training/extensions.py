@@ -1,24 +1,43 @@
 """Environment that DeepSpeed needs, and the extension that it compiles on first use.
 
-Guarantees: compiled extensions lie in one lasting folder, whatever the workspace: $SIGNALBOX_EXTENSIONS_DIR, else
-~/.cache/signalbox/torch_extensions. Call :func:`prepare_environment` before torch or DeepSpeed is imported.
+Guarantees: compiled extensions lie in one lasting folder, whatever the workspace: $SIGNALBOX_EXTENSIONS_DIR, else one
+of this installation's own below ~/.cache/signalbox/torch_extensions (two that shared one would compile it anew in turn,
+since the paths of their headers differ). Call :func:`prepare_environment` before torch or DeepSpeed is imported.
 """
 
+import hashlib
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 VARIABLE = "SIGNALBOX_EXTENSIONS_DIR"
 DEFAULT_FOLDER = "~/.cache/signalbox/torch_extensions"
+UNUSED = ("mlflow", "xgboost")
+"""What DeepSpeed's autotuner, which nobody calls here, imports where it is installed: 1.5 s of every worker's start."""
 
 
 def extensions_dir() -> Path:
     """The folder of compiled extensions; made when missing."""
-    folder = Path(os.environ.get(VARIABLE) or DEFAULT_FOLDER).expanduser()
+    own = hashlib.sha256(sys.prefix.encode()).hexdigest()[:10]
+    folder = Path(os.environ.get(VARIABLE) or f"{DEFAULT_FOLDER}/{own}").expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def without_autotuning() -> Iterator[None]:
+    """Let an import of DeepSpeed in the block take what its autotuner alone would use for not installed."""
+    hidden = [name for name in UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import of it fails
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def prepare_environment(*, num_threads: int = 1) -> None:
@@ -44,7 +63,8 @@ def quieten() -> None:
 def compile_extensions() -> Path:
     """Compile DeepSpeed's shared-memory collectives unless they are there (39 s once); returns their folder."""
     prepare_environment()
-    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+    with without_autotuning():
+        from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
     ShareMemCommBuilder().load(verbose=False)
     return extensions_dir()

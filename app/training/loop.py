@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from app.training.data import Batches, load_examples
-from app.training.extensions import quieten
+from app.training.extensions import quieten, without_autotuning
 from app.training.model import AnswerLoss, load_model, new_model, save_model, with_adapters
 from app.training.plan import EXAMPLES_FILE, EXPORT, SUMMARY_FILE, Plan, append_progress, read_plan
 from app.training.settings import TrainSettings
@@ -62,7 +62,8 @@ def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path 
 
 def make_engine(plan: Plan, *, num_workers: int) -> Any:
     """The model in a DeepSpeed engine with AdamW; matrices decay, vectors do not."""
-    import deepspeed
+    with without_autotuning():
+        import deepspeed
 
     quieten()
     settings = plan.settings
