@@ -185,7 +185,7 @@ def connect(*_, **__):
     yield
 
 common.connect = connect
-with common.job(Path({str(workspace.root)!r}), None):
+with common.job(Path({str(workspace.root)!r}), None, begins=True):
     os.kill(os.getpid(), signal.SIGTERM)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
