@@ -18,12 +18,13 @@ def language_of(text: str, *, min_letters: int = MIN_LETTERS) -> str:
     sample = text[:SAMPLE_CHARS]
     if sum(map(str.isalpha, sample)) < min_letters:
         return UNKNOWN
-    language, chance = _identifier().classify(sample)
+    language, chance = load_identifier().classify(sample)
     return str(language) if chance >= LEAST_CHANCE else UNKNOWN
 
 
 @cache
-def _identifier() -> Any:
+def load_identifier() -> Any:
+    """The model, loaded once in a process (half a second)."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ from app.documents.settings import LimitSettings
 
 GRACE_S = 2.0
 STATUS_BYTES = 8
+OFFICE_BACKENDS = tuple(f"docling.backend.ms{name}_backend" for name in ("word", "powerpoint", "excel"))
 UNUSED = {"docling.pipeline.asr_pipeline": "AsrPipeline", "docling.pipeline.video_pipeline": "VideoPipeline"}
 
 
@@ -57,6 +59,7 @@ def load_reader(limits: LimitSettings, pdf: str) -> Any:
     """The converter. Without docling's models, what only these need is not imported, which halves time and memory."""
     if pdf != "full":
         _leave_out_models()
+    _leave_out_pictures()
     from app.documents.convert import DocumentReader
 
     return DocumentReader(limits=limits, pdf=pdf)
@@ -72,6 +75,15 @@ def _leave_out_models() -> None:
         stub = ModuleType(name)
         setattr(stub, pipeline, SimplePipeline)
         sys.modules.setdefault(name, stub)
+
+
+def _leave_out_pictures() -> None:
+    """Nothing of a picture but its place and words is kept: none is drawn by LibreOffice (seconds each) or encoded."""
+    from docling_core.types.doc import ImageRef
+
+    ImageRef.from_pil = classmethod(lambda cls, image, dpi: None)
+    for name in OFFICE_BACKENDS:
+        vars(import_module(name))["get_docx_to_pdf_converter"] = lambda: None
 
 
 def end(child: int) -> int:

@@ -10,6 +10,7 @@ workers on other machines need the folder under the same path.
 
 import json
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core.digests import digest_json, hex_of
+from app.core.language import load_identifier
 from app.core.parquet import RowWriter
 from app.core.progress import progress
 from app.documents.errors import DocumentsLost, EmptyCorpus
@@ -27,7 +29,7 @@ from app.documents.sandbox import Sandbox
 from app.documents.schema import DOCUMENTS, PARENTS, REJECTS, Reject, reject
 from app.documents.settings import DocumentSettings
 from app.documents.spool import Order, Spool
-from app.documents.work import FileWorker, Outcome, Part, merge_outcomes, rejected, split_work
+from app.documents.work import FileWorker, Outcome, Part, merge_outcomes, plan_batches, rejected, split_work
 from app.inference.encoder import PINNED, TokenCounter
 from app.ledger.erasures import ErasedDocuments
 from app.registry.tables import CHUNKS_FILE, DATASET_CHUNKS, DOCUMENTS_FILE, PARENTS_FILE, REJECTS_FILE
@@ -82,17 +84,19 @@ def take_over(spool: Spool, parts: Sequence[Part], *, folder: Path | None) -> No
 
 def convert_files(parts: Sequence[Part], spool: Spool, *, settings: DocumentSettings) -> None:
     """files -> an outcome in the spool for every document, by an actor pool with a sandboxed converter each."""
+    import pandas as pd
     import ray.data
 
     if not parts:
         return
     size = min(settings.num_workers, len(parts))
+    batches = plan_batches(parts, num_workers=size, max_parts=settings.batch_size)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    done = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map_batches(
+    done = ray.data.from_blocks([pd.DataFrame({"part": batch}) for batch in batches]).map_batches(
         Converter,
         fn_constructor_kwargs={"settings": settings},
         compute=ray.data.ActorPoolStrategy(size=size),
-        batch_size=max(1, min(settings.batch_size, len(parts) // (4 * size))),
+        batch_size=None,
         num_cpus=1,
         memory=settings.worker_memory_bytes,
     )
@@ -103,16 +107,21 @@ def convert_files(parts: Sequence[Part], spool: Spool, *, settings: DocumentSett
 
 
 class Converter:
-    """The actor: parts of files in, outcomes as JSON out, a batch for every document."""
+    """The actor: parts of files in, outcomes as JSON out. ``begun_s`` is when the first of its batch was begun."""
 
     def __init__(self, settings: DocumentSettings) -> None:
+        """Load what a worker needs, while its sandbox imports the converter."""
         sandbox = Sandbox(limits=settings.limits, pdf=pdf_reader(settings.pdf))
+        sandbox.start()
+        load_identifier()
         self._worker = FileWorker(settings=settings, count_tokens=TokenCounter(), sandbox=sandbox)
+        sandbox.wait()
 
     def __call__(self, batch: dict[str, Sequence[Part]]) -> Iterator[dict[str, list[Any]]]:
+        begun_s = time.time()
         for part in batch["part"]:
             for outcome in self._worker.outcomes(part):
-                yield {"order": [outcome["order"]], "outcome": [json.dumps(outcome)]}
+                yield {"order": [outcome["order"]], "outcome": [json.dumps(outcome | {"begun_s": begun_s})]}
 
 
 def check_complete(parts: Sequence[Part], orders: Sequence[Order]) -> None:

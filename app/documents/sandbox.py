@@ -45,6 +45,21 @@ class Sandbox:
         self._control: socket.socket | None = None
         self._pipe: Connection | None = None
         self._child = self._num_asked = 0
+        self._is_ready = False
+
+    def start(self) -> None:
+        """Let the converter be imported while the caller does something else; ``wait`` for it, or just convert."""
+        if self._control is None or self._parent is None or self._parent.poll() is not None:
+            self.close()
+            self._control = self._start_parent()
+
+    def wait(self) -> None:
+        """Return when a document would be converted at once.
+
+        Raises:
+            ConverterBroken: the converter does not start.
+        """
+        self._started()
 
     def convert(self, file: SourceFile) -> Converted:
         """Convert one file, whose bytes must still have the digest that they had when it was found.
@@ -101,14 +116,13 @@ class Sandbox:
         if self._pipe is not None and self._num_asked < DOCUMENTS_PER_CHILD and not self._pipe.poll(0):
             return self._pipe
         self._end_child()
-        if self._control is None or self._parent is None or self._parent.poll() is not None:
-            self.close()
-            self._control = self._start_parent()
+        self.start()
+        control = self._imported()
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                socket.send_fds(self._control, [b"f"], [theirs.fileno()])
-            self._child = int.from_bytes(self._control.recv(STATUS_BYTES), "little")
+                socket.send_fds(control, [b"f"], [theirs.fileno()])
+            self._child = int.from_bytes(control.recv(STATUS_BYTES), "little")
         except OSError:
             self._child = 0
         self._pipe = Connection(ours.detach())
@@ -131,17 +145,22 @@ class Sandbox:
                 stderr=subprocess.DEVNULL,
             )
         ours.settimeout(START_TIMEOUT_S)
+        self._is_ready = False
+        return ours
+
+    def _imported(self) -> socket.socket:
+        """The parent's socket, once it has imported the converter."""
+        control = self._control
         try:
-            ready = ours.recv(1) == b"r"
+            self._is_ready = self._is_ready or (control is not None and control.recv(1) == b"r")
         except OSError:
-            ready = False
-        if not ready:
-            ours.close()
+            self._is_ready = False
+        if control is None or not self._is_ready:
             self.close()
             raise ConverterBroken(
                 "the document converter does not start: reinstall docling-slim as constraints.txt says"
             )
-        return ours
+        return control
 
     def _end_child(self) -> int:
         """End the child, if there is one; how it ended, as ``Popen.returncode`` says it."""

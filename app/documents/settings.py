@@ -78,8 +78,8 @@ class DocumentSettings(Settings):
     num_workers: PositiveInt = 2
     """Conversion actors, each with one sandboxed converter process."""
 
-    batch_size: PositiveInt = 4
-    """Files handed to an actor at a time."""
+    batch_size: PositiveInt = 16
+    """Files handed to an actor at a time, at most; a run that was killed loses at most so many of each actor's."""
 
     worker_memory_bytes: PositiveInt = 512 * MIB
     """Memory that Ray reserves for an actor and its converter."""

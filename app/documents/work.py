@@ -3,15 +3,16 @@
 Guarantees: one outcome for every document of the file, whatever the file does to the converter.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 from urllib.parse import quote
 
 from app.core.language import UNKNOWN, language_of
 from app.documents.chunk import Parent, TokenCounter, cut_sections, num_tables
 from app.documents.errors import CannotConvert
+from app.documents.guard import OLD_OFFICE, ZIPPED
 from app.documents.read import ROWS_FORMATS, SourceFile, TextRow, read_rows
 from app.documents.sandbox import Sandbox
 from app.documents.schema import Reject, chunk_row, parent_row, reject
@@ -20,10 +21,17 @@ from app.documents.settings import DocumentSettings
 from app.documents.text import convert_text
 
 SAMPLED_PARENTS = 4
+SHARES = 3
+LEAST_EFFORT_BYTES = 20_000
+PACKED = (*ZIPPED, *OLD_OFFICE, "pdf", "msg")
+PACKED_SHARE = 0.125
 
 
 class Outcome(TypedDict):
-    """What became of one document: either ``document`` with its rows, or ``reject``; ``parts`` are what it lost."""
+    """What became of one document: either ``document`` with its rows, or ``reject``; ``parts`` are what it lost.
+
+    ``begun_s`` is when, in seconds since the epoch, a worker began with the batch that it was in.
+    """
 
     order: list[int]
     document: dict[str, Any] | None
@@ -31,6 +39,7 @@ class Outcome(TypedDict):
     parents: list[dict[str, Any]]
     parts: list[Reject]
     reject: Reject | None
+    begun_s: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,34 @@ def split_work(files: list[SourceFile], *, num_workers: int, limit: int | None) 
         shares = num_workers if file.format == "jsonl" else 1
         parts += [Part(index, file, share, shares, limit) for share in range(shares)]
     return parts
+
+
+def plan_batches(parts: Sequence[Part], *, num_workers: int, max_parts: int) -> list[list[Part]]:
+    """Parts of the work in the batches that workers take one after another, the dearest parts first.
+
+    A batch is at most its share of what is left, so that batches shrink towards the end and the workers end together
+    (guided self-scheduling: Polychronopoulos and Kuck, 1987); it holds at most ``max_parts`` parts.
+    """
+    waiting = sorted(parts, key=lambda part: -_effort(part))
+    left = sum(map(_effort, waiting))
+    batches: list[list[Part]] = []
+    place = 0
+    while place < len(waiting):
+        batch, share = [waiting[place]], left / (SHARES * num_workers)
+        held = _effort(batch[0])
+        for part in waiting[place + 1 : place + max_parts]:
+            if held + _effort(part) > share:
+                break
+            batch, held = [*batch, part], held + _effort(part)
+        batches.append(batch)
+        place, left = place + len(batch), left - held
+    return batches
+
+
+def _effort(part: Part) -> float:
+    """What a part of the work may cost, in bytes of text; what is packed is mostly pictures and fonts."""
+    share = PACKED_SHARE if part.file.format in PACKED else 1.0
+    return LEAST_EFFORT_BYTES + share * part.file.num_bytes / part.num_parts
 
 
 def merge_outcomes(outcomes: Iterable[Outcome], *, limit: int | None) -> Iterator[Outcome]:

@@ -7,6 +7,7 @@ than 256 tokens is cut at its end. Not guaranteed: the same bits in batches of o
 """
 
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,9 @@ DIMENSION = 384
 """Of the pinned encoder's vectors; another encoder says its own (``Encoder.dim``)."""
 MAX_TOKENS = 256
 BATCH_TOKENS = 2048
+MAX_WORDS_KEPT = 100_000
+JOINING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffd]")
+"""Signs that the tokenizer drops, or takes for white space, where ``str.split`` does otherwise."""
 
 
 def _identity(files: Mapping[str, str]) -> str:
@@ -185,10 +189,27 @@ def load_tokenizer(folder: Path | None = None, *, max_tokens: int | None = None)
 
 
 class TokenCounter:
-    """Counts a text's encoder tokens, special tokens not counted. Needs no torch."""
+    """Counts a text's encoder tokens, special tokens not counted. Needs no torch.
+
+    The tokenizer works word by word, so a text has the tokens of its words; the counts of words are kept, which is
+    several times as fast as the tokenizer on texts that are counted in parts and as a whole.
+    """
 
     def __init__(self) -> None:
         self._tokenizer = load_tokenizer()
+        self._words: dict[str, int] = {}
 
     def __call__(self, text: str) -> int:
+        if JOINING.search(text):
+            return self._count(text)
+        if len(self._words) > MAX_WORDS_KEPT:
+            self._words.clear()
+        known = self._words
+        return sum(known[word] if word in known else self._learn(word) for word in text.split())
+
+    def _learn(self, word: str) -> int:
+        self._words[word] = size = self._count(word)
+        return size
+
+    def _count(self, text: str) -> int:
         return len(self._tokenizer.encode(text, add_special_tokens=False))

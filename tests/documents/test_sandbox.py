@@ -23,7 +23,7 @@ from app.documents.settings import MIB, LimitSettings
 FAKE = """
 import sys, types
 from app.documents import child
-child._leave_out_models = lambda: None
+child._leave_out_models = child._leave_out_pictures = lambda: None
 fake = types.ModuleType('app.documents.convert')
 class DocumentReader:
     def __init__(self, *, limits, pdf):

@@ -7,7 +7,7 @@ from app.documents.errors import CannotConvert
 from app.documents.read import SourceFile, scan
 from app.documents.sections import Converted, Section
 from app.documents.settings import DocumentSettings
-from app.documents.work import FileWorker, Outcome, merge_outcomes, split_work
+from app.documents.work import FileWorker, Outcome, Part, merge_outcomes, plan_batches, split_work
 
 SETTINGS = DocumentSettings()
 
@@ -50,3 +50,25 @@ def test_rows_are_shared_between_workers_without_loss(tmp_path: Path):
     assert names(outcomes) == [*(f"d.jsonl#{n}" for n in range(10)), "z.md"]
     assert outcomes == work(tmp_path, num_workers=1)
     assert names(work(tmp_path, limit=4)) == [f"d.jsonl#{n}" for n in range(4)]
+
+
+def file_of(num_bytes: int, kind: str = "md") -> SourceFile:
+    return SourceFile(Path("x"), f"{num_bytes}.{kind}", kind, "sha256:0", num_bytes)
+
+
+def test_the_dearest_parts_come_first_and_batches_shrink():
+    parts = [Part(index, file_of(size)) for index, size in enumerate([10, 2_000_000, *[50_000] * 60, 900_000])]
+    batches = plan_batches(parts, num_workers=2, max_parts=16)
+    sizes = [len(batch) for batch in batches]
+    assert [part.file.num_bytes for batch in batches[:2] for part in batch] == [2_000_000, 900_000]
+    assert sizes[2:] == sorted(sizes[2:], reverse=True)
+    assert sizes[-3:] == [1, 1, 1]
+    assert sorted(part.index for batch in batches for part in batch) == list(range(63))
+
+
+def test_a_batch_is_bounded_and_bytes_of_packed_formats_count_less():
+    small = [Part(index, file_of(10)) for index in range(100)]
+    assert max(map(len, plan_batches(small, num_workers=1, max_parts=7))) == 7
+    pair = [Part(0, file_of(400_000, "pdf")), Part(1, file_of(100_000, "md"))]
+    assert [part.index for batch in plan_batches(pair, num_workers=1, max_parts=4) for part in batch] == [1, 0]
+    assert plan_batches([], num_workers=2, max_parts=4) == []

@@ -64,6 +64,24 @@ def test_tokens_are_counted_without_special_ones_and_without_a_limit():
     assert count("fee " * 1000) == 1000
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The annual fee, 12.50 euros (VAT included), is due on 2026-01-31.",
+        "Zähler ﬁnd naïve café 税率は10%です שלום 😀",
+        "two\u00a0words\u3000three\u2009four\n\nfive\tsix",
+        "joi\u200bned spl\u2028it la\x85st by\x1ctes \ufeffmark \ufffd",
+        "a [MASK] b[SEP]c [ CLS ] " + "x" * 150,
+        "cafe\u0301 \u0301 alone",
+        "",
+    ],
+)
+def test_words_counted_one_by_one_are_the_tokenizers_count(text: str):
+    count, tokenizer = TokenCounter(), module.load_tokenizer()
+    expected = len(tokenizer.encode(text, add_special_tokens=False))
+    assert (count(text), count(text), count(f"{text} {text}")) == (expected, expected, 2 * expected)
+
+
 def test_the_forward_pass_is_berts():
     import torch
     from safetensors.torch import load_file
