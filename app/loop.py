@@ -17,8 +17,9 @@ from app.governance.evidence import TARGET, Evidence, find_ancestors
 from app.governance.gate import judge
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
 from app.governance.promotion import promote
-from app.governance.release import build_release, parts_of
+from app.governance.release import build_release, index_verdict_of, parts_of
 from app.governance.stoplights import DATA, StopLight, ask, ask_about_release, plan_retraining, red_reasons
+from app.inference.retrievers import retriever_of
 from app.ledger.keys import Signer
 from app.monitoring.plan import RetrainPlan
 from app.registry.versions import PRODUCTION, Registry, Version
@@ -75,11 +76,18 @@ class Candidate:
 
 
 def build_knowledge(
-    source: str, *, dataset: str, synthetic: str, registry: Registry, settings: SignalboxSettings
+    source: str,
+    *,
+    dataset: str,
+    synthetic: str,
+    registry: Registry,
+    settings: SignalboxSettings,
+    retriever: Version | None = None,
 ) -> Knowledge:
-    """Ingest a folder, index it, and make synthetic rows of it."""
+    """Ingest a folder, index it (with a tuned retriever, where one is given), and make synthetic rows of it."""
     documents = ingest(source, dataset, registry=registry, settings=settings.documents)
-    index = build_index(documents, name=dataset, registry=registry, settings=settings.retrieval)
+    how: dict[str, Any] = {"registry": registry, "settings": settings.retrieval, "retriever": retriever}
+    index = build_index(documents, name=dataset, **how)
     rows = synthesize(documents, name=synthetic, registry=registry, settings=settings.synthesis)
     return Knowledge(documents, index, rows)
 
@@ -178,6 +186,7 @@ def build_candidate(
         dataset=knowledge.dataset,
         verdict=verdict,
         large_verdict=beside,
+        index_verdict=_index_verdict(knowledge.index, production, registry=registry),
         policy=publish_policy(policy, registry),
         prices=prices,
         registry=registry,
@@ -215,6 +224,14 @@ def judge_large(
     others = {DATA: ask(DATA, rows[0], registry=registry)} if rows else {}
     evidence = Evidence.collect(large, registry=registry, candidate=evaluations, production=before, others=others)
     return judge(policy, evidence, registry=registry)
+
+
+def _index_verdict(index: Version, production: Version | None, *, registry: Registry) -> Version | None:
+    """The verdict that let the retriever of an index into production; None without a retriever, or another's."""
+    retriever = index.facts.get("retriever")
+    stood = index_verdict_of(production, registry=registry) if production and retriever else None
+    judged = registry.get("index", stood.facts["artifact"]["digest"]) if stood else None
+    return stood if judged and judged.facts.get("retriever") == retriever else None
 
 
 def _said_of(red: Version) -> str:
@@ -267,10 +284,12 @@ def propose_first(
 def find_knowledge(dataset: Version, *, registry: Registry) -> Knowledge:
     """The newest index and synthetic rows that were made from a dataset version.
 
+    An index that a tuned retriever made is passed over: ``propose_index`` brings it into a release, with a verdict.
+
     Raises:
         NotPrepared: one of them is missing; the message names the job that makes it.
     """
-    made = [version for version in registry.versions() if dataset.digest in version.parents]
+    made = [each for each in registry.versions() if dataset.digest in each.parents and "retriever" not in each.facts]
     found = {version.kind: version for version in made}
     for kind, job in (("index", "jobs.index"), (SYNTHETIC, "jobs.synthesize")):
         if kind not in found:
@@ -330,6 +349,7 @@ def retrain(
     """
     production = registry.get("release", f"{plan.release}@{PRODUCTION}")
     parts = parts_of(production, registry=registry)
+    retriever = retriever_of(parts["index"], registry=registry) if "index" in parts else None
     if "small" not in parts:
         raise NothingToLearnOn(f"{production.ref} has no small model to learn on from: promote one that has")
     suites = find_suites(plan.suite, plan.regression_suites, registry=registry)
@@ -338,7 +358,12 @@ def retrain(
     spending = plan_retraining(production, parts["small"], trigger=trigger, registry=registry, asked=asked)
     gates = {RETRAINING: ask(RETRAINING, spending, registry=registry)}
     knowledge = build_knowledge(
-        plan.source, dataset=plan.dataset, synthetic=plan.synthetic, registry=registry, settings=settings
+        plan.source,
+        dataset=plan.dataset,
+        synthetic=plan.synthetic,
+        registry=registry,
+        settings=settings,
+        retriever=retriever,
     )
     gates[DATA] = ask(DATA, knowledge.rows, registry=registry)
     recipe = settings.training.small_continual

@@ -1,4 +1,4 @@
-"""Judge a first release where none is named, approve it, put it into production, and let the cluster serve it.
+"""Judge a release that is to be proposed, approve it, put it into production, and let the cluster serve it.
 
 Exit status: 0, it serves; 3, the gate is red; 2, it was asked wrongly; 1, refused, for want of approvals above all.
 """
@@ -10,14 +10,12 @@ import typer
 
 from app.core.errors import UsageError
 from app.governance.approvals import approve
-from app.governance.gate import summary
-from app.governance.policy import load_policy, policy_of
+from app.governance.policy import policy_of
 from app.ledger.key_sources import open_signer
-from app.loop import find_knowledge, propose_first, put_into_production, verdict_of
-from app.monitoring.actor import REFUSED_STATUS
-from app.registry.versions import Version
+from app.loop import put_into_production, verdict_of
 from app.serving.deploy import LOCAL_CONFIG, deploy
-from jobs.common import Config, Job, WorkspaceOption, job
+from jobs.common import Config, WorkspaceOption, job
+from jobs.proposing import propose_models, propose_retriever
 
 app = typer.Typer(add_completion=False)
 
@@ -25,13 +23,19 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     release: Annotated[
-        str, typer.Option(help="Release to promote; with --suite, the name to propose under.")
+        str, typer.Option(help="Release to promote; with --suite or --index, the name to propose under.")
     ] = "assistant",
     suite: Annotated[str | None, typer.Option(help="Propose a release first: judge --small on this suite.")] = None,
     small: Annotated[str, typer.Option(help="Small model of a proposed release.")] = "small",
     large: Annotated[str | None, typer.Option(help="Large model of a proposed release, if it has one.")] = None,
     dataset: Annotated[str, typer.Option(help="Documents of a proposed release.")] = "handbook",
-    policy: Annotated[str, typer.Option(help="Policy that judges it: a file, or a shipped one's name.")] = "candidate",
+    index: Annotated[
+        str | None, typer.Option(help="Propose the release in production with this index, judged on --questions.")
+    ] = None,
+    questions: Annotated[str | None, typer.Option(help="Suite that --index is judged on.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Policy that judges it: a file or a shipped one's name [candidate, retriever].")
+    ] = None,
     approver: Annotated[
         str | None, typer.Option(help="Sign an approval with this key; made by `signalbox keys new`.")
     ] = None,
@@ -47,8 +51,15 @@ def main(
     with job(workspace, config) as here:
         if approver and not printed_name:
             raise UsageError("an approval carries a person's name: give --printed-name with --approver")
-        parts: dict[str, Any] = {"small": small, "large": large, "dataset": dataset, "policy": policy}
-        chosen = _propose(here, release, suite, **parts) if suite else here.registry.get("release", release)
+        if bool(index) != bool(questions) or (index and suite):
+            raise UsageError("an index is judged on questions: give --index with --questions, and no --suite")
+        if index and questions:
+            chosen = propose_retriever(here, release, index, questions, policy=policy)
+        elif suite:
+            parts: dict[str, Any] = {"small": small, "large": large, "dataset": dataset, "policy": policy}
+            chosen = propose_models(here, release, suite, **parts)
+        else:
+            chosen = here.registry.get("release", release)
         if approver:
             signer = open_signer(here.workspace.keys_dir, approver)
             verdict = verdict_of(chosen, registry=here.registry)
@@ -59,19 +70,6 @@ def main(
         if serve:
             deploy(workspace=here.workspace, release_ref=chosen.digest, config_path=serve_config)
         print(f"{chosen.ref} ({chosen.short}) is in production{' and serves' if serve else ''}")
-
-
-def _propose(here: Job, name: str, suite: str, *, small: str, large: str | None, dataset: str, policy: str) -> Version:
-    get = here.registry.get
-    candidate = propose_first(
-        name, small=get("model", small), large=get("model", large) if large else None, suite=get("suite", suite),
-        knowledge=find_knowledge(get("dataset", dataset), registry=here.registry), policy=load_policy(policy),
-        registry=here.registry, settings=here.settings,
-    )  # fmt: skip
-    print("\n".join([*summary(candidate.verdict), *filter(None, [candidate.stopped])]))
-    if candidate.release is None:
-        raise typer.Exit(REFUSED_STATUS)
-    return candidate.release
 
 
 if __name__ == "__main__":

@@ -15,14 +15,13 @@ from app.governance.approvals import (
     RecordsLost,
     check_records,
     decisions,
-    judge_approvals,
     record,
     rejections,
-    valid_approvals,
 )
 from app.governance.checks import Approvals
 from app.governance.policy import BadPolicy, policy_of
-from app.governance.promotion import is_stopped
+from app.governance.promotion import is_stopped, judge_signed
+from app.governance.release import index_verdict_of
 from app.ledger.decisions import APPROVAL, REJECTION
 from app.registry.versions import PRODUCTION, Registry, Version, VersionNotFound
 
@@ -57,9 +56,10 @@ def describe(release: Version, *, registry: Registry) -> dict[str, Any]:
     A release that was made up shows what there is of it; ``finding`` then says what is missing, and it is not approved.
     """
     verdict, rule, lacking = _asked(release, registry)
-    finding = judge_approvals(rule, valid_approvals(release, verdict, registry=registry)) if verdict and rule else None
+    finding = judge_signed(release, verdict, rule=rule, registry=registry) if verdict and rule else None
     rejected = bool(rejections(release, registry=registry))
-    checks = verdict.stated("facts", "checks") if verdict else None
+    beside = index_verdict_of(release, registry=registry)
+    judged = list({each.digest: each for each in (verdict, beside) if each}.values())
     return {
         "release": release.ref,
         "log": registry.ledger.log_key,
@@ -75,7 +75,7 @@ def describe(release: Version, *, registry: Registry) -> dict[str, Any]:
         "approved": not lacking and finding is not None and finding.light == "green" and not rejected,
         "finding": lacking or (finding.reason if finding else NOT_STATED),
         "meaning": rule.meaning if rule else "",
-        "checks": [_check_line(check) for check in checks] if isinstance(checks, list) else [],
+        "checks": [_check_line(check) for each in judged for check in _checks(each)],
         "decisions": list(_decisions(release, verdict.digest if verdict else "", registry)),
         "at": timestamp(),
     }
@@ -91,6 +91,11 @@ def _asked(release: Version, registry: Registry) -> tuple[Version | None, Approv
     except (VersionNotFound, ArtifactMissing, BadPolicy, RecordsLost) as error:
         return verdict, None, str(error)
     return verdict, rule, ""
+
+
+def _checks(verdict: Version) -> list[Any]:
+    checks = verdict.stated("facts", "checks")
+    return checks if isinstance(checks, list) else []
 
 
 def _check_line(check: Any) -> str:

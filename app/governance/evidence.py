@@ -16,13 +16,16 @@ import pyarrow.parquet as pq
 
 from app.core.digests import digest_file, digest_json
 from app.core.errors import SignalboxError
+from app.inference.retrievers import KIND as RETRIEVER
 from app.ledger.erasures import erasures_in
 from app.ledger.log import PROMOTION, REQUEST_BATCH, Leaf
 from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version
 
 TARGET = "target"
-MODEL, SUITE, PLAN = "model", "suite", "plan"
+MODEL, SUITE, PLAN, INDEX = "model", "suite", "plan", "index"
+INDEX_VERDICT = "index_verdict"
+"""Input of a release that names the verdict on its index, where a retriever made that."""
 
 Outcomes = list[tuple[str, float]]
 Row = Mapping[str, Any]
@@ -205,19 +208,27 @@ class Evidence:
         return self.version(SUITE, digest)
 
     @cached_property
-    def models(self) -> list[Leaf]:
-        """Leaves of the models behind the artifact, itself included, oldest first."""
-        found = [leaf for leaf in self.ancestors[0].values() if leaf.statement.kind == MODEL]
+    def trained(self) -> list[Leaf]:
+        """Leaves of the models behind the artifact, itself included, oldest first; of an index, of its retrievers."""
+        kind = RETRIEVER if self.artifact.kind == INDEX else MODEL
+        found = [leaf for leaf in self.ancestors[0].values() if leaf.statement.kind == kind]
         return sorted(found, key=lambda leaf: leaf.index)
 
     @cached_property
     def training_data(self) -> list[Version]:
-        """Versions with rows that the models behind the artifact were trained on; rows that are judged themselves."""
-        if not self.models:
+        """Versions with rows that the models behind the artifact were trained on; rows that are judged themselves.
+
+        Of an index: what its retrievers were tuned on and its weight was calibrated on, suites too.
+        """
+        if not self.trained and self.artifact.kind != INDEX:
             return [self.artifact] if ROWS_FILE in self.artifact.manifest["files"] else []
-        leaves = find_ancestors(self.registry, [leaf.statement.subject for leaf in self.models], before=self.horizon)[0]
-        data = [leaf for leaf in leaves.values() if leaf.statement.kind not in (MODEL, SUITE, REQUEST_BATCH)]
-        versions = [self.version(leaf.statement.kind, leaf.statement.subject) for leaf in data]
+        digests = [leaf.statement.subject for leaf in self.trained]
+        leaves = find_ancestors(self.registry, digests, before=self.horizon)[0]
+        data = {each: leaf for each, leaf in leaves.items() if leaf.statement.kind not in (MODEL, SUITE, REQUEST_BATCH)}
+        if self.artifact.kind == INDEX:
+            named = [*self.artifact.parents, *(digest for leaf in self.trained for digest in leaf.statement.parents)]
+            data |= {digest: self.ancestors[0][digest] for digest in named if digest in self.ancestors[0]}
+        versions = [self.version(leaf.statement.kind, digest) for digest, leaf in data.items()]
         found = [version for version in versions if ROWS_FILE in version.manifest["files"]]
         return sorted(found, key=lambda version: version.digest)
 
@@ -331,6 +342,8 @@ def _named(version: Version) -> dict[str, str]:
 def earlier_evaluations(registry: Registry, artifact: Version, *, before: int | None = None) -> Iterator[Version]:
     """The evaluations of every candidate promoted before ``artifact`` was, by itself or in a release, each once.
 
+    For an index these are the evaluations of indexes, for anything else all others.
+
     Args:
         before: look at so many leaves of the ledger only; all of them by default.
     """
@@ -342,10 +355,13 @@ def earlier_evaluations(registry: Registry, artifact: Version, *, before: int | 
         if artifact.digest in (promoted.digest, *promoted.parents):
             return
         record = registry.store.manifest(PROMOTION, leaf.statement.payload)
-        recorded = registry.get("verdict", record["facts"]["verdict"]).manifest["inputs"]["evidence"]
-        if recorded["artifact"]["digest"] == artifact.digest:
+        beside = promoted.stated("inputs", INDEX_VERDICT) if artifact.kind == INDEX else None
+        verdicts = [registry.get("verdict", digest) for digest in (record["facts"]["verdict"], beside) if digest]
+        recorded = [verdict.manifest["inputs"]["evidence"] for verdict in verdicts]
+        if artifact.digest in [each["artifact"]["digest"] for each in recorded]:
             return
-        for digest in recorded["candidate"].values():
-            if digest not in seen:
-                seen.add(digest)
-                yield registry.get("evaluation", digest)
+        for digest in dict.fromkeys(digest for each in recorded for digest in each["candidate"].values()):
+            evaluation = registry.get("evaluation", digest) if digest not in seen else None
+            seen.add(digest)
+            if evaluation and (INDEX in evaluation.manifest["inputs"]) is (artifact.kind == INDEX):
+                yield evaluation

@@ -14,6 +14,7 @@ from app.core.errors import SignalboxError
 from app.core.store import ArtifactMissing
 from app.governance.checks import Check
 from app.governance.evidence import (
+    INDEX,
     MODEL,
     Evidence,
     EvidenceChanged,
@@ -190,7 +191,7 @@ def _place(verdict: Version, evidence: Evidence, registry: Registry) -> list[str
     if not evidence.published_at <= evidence.at <= leaf.statement.time:
         window = f"{evidence.published_at} (its evidence) and {leaf.statement.time} (its leaf)"
         found.append(f"at: judged at {evidence.at}, not between {window}")
-    if evidence.artifact.kind == MODEL:
+    if evidence.artifact.kind in (MODEL, INDEX):
         known = {version.digest for version in evidence.earlier}
         earlier = earlier_evaluations(registry, evidence.artifact, before=leaf.index)
         left_out = [version.ref for version in earlier if version.digest not in known]

@@ -5,8 +5,8 @@ and takes the release's models out of service, until a resume, a rollback or the
 
 Guarantees: the alias ``production`` and its ledger leaf change in one transaction or not at all; a promotion demands a
 verdict that replays to itself and is not red, under the very policy named, for a release with models one of the gate
-before traffic too, the approvals that policy asks for, and no rejection that stands, all judged on what the ledger
-holds when the leaf is appended.
+before traffic too, for one that searches with a tuned retriever one that let that retriever through, the approvals that
+the policies ask for, and no rejection that stands, all judged on what the ledger holds when the leaf is appended.
 Not guaranteed: against somebody who edits the database; ``signalbox verify`` names an alias moved that way.
 """
 
@@ -19,11 +19,15 @@ from app.core.clock import timestamp
 from app.core.errors import SignalboxError, UsageError
 from app.core.schema import aliases, leaves, versions
 from app.governance.approvals import check_records, judge_approvals, rejections, valid_approvals
+from app.governance.checks import Approvals
+from app.governance.evidence import INDEX
+from app.governance.findings import Finding
 from app.governance.gate import replay
 from app.governance.keys import key_book
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
-from app.governance.release import check_served
+from app.governance.release import check_served, index_verdict_of
 from app.governance.strictness import asks_less
+from app.inference.retrievers import retriever_of
 from app.ledger.binding import LOG
 from app.ledger.decisions import DECISIONS, Decision
 from app.ledger.keys import Signer, sign_facts
@@ -45,6 +49,10 @@ class VerdictRefused(PromotionRefused):
 
 class TrafficRefused(VerdictRefused):
     """The gate before traffic let nothing through: judge this very release by the policy ``release``."""
+
+
+class RetrieverRefused(VerdictRefused):
+    """No verdict let the retriever behind a release's index through: `jobs.promote --index` judges it and proposes."""
 
 
 class ApprovalsMissing(PromotionRefused):
@@ -94,6 +102,7 @@ def promote(
     Raises:
         VerdictRefused: the verdict does not carry this promotion.
         TrafficRefused: a release with models has no verdict of the gate before traffic that does.
+        RetrieverRefused: it searches with a tuned retriever, and no verdict let that through.
         ApprovalsMissing: the policy asks for more approvals than there are.
         Rejected: a rejection stands.
         ProductionStopped: this very release was stopped.
@@ -106,8 +115,9 @@ def promote(
     _check_policy(release, policy_version, registry)
     check_served(release, registry=registry)
     traffic = _check_traffic(release, verdict, registry)
+    _check_retriever(release, verdict, registry)
     _check_rejections(release, rejections(release, registry=registry))
-    finding = judge_approvals(policy_of(policy_version).approvals, valid_approvals(release, verdict, registry=registry))
+    finding = judge_signed(release, verdict, rule=policy_of(policy_version).approvals, registry=registry)
     if finding.light != "green":
         raise ApprovalsMissing(f"{release.ref} is not promoted, {finding.reason}: have it approved, then try again")
     if is_stopped(registry, release):
@@ -166,6 +176,16 @@ def resume(release: Version, *, registry: Registry, reason: str, signer: Signer 
     if not is_stopped(registry, release):
         raise NothingToResume(f"{release.ref} is not stopped: nothing to resume")
     _move(RESUME, release, (), {}, registry=registry, signer=mover, reason=reason, seen=seen)
+
+
+def judge_signed(release: Version, verdict: Version, *, rule: Approvals, registry: Registry) -> Finding:
+    """Whether the approvals on a release are those that a rule asks for, and its index's own policy."""
+    given, rules = valid_approvals(release, verdict, registry=registry), [rule]
+    beside = index_verdict_of(release, registry=registry) if release.kind == "release" else None
+    if beside and beside.digest != verdict.digest:
+        rules.append(policy_of(registry.get("policy", str(beside.stated("inputs", "policy")))).approvals)
+    findings = [judge_approvals(each, given) for each in rules]
+    return next((each for each in findings if each.light != "green"), findings[0])
 
 
 def is_stopped(registry: Registry, version: Version) -> bool:
@@ -267,12 +287,50 @@ def _check_policy(release: Version, policy: Version, registry: Registry) -> None
         if leaf.statement.kind != PROMOTION:
             continue
         record = registry.store.manifest(PROMOTION, leaf.statement.payload)
-        before = registry.get("policy", record["facts"]["policy"])
-        if before.name == policy.name and (less := asks_less(policy_of(policy), policy_of(before))):
-            said = f"asks less than {before.ref}, by which {release.name} was promoted before ({'; '.join(less)})"
-            raise VerdictRefused(
-                f"policy {policy.ref} {said}: judge by that one, or give the new one a name of its own"
-            )
+        promoted = registry.get(release.kind, leaf.statement.subject)
+        beside = index_verdict_of(promoted, registry=registry) if release.kind == "release" else None
+        named = [record["facts"]["policy"], *([beside.manifest["inputs"]["policy"]] if beside else [])]
+        for before in (registry.get("policy", digest) for digest in named):
+            _check_asks_less(release, policy, before)
+
+
+def _check_asks_less(release: Version, policy: Version, before: Version) -> None:
+    if before.name == policy.name and (less := asks_less(policy_of(policy), policy_of(before))):
+        said = f"asks less than {before.ref}, by which {release.name} was promoted before ({'; '.join(less)})"
+        raise VerdictRefused(f"policy {policy.ref} {said}: judge by that one, or give the new one a name of its own")
+
+
+def _check_retriever(release: Version, verdict: Version, registry: Registry) -> None:
+    """A tuned retriever searches for traffic once a verdict let it: on this index, or on another that it made.
+
+    An index that the pinned encoder made needs none.
+    """
+    if release.kind != "release" or (index := _index_of(release, registry)) is None:
+        return
+    if (retriever := retriever_of(index, registry=registry)) is None:
+        return
+    found, searches = index_verdict_of(release, registry=registry), f"{release.ref} searches with {retriever.ref}"
+    if found is None:
+        raise RetrieverRefused(f"{searches}, and no verdict let that through: run jobs.promote --index {index.ref}")
+    judged = registry.get(INDEX, str(found.stated("facts", "artifact", "digest")))
+    if judged.facts.get("retriever") != retriever.digest:
+        said = f"{searches}, and verdict {found.ref} is about index {judged.ref}, which was made with another"
+        raise RetrieverRefused(f"{said}: run jobs.promote --index {index.ref}")
+    light, gate = found.stated("facts", "light"), found.stated("facts", "gate")
+    if light not in ("green", "amber") or gate not in ("candidate", "release"):
+        said = f"verdict {found.ref} of the {gate} gate on index {judged.ref} is {light}"
+        raise RetrieverRefused(f"{said}: tune a better retriever, or keep the one before")
+    if found.digest != verdict.digest:
+        _check_replay(found, registry)
+        _check_policy(release, registry.get("policy", found.manifest["inputs"]["policy"]), registry)
+
+
+def _index_of(release: Version, registry: Registry) -> Version | None:
+    """The index of a release; None where it has none, or one that nobody published, which nothing can load."""
+    try:
+        return registry.get(INDEX, str(release.facts.get(INDEX)))
+    except VersionNotFound:
+        return None
 
 
 def _check_traffic(release: Version, verdict: Version, registry: Registry) -> dict[str, str]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.core.errors import UsageError
+from app.governance.evidence import INDEX, INDEX_VERDICT
+from app.inference.retrievers import source_of
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.registry.whole import whole_folder
 
@@ -33,6 +35,7 @@ def build_release(
     router: Version | None = None,
     policy: Version | None = None,
     large_verdict: Version | None = None,
+    index_verdict: Version | None = None,
     prices: Mapping[str, float] | None = None,
     prompt: str = "",
     extractive: bool = True,
@@ -43,6 +46,7 @@ def build_release(
     Args:
         verdict: about the small model where there is one.
         large_verdict: about the large model, where ``verdict`` is about the small one.
+        index_verdict: about the index, or about another that the same retriever made.
         prices: US dollars, such as ``small_usd_per_1k_tokens``.
         prompt: the system prompt, empty for none.
 
@@ -51,8 +55,9 @@ def build_release(
     """
     given = dict(zip(PARTS, (small, large, index, dataset, router, policy), strict=True))
     parts = {part: version.digest if version else None for part, version in given.items()}
-    beside = {"large_verdict": large_verdict.digest} if large_verdict else {}
-    parents = [*dict.fromkeys(digest for digest in parts.values() if digest), verdict.digest, *beside.values()]
+    further = (("large_verdict", large_verdict), (INDEX_VERDICT, index_verdict))
+    beside = {label: each.digest for label, each in further if each}
+    parents = list(dict.fromkeys(digest for digest in (*parts.values(), verdict.digest, *beside.values()) if digest))
     if verdict.facts["artifact"]["digest"] not in parents:
         raise ReleaseIncomplete(f"verdict {verdict.ref} is about no part of release {name}: name the judged part's own")
     if (small or large) and router is None:
@@ -69,13 +74,22 @@ def parts_of(release: Version, *, registry: Registry) -> dict[str, Version]:
     return {part: registry.get(kinds.get(part, part), digest) for part, digest in digests.items() if digest}
 
 
+def index_verdict_of(release: Version, *, registry: Registry) -> Version | None:
+    """The verdict that let a release's index through, its own where that is about an index; None without one."""
+    named = [release.stated("inputs", INDEX_VERDICT), release.stated("inputs", "verdict")]
+    found = [version for digest in named if (version := _published("verdict", digest, registry))]
+    return next((each for each in found if each.stated("facts", "artifact", "kind") == INDEX), None)
+
+
 def check_served(release: Version, *, registry: Registry) -> None:
     """Hold what would serve against what was published: manifest, models with their bases, index, router, policy.
 
+    With the index goes the retriever that it was made with.
     A part that nobody published is passed over: nothing can be loaded under its digest but what has that digest.
 
     Raises:
         ArtifactChanged: a file or a manifest is another; it may be swapped weights.
+        RetrieverMismatch: the index was made with a retriever that is not in the registry, or another one.
     """
     whole_folder(release, registry)
     for part in PARTS:
@@ -87,6 +101,8 @@ def check_served(release: Version, *, registry: Registry) -> None:
         whole_folder(version, registry)
         if ADAPTER in version.manifest["files"] and (base := _published(MODEL, version.facts.get("base"), registry)):
             whole_folder(base, registry)
+        if part == INDEX:
+            source_of(version, registry=registry)
 
 
 def _published(kind: str, digest: object, registry: Registry) -> Version | None:

@@ -18,7 +18,7 @@ from app.ledger.key_book import END, KeyBook, ManifestOf
 from app.ledger.keys import Signer, Verifier, facts_signer, sign_facts
 from app.ledger.log import Leaf, Statement
 
-MODEL = "model"
+MODEL, RETRIEVER = "model", "retriever"
 TRAINER, TRAINING = "trainer", "training"
 
 
@@ -86,10 +86,10 @@ class Trainers:
         """The trainers of the models among some statements."""
         found = cls()
         for statement in statements:
-            if statement.kind != MODEL:
+            if statement.kind not in (MODEL, RETRIEVER):
                 continue
             found.actors.add(statement.actor)
-            if signer := trained_by(manifest_of(MODEL, statement.subject) or {}):
+            if signer := trained_by(manifest_of(statement.kind, statement.subject) or {}):
                 found.keys.add(signer.digest)
                 found.people.add(keys.person(signer.digest))
         found.people.discard("")

@@ -1,0 +1,137 @@
+"""A turn of the loop for the index alone: judge it against the one in production, and propose a release with it.
+
+Guarantees: the models of the proposed release are production's, with the verdicts that brought them in; nothing here
+moves production. Not guaranteed: a release; an index whose verdict is red has none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.core.errors import UsageError
+from app.governance.evidence import TARGET, Evidence, earlier_evaluations
+from app.governance.gate import judge
+from app.governance.policy import Policy
+from app.governance.release import build_release, parts_of
+from app.governance.stoplights import StopLight, ask_about_release
+from app.loop import SYNTHETIC, verdict_of
+from app.registry.versions import PRODUCTION, Registry, Version, VersionNotFound
+from app.retrieval.evaluate import evaluate_index
+from app.serving.engines import calibrate_router
+from app.settings import SignalboxSettings
+
+
+class NothingToSearchFor(UsageError):
+    """No release is in production that another index could serve: promote a first one, by jobs.promote --suite."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A judged index with the release that would serve it; None where a gate is red, and ``stopped`` says which."""
+
+    verdict: Version
+    release: Version | None
+    stopped: str = ""
+
+
+def propose_index(
+    name: str,
+    *,
+    index: Version,
+    suite: Version,
+    policy: Policy,
+    registry: Registry,
+    settings: SignalboxSettings,
+    actor: str = "service",
+) -> Proposal:
+    """Judge an index; unless the verdict is red, propose a release with it and the models that are in production.
+
+    Args:
+        suite: questions to do well on; the suites of earlier promotions of an index are asked as well.
+
+    Raises:
+        NothingToSearchFor: no release of that name is in production.
+        NothingToAsk: no question of a suite is about the index.
+        ArtifactChanged, RetrieverMismatch: an index or its retriever is not what was published.
+    """
+    try:
+        production = registry.get("release", f"{name}@{PRODUCTION}")
+    except VersionNotFound as error:
+        said = f"no release {name} is in production whose index another could follow"
+        raise NothingToSearchFor(f"{said}: promote a first one, by jobs.promote --suite") from error
+    verdict = judge_index(index, suite, production=production, policy=policy, registry=registry)
+    if verdict.facts["light"] == "red":
+        return Proposal(verdict, None)
+    release = _build(production, index, verdict, registry=registry, settings=settings, actor=actor)
+    try:
+        ask_about_release(release, verdict=verdict_of(release, registry=registry), registry=registry)
+    except StopLight as red:
+        return Proposal(verdict, None, str(red))
+    return Proposal(verdict, release)
+
+
+def judge_index(index: Version, suite: Version, *, production: Version, policy: Policy, registry: Registry) -> Version:
+    """The verdict on an index, by its evaluations and those of the index in production, which are made here."""
+    before = registry.get("index", production.facts["index"])
+    earlier = [each.manifest["inputs"]["suite"] for each in earlier_evaluations(registry, index)]
+    others = [registry.get("suite", digest) for digest in dict.fromkeys(earlier) if digest != suite.digest]
+    suites = {TARGET: suite} | {each.ref: each for each in others}
+    ours, theirs = (
+        {label: evaluate_index(each, asked, registry=registry) for label, asked in suites.items()}
+        for each in (index, before)
+    )
+    compared = theirs if before.digest != index.digest else {}
+    return judge(
+        policy, Evidence.collect(index, registry=registry, candidate=ours, production=compared), registry=registry
+    )
+
+
+def _build(
+    production: Version,
+    index: Version,
+    verdict: Version,
+    *,
+    registry: Registry,
+    settings: SignalboxSettings,
+    actor: str,
+) -> Version:
+    """The release in production with another index; where models serve, their verdict stays the release's own."""
+    parts, facts = parts_of(production, registry=registry), production.facts
+    small, large, router = (parts.get(part) for part in ("small", "large", "router"))
+    about = verdict_of(production, registry=registry) if small or large else verdict
+    beside = production.stated("inputs", "large_verdict")
+    return build_release(
+        production.name,
+        small=small,
+        large=large,
+        router=router and _calibrated_anew(router, {"small": small, "large": large}, index, registry, settings),
+        index=index,
+        dataset=registry.get("dataset", index.manifest["inputs"]["dataset"]),
+        verdict=about,
+        large_verdict=registry.get("verdict", beside) if beside else None,
+        index_verdict=verdict,
+        policy=registry.get("policy", str(about.stated("inputs", "policy"))),
+        prices=facts["prices"],
+        prompt=facts["prompt"],
+        extractive=facts["extractive"],
+        registry=registry,
+        actor=actor,
+    )
+
+
+def _calibrated_anew(
+    router: Version,
+    models: Mapping[str, Version | None],
+    index: Version,
+    registry: Registry,
+    settings: SignalboxSettings,
+) -> Version:
+    """The router of the same models and rows, for the passages of another index: it looks at what was found."""
+    rows = registry.get(SYNTHETIC, router.manifest["inputs"]["synthetic"])
+    return calibrate_router(
+        small=models["small"],
+        large=models["large"],
+        index=index,
+        synthetic=rows,
+        registry=registry,
+        settings=settings.routing,
+    )
