@@ -77,6 +77,7 @@ SETTINGS = {
     "min_metric": {"threshold": 0.8}, "non_inferior": {"margin": 0.05}, "forgetting_budget": {"budget": 0.05},
     "min_rows": {"minimum": 20, "attention": 100}, "max_rejected_share": {"maximum": 0.5},
     "latency_ceiling": {"maximum_s": 5}, "cost_ceiling": {"facts": ["prices"], "maximum_usd": 1},
+    "min_questions": {"minimum": 50},
     "budget": {"maximum_usd": 10}, "refusal_rate": {"maximum": 0.2}, "grounding_rate": {"minimum": 0.5},
     "cited_share": {"minimum": 0.5}, "gate_passed": {"gate": "candidate", "of": "small"},
     "cool_down": {"min_minutes": 30}, "freshness": {"max_age_days": 365},
