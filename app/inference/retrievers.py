@@ -1,8 +1,8 @@
 """From an index version to the encoder and the re-ranker that it was made for: the pinned ones, or a tuned retriever's.
 
 A version of kind ``retriever`` holds ``encoder/`` and, where it re-ranks, ``reranker/``; its facts name ``encoder``
-(``app.inference.encoder.digest_of``), ``dim`` and ``reranker``. An index that was made with one repeats these facts,
-and names the retriever in the fact ``retriever`` and among its parents.
+(``app.inference.encoder.digest_of``), ``dim`` and ``reranker`` (``app.inference.reranker.reranker_digest``, or null).
+An index that was made with one repeats these facts, and names the retriever in the fact ``retriever`` and as a parent.
 
 Guarantees: what is loaded for an index is what the index was made with, byte for byte, or nothing. Not guaranteed: that
 it is a good one; the policy ``retriever`` judges that.
@@ -14,6 +14,7 @@ from typing import Any
 
 from app.core.errors import SignalboxError
 from app.inference.encoder import DIMENSION, ENCODER_DIGEST, Encoder
+from app.inference.reranker import Reranker
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.registry.whole import whole_folder
 
@@ -21,7 +22,7 @@ KIND = "retriever"
 ENCODER_FOLDER, RERANKER_FOLDER = "encoder", "reranker"
 PINNED = "pinned"
 """Names what an index was made with when no retriever was."""
-REPEATED = ("encoder", "dim")
+REPEATED = ("encoder", "dim", "reranker")
 """Facts of a retriever that an index repeats."""
 
 
@@ -30,13 +31,37 @@ class RetrieverMismatch(SignalboxError):
 
 
 @dataclass(frozen=True)
+class Models:
+    """A retriever in memory."""
+
+    encoder: Encoder
+    reranker: Reranker | None = None
+
+
+@dataclass(frozen=True)
 class Source:
-    """Where an encoder lies, and what it must be. ``name`` is the retriever's digest, or ``pinned``."""
+    """Where a retriever lies, and what its encoder and re-ranker must be.
+
+    ``name`` is the retriever's digest, or ``pinned``, which has no folder and no re-ranker.
+    """
 
     name: str = PINNED
     encoder: str = ENCODER_DIGEST
     dim: int = DIMENSION
+    reranker: str | None = None
     folder: Path | None = None
+
+    def load(self, *, num_threads: int = 1) -> Models:
+        """The encoder, and the re-ranker where there is one.
+
+        Raises:
+            DigestMismatch, EncoderUnusable, RetrieverMismatch: as ``load_encoder`` says, of either.
+        """
+        encoder = self.load_encoder(num_threads=num_threads)
+        if self.folder is None or self.reranker is None:
+            return Models(encoder)
+        folder = self.folder / RERANKER_FOLDER
+        return Models(encoder, Reranker(folder, digest=self.reranker, num_threads=num_threads))
 
     def load_encoder(self, *, num_threads: int = 1) -> Encoder:
         """The encoder.
@@ -45,7 +70,8 @@ class Source:
             DigestMismatch, EncoderUnusable: the folder holds another one, or none.
             RetrieverMismatch: its vectors are of another size than stated.
         """
-        encoder = Encoder(folder=self.folder, digest=self.encoder, num_threads=num_threads)
+        folder = self.folder and self.folder / ENCODER_FOLDER
+        encoder = Encoder(folder=folder, digest=self.encoder, num_threads=num_threads)
         if encoder.dim != self.dim:
             said = f"retriever {self.name} states {self.dim} numbers a vector, its encoder makes {encoder.dim}"
             raise RetrieverMismatch(f"{said}: tune it again")
@@ -53,11 +79,12 @@ class Source:
 
     def facts(self) -> dict[str, Any]:
         """What an index that is made with it says of it."""
-        return {"encoder": self.encoder, "dim": self.dim} | ({} if self.folder is None else {"retriever": self.name})
+        facts: dict[str, Any] = {"encoder": self.encoder, "dim": self.dim}
+        return facts if self.folder is None else {**facts, "reranker": self.reranker, "retriever": self.name}
 
 
 def find_source(retriever: Version | None, *, registry: Registry) -> Source:
-    """Where a retriever's encoder lies; the pinned one without a retriever.
+    """Where a retriever lies; the pinned encoder without one.
 
     Raises:
         ArtifactChanged: a file of it is not the one that was published.
@@ -70,7 +97,7 @@ def find_source(retriever: Version | None, *, registry: Registry) -> Source:
         encoder, dim = str(retriever.facts["encoder"]), int(retriever.facts["dim"])
     except (KeyError, TypeError, ValueError) as error:
         raise RetrieverMismatch(f"retriever {retriever.ref} states no encoder and dim: tune it again") from error
-    return Source(retriever.digest, encoder, dim, folder / ENCODER_FOLDER)
+    return Source(retriever.digest, encoder, dim, retriever.facts.get("reranker"), folder)
 
 
 def source_named(name: str, *, registry: Registry) -> Source:
@@ -113,7 +140,7 @@ def made_with(index: Version, *, registry: Registry) -> str:
 
 
 def source_of(index: Version, *, registry: Registry) -> Source:
-    """Where the encoder of an index lies.
+    """Where the retriever of an index lies.
 
     Raises:
         ArtifactChanged, RetrieverMismatch: as ``retriever_of`` and ``find_source`` say.

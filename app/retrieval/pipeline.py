@@ -24,7 +24,7 @@ from app.retrieval.calibrate import Calibrated, calibrate_weight, gold_of
 from app.retrieval.filters import DATE, LABELS
 from app.retrieval.index import IndexBroken, write_index, write_search
 from app.retrieval.search import SearchIndex
-from app.retrieval.settings import RetrievalSettings
+from app.retrieval.settings import RetrievalSettings, SearchSettings
 from app.retrieval.vectors import choose_kind
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 CODE_VERSION = "retrieval-2"
 KIND = "index"
 DAYS = {"modified", "created"}
+TUNED = ("dense_weight", "rerank_weight", "rerank_depth")
+"""Settings of a search that a retriever was tuned with, where its facts state them."""
 
 
 def build_index(
@@ -49,7 +51,7 @@ def build_index(
 
     Args:
         questions: synthetic rows or a suite to calibrate the fusion's weight on; None: the weight of the settings.
-        retriever: whose encoder embeds; None: the pinned one.
+        retriever: whose encoder embeds, and whose re-ranker searches as its facts say; None: the pinned encoder alone.
 
     Raises:
         IndexBroken: vectors were lost on the way; nothing is published.
@@ -69,10 +71,11 @@ def build_index(
     texts = [embedded_text(row, headings=settings.embed_headings) for row in rows]
     vectors = embed(texts, settings=settings, source=source, workspace=registry.workspace)
     with tempfile.TemporaryDirectory() as folder:
-        place, search = Path(folder), settings.search
+        place, search = Path(folder), tuned_search(settings.search, retriever)
         kind = choose_kind(len(rows)) if settings.kind == "auto" else settings.kind
         write_index(place, vectors, rows, kind=kind, lexical=settings.lexical, search=search)
-        weight = {"from": "the settings"}
+        tuned = retriever and retriever.facts.get("dense_weight") is not None
+        weight: dict[str, Any] = {"from": retriever.ref if retriever and tuned else "the settings"}
         if questions:
             found = _calibrated(place, questions, source=source, registry=registry)
             search = search.model_copy(update={"dense_weight": found.weight})
@@ -82,6 +85,14 @@ def build_index(
         facts |= {"search": search.model_dump(mode="json"), "dense_weight": weight}
         parents = [dataset.digest, *(each.digest for each in (questions, retriever) if each)]
         return registry.publish(KIND, name, folder=place, inputs=inputs, parents=parents, facts=facts)
+
+
+def tuned_search(settings: SearchSettings, retriever: Version | None) -> SearchSettings:
+    """The settings of a search with what a retriever's facts say of it: how far and how much to re-rank and to fuse."""
+    stated = retriever.facts if retriever else {}
+    return SearchSettings(
+        **settings.model_dump() | {name: stated[name] for name in TUNED if stated.get(name) is not None}
+    )
 
 
 def chunk_rows(folder: Path, *, labels: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""Questions in, hits out: an index together with the encoder that it was made with.
+"""Questions in, hits out: an index together with the encoder and the re-ranker that it was made with.
 
 Guarantees: an index is never searched with vectors of another encoder than its own; what does not fit is refused when
-it is put together, before a question is asked. Not guaranteed: that two indexes share an encoder in memory; whoever
+it is put together, before a question is asked. Not guaranteed: that two indexes share a retriever in memory; whoever
 serves several puts them together itself.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from app.inference.encoder import Encoder
-from app.inference.retrievers import RetrieverMismatch, source_of
+from app.inference.retrievers import Models, RetrieverMismatch, source_of
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
 from app.retrieval.filters import PUBLIC, Scope
@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Searcher:
-    """An opened index and its encoder."""
+    """An opened index and what it was made with."""
 
     index: SearchIndex
-    encoder: Encoder
+    models: Models
+
+    @property
+    def encoder(self) -> Encoder:
+        """What the index's texts were embedded with."""
+        return self.models.encoder
 
     def __post_init__(self) -> None:
         """RetrieverMismatch when vectors of the encoder are of another size than those of the index."""
@@ -42,8 +47,8 @@ class Searcher:
             ArtifactChanged: a file of the index or of its retriever is not the one that was published.
             RetrieverMismatch: they do not belong together, or there is no such retriever.
         """
-        encoder = source_of(index, registry=registry).load_encoder(num_threads=num_threads)
-        return cls(SearchIndex.open(whole_folder(index, registry)), encoder)
+        models = source_of(index, registry=registry).load(num_threads=num_threads)
+        return cls(SearchIndex.open(whole_folder(index, registry)), models)
 
     def search(
         self, questions: Sequence[str], k: int, *, scope: Scope = PUBLIC, vectors: "NDArray[np.float32] | None" = None
@@ -54,4 +59,4 @@ class Searcher:
             vectors: the questions' own, float32 (n, dim), by this encoder; None: they are encoded here.
         """
         coded = self.encoder.encode(questions) if vectors is None else vectors
-        return self.index.search(questions, coded, k, scope=scope)
+        return self.index.search(questions, coded, k, scope=scope, reranker=self.models.reranker)

@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 from app.core.errors import SignalboxError
 from app.core.workspace import Workspace
-from app.inference.encoder import Encoder
-from app.inference.retrievers import PINNED, made_with, source_named
+from app.inference.retrievers import PINNED, Models, made_with, source_named
 from app.registry.versions import Registry, open_registry
 from app.retrieval.filters import PUBLIC, Scope
 from app.serving.cascade import Extract, Quote, Retrieval
@@ -62,37 +61,37 @@ class Asked:
 
 
 class Retriever:
-    """Embeds questions and searches indexes, each with the encoder that it was made with.
+    """Embeds questions and searches indexes, each with the encoder and the re-ranker that it was made with.
 
-    Indexes of different encoders are served side by side. ``encode`` is the pinned encoder, whatever a release searches
+    Indexes of different retrievers are served side by side. ``encode`` is the pinned encoder, whatever a release searches
     with: the reader's thresholds were measured with it.
     """
 
     def __init__(self, settings: ServingSettings) -> None:
         self._registry = registry_of(settings)
-        self._encoders: Loaded[Encoder] = Loaded(
-            lambda name: source_named(name, registry=self._registry).load_encoder(num_threads=settings.num_threads),
+        self._models: Loaded[Models] = Loaded(
+            lambda name: source_named(name, registry=self._registry).load(num_threads=settings.num_threads),
             limit=settings.max_loaded + 1,
         )
         self._indexes: Loaded[Any] = Loaded(
             lambda digest: load_index(self._registry, digest), limit=settings.max_loaded
         )
         self._made_with: dict[str, str] = {}
-        self._encoders.get(PINNED)
+        self._models.get(PINNED)
         self._marks: dict[str, tuple[str, float]] = {}
 
     def preload(self, ref: str) -> None:
-        """Load the index of a release and its encoder, so that its first request need not wait."""
+        """Load the index of a release and its retriever, so that its first request need not wait."""
         self._searcher(resolve_release(self._registry, ref).index)
 
     def _searcher(self, digest: str) -> Any:
-        """An index with its encoder."""
+        """An index with what it was made with."""
         from app.retrieval.searcher import Searcher
 
         index = self._index(digest)
         if digest not in self._made_with:
             self._made_with[digest] = made_with(self._registry.get("index", digest), registry=self._registry)
-        return Searcher(index, self._encoders.get(self._made_with[digest]))
+        return Searcher(index, self._models.get(self._made_with[digest]))
 
     def _index(self, digest: str) -> Any:
         """An index, opened again when an erasure took something from it; that is looked up once in a while."""
@@ -106,7 +105,7 @@ class Retriever:
 
     def encode(self, texts: Sequence[str]) -> Any:
         """Embeddings by the pinned encoder, float32 (n, 384)."""
-        return self._encoders.get(PINNED).encode(list(texts))
+        return self._models.get(PINNED).encoder.encode(list(texts))
 
     def retrieve(self, asked: Sequence[Asked]) -> list[Retrieval]:
         """Passages and embedding for each question; one who may see less gets less, in the same batch too."""

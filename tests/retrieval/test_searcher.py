@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from app.core.parquet import write_rows
-from app.inference.encoder import ENCODER_DIGEST, DigestMismatch
+from app.inference.encoder import ENCODER_DIGEST, DigestMismatch, EncoderUnusable
 from app.inference.retrievers import PINNED, RetrieverMismatch, made_with, source_of
 from app.registry.tables import ROWS_FILE
 from app.registry.whole import ArtifactChanged
@@ -55,9 +55,28 @@ def test_a_swapped_encoder_is_refused(registry, dataset, tmp_path: Path, monkeyp
         build_index(registry, dataset, monkeypatch, retriever=retriever, name="again")
 
 
+def test_an_index_is_searched_with_its_retrievers_re_ranker_as_that_was_tuned(
+    registry, dataset, tmp_path: Path, monkeypatch
+):
+    retriever = publish_retriever(registry, tmp_path / "tuned", reranks=True)
+    index = build_index(registry, dataset, monkeypatch, retriever=retriever)
+    assert index.facts["reranker"] == retriever.facts["reranker"]
+    searcher = Searcher.open(index, registry=registry)
+    assert (searcher.index.settings.rerank_weight, searcher.index.settings.rerank_depth) == (1.0, 3)
+    hits = searcher.search([TEXTS[0]], 5)[0]
+    again = [hit.scores.reranked for hit in hits]
+    assert again[:3] == sorted(again[:3], reverse=True)
+    assert again[3:] == [None, None]
+    write_encoder(tmp_path / "other", num_labels=1, seed=8)
+    shutil.copy(tmp_path / "other" / "model.safetensors", registry.folder(retriever) / "reranker")
+    with pytest.raises(ArtifactChanged, match=r"retriever tuned@1: reranker/model.safetensors is not the file"):
+        Searcher.open(index, registry=registry)
+
+
 LIES = [
     ({"dim": 64}, RetrieverMismatch, "states 64 numbers a vector, its encoder makes 32: tune it again"),
     ({"encoder": "sha256:0"}, DigestMismatch, "not sha256:0: restore it"),
+    ({"reranker": "sha256:0"}, EncoderUnusable, "reranker has no config.json|reranker has no model.safetensors"),
     ({"encoder": None, "dim": "wide"}, RetrieverMismatch, "states no encoder and dim"),
 ]
 
@@ -68,13 +87,14 @@ def test_a_retriever_that_is_not_what_it_states_makes_no_index(
 ):
     retriever = publish_retriever(registry, tmp_path / "tuned", facts=facts)
     with pytest.raises(error, match=said):
-        build_index(registry, dataset, monkeypatch, retriever=retriever)
+        Searcher.open(build_index(registry, dataset, monkeypatch, retriever=retriever), registry=registry)
 
 
 ODD = [
     ({"retriever": "sha256:" + "0" * 64}, r"index odd@1 was made with a retriever that is not in the registry \(sha"),
     ({"dim": 64}, "states dim 64, and its retriever tuned@1 32: build the index again"),
     ({"encoder": ENCODER_DIGEST}, "states encoder sha256:.*, and its retriever tuned@1 sha256:"),
+    ({"reranker": "sha256:0"}, "states reranker sha256:0, and its retriever tuned@1 None: build the index again"),
     ({"retriever": None}, "names encoder sha256:.* and no retriever: build it again"),
 ]
 

@@ -3,6 +3,7 @@
 from app.core.digests import digest_bytes
 from app.core.parquet import write_rows
 from app.inference.encoder import digest_of
+from app.inference.reranker import reranker_digest
 from app.registry.tables import CHUNKS, CHUNKS_FILE
 from app.retrieval import pipeline
 from app.retrieval.settings import RetrievalSettings
@@ -29,10 +30,13 @@ def publish_dataset(registry, folder, name="handbook"):
     return registry.publish("dataset", name, folder=folder, inputs={"name": name}, facts={"num_chunks": len(rows)})
 
 
-def publish_retriever(registry, folder, *, parents=(), name="tuned", facts=None, **shape):
-    """A retriever whose encoder has a shape; ``facts`` go over what is true."""
+def publish_retriever(registry, folder, *, parents=(), name="tuned", facts=None, reranks=False, **shape):
+    """A retriever whose encoder has a shape; ``facts`` go over what is true. Its re-ranker is random, too."""
     write_encoder(folder / "encoder", **shape)
     said = {"encoder": digest_of(folder / "encoder"), "dim": shape.get("dim", 32), "reranker": None}
+    if reranks:
+        write_encoder(folder / "reranker", num_labels=1, seed=7)
+        said |= {"reranker": reranker_digest(folder / "reranker"), "rerank_weight": 1.0, "rerank_depth": 3}
     inputs = {"shape": shape, "facts": facts or {}}
     return registry.publish(
         "retriever", name, folder=folder, inputs=inputs, parents=list(parents), facts=said | (facts or {})
