@@ -14,8 +14,8 @@ from app.governance.policy import policy_of
 from app.ledger.key_sources import open_signer
 from app.loop import put_into_production, verdict_of
 from app.serving.deploy import LOCAL_CONFIG, deploy
+from jobs._proposing import propose_models, propose_retriever
 from jobs.common import Config, WorkspaceOption, job
-from jobs.proposing import propose_models, propose_retriever
 
 app = typer.Typer(add_completion=False)
 

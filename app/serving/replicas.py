@@ -63,8 +63,8 @@ class Asked:
 class Retriever:
     """Embeds questions and searches indexes, each with the encoder and the re-ranker that it was made with.
 
-    Indexes of different retrievers are served side by side. ``encode`` is the pinned encoder, whatever a release searches
-    with: the reader's thresholds were measured with it.
+    Indexes of different retrievers are served side by side. ``encode`` is the pinned encoder, whatever a release
+    searches with: the reader's thresholds were measured with it.
     """
 
     def __init__(self, settings: ServingSettings) -> None:
