@@ -21,3 +21,7 @@ class TrainerRefused(UsageError):
 
 class TrainingFailed(SignalboxError):
     """The run ended before its last step; the message carries the reason. The same call takes it up again."""
+
+
+class SubspaceBroken(SignalboxError):
+    """Weights left the subspace that they were to stay in; nothing of such a run may be used."""
