@@ -22,10 +22,14 @@ import torch
 from app.training.data import Batches, load_examples
 from app.training.extensions import quieten, without_autotuning
 from app.training.model import AnswerLoss, load_model, new_model, save_model, with_adapters
+from app.training.osft import Osft, chosen_weights
 from app.training.plan import EXAMPLES_FILE, EXPORT, SUMMARY_FILE, Plan, append_progress, read_plan
 from app.training.settings import TrainSettings
+from app.training.zero import size_of, whole_state
 
 TAG = "state"
+SUBSPACE_FILE = "subspace.json"
+"""The invariants of `osft`, beside a checkpoint."""
 CURVE_POINTS = 100
 PROGRESS_EVERY_S = 2.0
 
@@ -47,27 +51,28 @@ def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path 
     plan = read_plan(folder)
     quieten()
     torch.set_num_threads(plan.settings.workers.num_threads)
-    engine = make_engine(plan, num_workers=num_workers)
+    engine, subspaces = make_engine(plan, num_workers=num_workers)
     progress = restore(engine, restore_from)
     batches = make_batches(plan, folder)
     watch = Watch(folder, plan.settings, progress) if rank == 0 else None
     due = checkpoint_steps(plan.settings)
     while progress.step < plan.settings.num_steps:
-        loss = train_step(engine, batches, plan.settings, progress, rank=rank, num_workers=num_workers)
+        loss = train_step(engine, subspaces, batches, plan.settings, progress, rank=rank, num_workers=num_workers)
         if watch:
             watch.after_step(loss)
         if progress.step in due:
-            save(engine, plan, progress, rank=rank, report=report)
+            save(engine, subspaces, plan, progress, rank=rank, report=report)
 
 
-def make_engine(plan: Plan, *, num_workers: int) -> Any:
-    """The model in a DeepSpeed engine with AdamW; matrices decay, vectors do not."""
+def make_engine(plan: Plan, *, num_workers: int) -> tuple[Any, Osft | None]:
+    """The model in a DeepSpeed engine with AdamW, and its subspaces in `osft`; matrices decay, vectors do not."""
     with without_autotuning():
         import deepspeed
 
     quieten()
     settings = plan.settings
     model = AnswerLoss(_make_model(plan))
+    subspaces = _make_subspaces(model, settings)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
@@ -81,7 +86,18 @@ def make_engine(plan: Plan, *, num_workers: int) -> Any:
             config=deepspeed_config(settings, num_workers=num_workers),
             dist_init_required=False,
         )
-    return engine
+    return engine, subspaces
+
+
+def _make_subspaces(model: torch.nn.Module, settings: TrainSettings) -> Osft | None:
+    if settings.recipe != "osft":
+        return None
+    chosen = chosen_weights(model)
+    for parameter in model.parameters():
+        parameter.requires_grad = settings.osft.train_others
+    for parameter in chosen.values():
+        parameter.requires_grad = True
+    return Osft(chosen, settings.osft.unfreeze_rank_ratio)
 
 
 def _make_model(plan: Plan) -> Any:
@@ -133,7 +149,14 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 
 
 def train_step(
-    engine: Any, batches: Batches, settings: TrainSettings, progress: Progress, *, rank: int, num_workers: int
+    engine: Any,
+    subspaces: Osft | None,
+    batches: Batches,
+    settings: TrainSettings,
+    progress: Progress,
+    *,
+    rank: int,
+    num_workers: int,
 ) -> float:
     """One optimiser step; returns the mean loss of this worker's rows."""
     started_s = time.perf_counter()
@@ -143,6 +166,8 @@ def train_step(
     loss = engine(torch.from_numpy(input_ids), torch.from_numpy(labels), scale)
     engine.backward(loss)
     engine.step()
+    if subspaces:
+        subspaces.after_step()
     progress.num_tokens += batches.num_tokens(progress.step)
     progress.step += 1
     progress.duration_s += time.perf_counter() - started_s
@@ -157,16 +182,25 @@ def checkpoint_steps(settings: TrainSettings) -> set[int]:
     }
 
 
-def save(engine: Any, plan: Plan, progress: Progress, *, rank: int, report: Report) -> None:
-    """Write this worker's part of a checkpoint and report it; the last one carries the trained model too."""
+def save(engine: Any, subspaces: Osft | None, plan: Plan, progress: Progress, *, rank: int, report: Report) -> None:
+    """Write this worker's part of a checkpoint and report it; the last one carries the trained model too.
+
+    Raises:
+        SubspaceBroken: weights left the subspace that `osft` keeps them in; no checkpoint is made.
+    """
+    leaks = subspaces.check() if subspaces else {}
     with tempfile.TemporaryDirectory(prefix="signalbox-checkpoint-") as name:
         folder = Path(name)
         engine.save_checkpoint(name, tag=TAG, client_state={"progress": vars(progress)})
-        if progress.step == plan.settings.num_steps and rank == 0:
-            model = engine.module.model
-            save_model(model, folder / EXPORT, dtype=plan.settings.dtype, base_digest=plan.base_digest)
-            (folder / SUMMARY_FILE).write_text(json.dumps(summary(engine, progress)))
-        report({"step": progress.step, "duration_s": progress.duration_s, "num_tokens": progress.num_tokens}, folder)
+        state = whole_state(engine) if progress.step == plan.settings.num_steps else None
+        if rank == 0 and leaks:
+            (folder / SUBSPACE_FILE).write_text(json.dumps({"step": progress.step, **leaks}))
+        if rank == 0 and progress.step == plan.settings.num_steps:
+            model, dtype = engine.module.model, plan.settings.dtype
+            save_model(model, folder / EXPORT, dtype=dtype, base_digest=plan.base_digest, state=state)
+            (folder / SUMMARY_FILE).write_text(json.dumps(summary(engine, progress) | leaks))
+        figures = {"step": progress.step, "duration_s": progress.duration_s, "num_tokens": progress.num_tokens}
+        report({**figures, **leaks}, folder)
 
 
 def summary(engine: Any, progress: Progress) -> dict[str, Any]:
@@ -174,8 +208,8 @@ def summary(engine: Any, progress: Progress) -> dict[str, Any]:
     parameters = list(engine.module.parameters())
     return {
         **vars(progress),
-        "num_parameters": sum(p.numel() for p in parameters),
-        "num_trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "num_parameters": sum(map(size_of, parameters)),
+        "num_trained_parameters": sum(size_of(p) for p in parameters if p.requires_grad),
     }
 
 

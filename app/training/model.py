@@ -83,12 +83,21 @@ class AnswerLoss(nn.Module):
         return nn.functional.cross_entropy(logits, targets[chosen], reduction="sum") * scale
 
 
-def save_model(model: Any, folder: Path, *, dtype: str, base_digest: str | None = None) -> None:
-    """Write the model, or its adapters alone, as safetensors; adapters name their base by digest, not by path."""
+def save_model(model: Any, folder: Path, *, dtype: str, base_digest: str | None = None, state: Any = None) -> None:
+    """Write the model, or its adapters alone, as safetensors; adapters name their base by digest, not by path.
+
+    Args:
+        state: the whole model's weights by name, where the model holds only a part of them (ZeRO-3).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     adapters = getattr(model, "peft_config", {})
     for config in adapters.values():
         config.base_model_name_or_path = base_digest
-    options = {"save_embedding_layers": False} if adapters else {}
-    model.to(getattr(torch, dtype)).save_pretrained(folder, **options)
+    options: dict[str, Any] = {"save_embedding_layers": False} if adapters else {}
+    kind = getattr(torch, dtype)
+    if state is None:
+        model.to(kind)
+    else:
+        options["state_dict"] = {name: value.to(kind) for name, value in state.items()}
+    model.save_pretrained(folder, **options)
     (folder / MODEL_CARD).unlink(missing_ok=True)

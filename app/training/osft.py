@@ -16,14 +16,15 @@ masters to ``TOLERANCE``, and in the weights as well as their type can state the
 embeddings, norms and biases; they are frozen, or train freely.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from app.training.errors import SubspaceBroken
+from app.training.zero import full_master, full_weight, put_master
 
 TOLERANCE = 1e-5
 """Largest share of a matrix's norm that may have leaked into the kept directions of its fp32 master."""
@@ -71,8 +72,8 @@ class Subspace:
     def of(cls, weight: Tensor, *, num_kept: int) -> Self:
         """Split a weight (out, in) by its singular value decomposition, in float64."""
         left, _, right = torch.linalg.svd(weight.detach().double(), full_matrices=False)
-        sides = (Projector.of(each.float(), num_kept) for each in (left, right.T))
-        return cls(weight.detach().clone(), *sides, num_kept)
+        out, into = (Projector.of(each.float(), num_kept) for each in (left, right.T))
+        return cls(weight.detach().clone(), out, into, num_kept)
 
     def free(self, change: Tensor) -> Tensor:
         """The part of a change or gradient (out, in) that touches no kept direction."""
@@ -96,15 +97,11 @@ def num_kept(shape: torch.Size, unfreeze_rank_ratio: float) -> int:
     return int(min(shape) * (1 - unfreeze_rank_ratio) + 1e-9)
 
 
-def targets(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Weights of the linear layers inside the model's blocks by name; heads and embeddings are not among them."""
-    heads = {id(each) for name in ("get_output_embeddings", "get_input_embeddings") if (each := _part(model, name))}
-    found = ((name, each) for name, each in model.named_modules() if isinstance(each, nn.Linear))
-    return {f"{name}.weight": each.weight for name, each in found if id(each) not in heads and "." in name}
-
-
-def _part(model: nn.Module, getter: str) -> Any:
-    return getattr(model, getter)() if hasattr(model, getter) else None
+def chosen_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights of the linear layers inside the model's numbered blocks by name; heads and poolers stand outside."""
+    found = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
+    inside = {name: each for name, each in found.items() if any(part.isdigit() for part in name.split("."))}
+    return {f"{name}.weight": cast("nn.Parameter", each.weight) for name, each in inside.items()}
 
 
 class Osft:
@@ -123,7 +120,7 @@ class Osft:
             for name, weight in self._parameters.items()
         }
         for name, parameter in self._parameters.items():
-            parameter.register_hook(self._hook(self.subspaces[name]))
+            parameter.register_hook(self._hook(self.subspaces[name]))  # type: ignore[no-untyped-call]
 
     @staticmethod
     def _hook(space: Subspace) -> Any:
@@ -161,64 +158,6 @@ class Osft:
 
 def _ratio(ratios: Mapping[str, float] | float, name: str) -> float:
     return ratios[name] if isinstance(ratios, Mapping) else ratios
-
-
-def full_master(parameter: nn.Parameter) -> Tensor:
-    """The fp32 master of a parameter (out, in), gathered from all workers; without DeepSpeed the parameter itself."""
-    if not _divided(parameter):
-        return parameter.data.float()
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    master: Tensor = safe_get_full_fp32_param(parameter)
-    return master.view(_shape(parameter))
-
-
-def full_weight(parameter: nn.Parameter) -> Tensor:
-    """The weight as the forward pass sees it (out, in)."""
-    if not hasattr(parameter, "ds_id"):
-        return parameter.data
-    from deepspeed.runtime.zero import GatheredParameters
-
-    with GatheredParameters([parameter]):
-        return parameter.data.clone()
-
-
-def put_master(parameter: nn.Parameter, value: Tensor) -> None:
-    """Write this worker's part of a master, and the weight that follows from the whole."""
-    for fragment, whole in _fragments(parameter):
-        fragment.data.copy_(value.flatten()[whole])
-    if not hasattr(parameter, "ds_id"):
-        parameter.data.copy_(value)
-        return
-    from deepspeed.runtime.zero import GatheredParameters
-
-    with GatheredParameters([parameter], modifier_rank=0):
-        parameter.data.copy_(value)
-
-
-def _fragments(parameter: nn.Parameter) -> Iterator[tuple[Tensor, slice]]:
-    """What this worker holds of a parameter's master, and where in the flat master that is."""
-    if hasattr(parameter, "ds_id"):
-        import torch.distributed as dist
-        from deepspeed.utils import safe_get_local_fp32_param
-
-        part = safe_get_local_fp32_param(parameter).flatten()
-        first = part.numel() * dist.get_rank()
-        last = min(first + part.numel(), parameter.ds_numel)
-        if first < last:
-            yield part[: last - first], slice(first, last)
-    elif getattr(parameter, "_hp_mapping", None) is not None:
-        mapping = parameter._hp_mapping
-        at = mapping.lp_fragment_address
-        yield mapping.hp_fragment.flatten(), slice(at.start, at.start + at.numel)
-
-
-def _divided(parameter: nn.Parameter) -> bool:
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
-
-
-def _shape(parameter: nn.Parameter) -> torch.Size:
-    return parameter.ds_shape if hasattr(parameter, "ds_id") else parameter.shape
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from app.core.settings import Settings
 
-Recipe = Literal["cpt", "sft", "lora"]
+Recipe = Literal["cpt", "sft", "lora", "osft"]
 DType = Literal["bfloat16", "float32"]
 
 
@@ -87,9 +87,19 @@ class LoraSettings(Settings):
     """Share of an adapter's input that is dropped."""
 
 
+class OsftSettings(Settings):
+    """Orthogonal subspace fine-tuning: what a matrix does most stays (Nayak et al., 2025, arXiv 2504.07097)."""
+
+    unfreeze_rank_ratio: float = Field(default=0.3, ge=0, le=1)
+    """Share of a matrix's singular directions that learns, the smallest ones; 0 freezes all, 1 is plain training."""
+
+    train_others: bool = True
+    """Train embeddings, norms and biases too, freely."""
+
+
 class TrainSettings(Settings):
     """A recipe: `cpt` continues pretraining on chunks, `sft` fine-tunes on questions and answers, `lora` does so by
-    adapters."""
+    adapters, `osft` in the directions that the base uses least."""
 
     recipe: Recipe = "sft"
     """What is trained, on what."""
@@ -136,8 +146,8 @@ class TrainSettings(Settings):
     dtype: DType = "bfloat16"
     """Type of the weights and gradients; masters and optimiser state are float32 in any case."""
 
-    zero_stage: Literal[0, 1, 2] = 1
-    """DeepSpeed ZeRO stage: what is divided among the workers (1: optimiser state, 2: gradients too)."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO stage: what is divided among the workers (1: optimiser state, 2: gradients too, 3: weights)."""
 
     seed: int = 0
     """Seed of the order of the rows and of the noise."""
@@ -148,6 +158,9 @@ class TrainSettings(Settings):
     lora: LoraSettings = LoraSettings()
     """The adapters of `lora`."""
 
+    osft: OsftSettings = OsftSettings()
+    """The subspaces of `osft`."""
+
     workers: WorkerSettings = WorkerSettings()
     """The processes that train."""
 
@@ -157,9 +170,16 @@ class TrainSettings(Settings):
             raise ValueError("train.batch_size must be a multiple of train.workers.num_workers")
         return self
 
+    @model_validator(mode="after")
+    def _masters_are_there(self) -> Self:
+        if self.recipe == "osft" and self.zero_stage == 0:
+            raise ValueError("train.zero_stage must be 1, 2 or 3 for osft: stage 0 keeps no masters to project")
+        return self
+
     def inputs(self) -> dict[str, object]:
         """What decides the weights, as JSON."""
-        return {**self.model_dump(mode="json", exclude={"workers"}), "num_workers": self.workers.num_workers}
+        left_out = {"workers"} if self.recipe == "osft" else {"workers", "osft"}
+        return {**self.model_dump(mode="json", exclude=left_out), "num_workers": self.workers.num_workers}
 
 
 SMALL_CPT = TrainSettings(recipe="cpt", num_steps=80, batch_size=32, num_checkpoints=1)

@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed
+from safetensors.torch import load_file
 
 from app.training.data import encode_rows, save_examples
 from app.training.extensions import prepare_environment
+from app.training.osft import TOLERANCE, num_kept
 from app.training.plan import EXAMPLES_FILE, Plan, num_starts, read_progress, write_plan
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.tokenizer import save_tokenizer, train_tokenizer
@@ -85,6 +88,30 @@ def test_another_order_of_the_rows_gives_another_run(tmp_path):
     runs = [run(write_run(tmp_path / str(seed), seed=seed)) for seed in (0, 1)]
     exports = [(each[12] / "export" / "model.safetensors").read_bytes() for each in runs]
     assert exports[0] != exports[1]
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_subspace_run_keeps_its_invariants_and_resumes_exactly(tmp_path, stage):
+    """The base's largest directions are there still in what is exported, which is a plain model."""
+    base = run(write_run(tmp_path / "base", num_steps=20, learning_rate=1e-2))[20] / "export"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tmp_path / "base" / name, base / name)
+    given = {"base": base, "recipe": "osft", "learning_rate": 1e-2, "zero_stage": stage, "dtype": "float32"}
+    whole = run(write_run(tmp_path / "whole", **given))
+    resumed = run(write_run(tmp_path / "resumed", **given), restore_from=whole[8])
+    tables = [load_file(each[12] / "export" / "model.safetensors") for each in (whole, resumed)]
+    assert tables[0].keys() == load_file(base / "model.safetensors").keys()
+    assert all(torch.equal(tables[0][name], tables[1][name]) for name in tables[0])
+
+    leaks = json.loads((whole[4] / "subspace.json").read_text())
+    assert 0 < leaks["leak_master"] < TOLERANCE
+    name = "model.layers.0.self_attn.q_proj.weight"
+    before, after = load_file(base / "model.safetensors")[name].float(), tables[0][name]
+    left = torch.linalg.svd(before.double())[0].float()[:, : num_kept(before.shape, 0.3)]
+    assert (left.T @ (after - before)).norm() < 1e-4 * before.norm()
+    assert (after - before).norm() > 1e-3 * before.norm()
+    summary = json.loads((whole[12] / "summary.json").read_text())
+    assert summary["num_parameters"] == summary["num_trained_parameters"] == sum(map(torch.numel, tables[0].values()))
 
 
 def test_adapters_are_exported_alone_and_name_their_base_by_digest(tmp_path):
