@@ -22,7 +22,7 @@ import torch
 from app.training.data import Batches, load_examples
 from app.training.extensions import quieten, without_autotuning
 from app.training.model import AnswerLoss, load_model, new_model, save_model, with_adapters
-from app.training.osft import Osft, chosen_weights
+from app.training.osft import Osft, adaptive_ratios, chosen_weights
 from app.training.plan import EXAMPLES_FILE, EXPORT, SUMMARY_FILE, Plan, append_progress, read_plan
 from app.training.settings import TrainSettings
 from app.training.zero import size_of, whole_state
@@ -31,6 +31,7 @@ TAG = "state"
 SUBSPACE_FILE = "subspace.json"
 """The invariants of `osft`, beside a checkpoint."""
 CURVE_POINTS = 100
+IMPORTANCE_BATCHES = 8
 PROGRESS_EVERY_S = 2.0
 
 Report = Callable[[Mapping[str, Any], Path], None]
@@ -51,9 +52,9 @@ def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path 
     plan = read_plan(folder)
     quieten()
     torch.set_num_threads(plan.settings.workers.num_threads)
-    engine, subspaces = make_engine(plan, num_workers=num_workers)
-    progress = restore(engine, restore_from)
     batches = make_batches(plan, folder)
+    engine, subspaces = make_engine(plan, batches, num_workers=num_workers)
+    progress = restore(engine, restore_from)
     watch = Watch(folder, plan.settings, progress) if rank == 0 else None
     due = checkpoint_steps(plan.settings)
     while progress.step < plan.settings.num_steps:
@@ -64,7 +65,7 @@ def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path 
             save(engine, subspaces, plan, progress, rank=rank, report=report)
 
 
-def make_engine(plan: Plan, *, num_workers: int) -> tuple[Any, Osft | None]:
+def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any, Osft | None]:
     """The model in a DeepSpeed engine with AdamW, and its subspaces in `osft`; matrices decay, vectors do not."""
     with without_autotuning():
         import deepspeed
@@ -72,7 +73,7 @@ def make_engine(plan: Plan, *, num_workers: int) -> tuple[Any, Osft | None]:
     quieten()
     settings = plan.settings
     model = AnswerLoss(_make_model(plan))
-    subspaces = _make_subspaces(model, settings)
+    subspaces = _make_subspaces(model, settings, batches, num_workers)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
@@ -89,15 +90,31 @@ def make_engine(plan: Plan, *, num_workers: int) -> tuple[Any, Osft | None]:
     return engine, subspaces
 
 
-def _make_subspaces(model: torch.nn.Module, settings: TrainSettings) -> Osft | None:
+def _make_subspaces(model: AnswerLoss, settings: TrainSettings, batches: Batches, num_workers: int) -> Osft | None:
     if settings.recipe != "osft":
         return None
+    how, ratios = settings.osft, _ratios(model, settings, batches, num_workers)
     chosen = chosen_weights(model)
     for parameter in model.parameters():
-        parameter.requires_grad = settings.osft.train_others
+        parameter.requires_grad = how.train_others
     for parameter in chosen.values():
         parameter.requires_grad = True
-    return Osft(chosen, settings.osft.unfreeze_rank_ratio)
+    return Osft(chosen, ratios)
+
+
+def _ratios(
+    model: AnswerLoss, settings: TrainSettings, batches: Batches, num_workers: int
+) -> Mapping[str, float] | float:
+    """Shares of the directions that learn; every worker looks at the first one's rows, so that all choose the same."""
+    how = settings.osft
+    if not how.adaptive:
+        return how.unfreeze_rank_ratio
+    looked = (batches.batch(step, rank=0, num_workers=num_workers) for step in range(IMPORTANCE_BATCHES))
+    given = (
+        {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels), "scale": scale}
+        for ids, labels, scale in looked
+    )
+    return adaptive_ratios(model, given, low=how.keep_low, high=how.keep_high)
 
 
 def _make_model(plan: Plan) -> Any:

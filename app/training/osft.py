@@ -16,7 +16,7 @@ masters to ``TOLERANCE``, and in the weights as well as their type can state the
 embeddings, norms and biases; they are frozen, or train freely.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -161,10 +161,12 @@ def _ratio(ratios: Mapping[str, float] | float, name: str) -> float:
 
 
 @torch.no_grad()
-def importances(model: nn.Module, blocks: Mapping[str, nn.Module], batches: Any) -> dict[str, float]:
+def importances(
+    model: nn.Module, blocks: Mapping[str, nn.Module], batches: Iterable[Mapping[str, Any]]
+) -> dict[str, float]:
     """Mean cosine of what goes into a block and what comes out of it, by the block's name, their mean made 1.
 
-    A block that leaves its input as it is matters most to what came before (section 3.3 of the paper).
+    The paper's measure: a block that hardly turns its input carries on what came before, and keeps more of its rank.
 
     Args:
         batches: keyword arguments for ``model``, a batch each; hidden states are (rows, tokens, dim).
@@ -195,3 +197,23 @@ def importances(model: nn.Module, blocks: Mapping[str, nn.Module], batches: Any)
 def adaptive_ratio(importance: float, *, low: float, high: float) -> float:
     """Share of a layer's directions that learns: what is kept is low + importance (high - low), within 0 and 1."""
     return 1.0 - min(1.0, max(0.0, low + importance * (high - low)))
+
+
+def adaptive_ratios(
+    model: nn.Module, batches: Iterable[Mapping[str, Any]], *, low: float, high: float
+) -> dict[str, float]:
+    """The share of directions that learns of every chosen weight, by the importance of its block.
+
+    Args:
+        batches: what ``model`` is called with, a few batches of the task to come, the same on every worker.
+        low, high: share of the directions that a block of importance 0, and of 1, keeps; 0.1 and 0.8 in the paper.
+    """
+    names = {name: block_of(name) for name in chosen_weights(model)}
+    found = importances(model, {block: model.get_submodule(block) for block in set(names.values())}, batches)
+    return {name: adaptive_ratio(found[block], low=low, high=high) for name, block in names.items()}
+
+
+def block_of(name: str) -> str:
+    """Name of the numbered block that a weight stands in."""
+    parts = name.split(".")
+    return ".".join(parts[: next(place for place, part in enumerate(parts) if part.isdigit()) + 1])

@@ -93,6 +93,16 @@ class OsftSettings(Settings):
     unfreeze_rank_ratio: float = Field(default=0.3, ge=0, le=1)
     """Share of a matrix's singular directions that learns, the smallest ones; 0 freezes all, 1 is plain training."""
 
+    adaptive: bool = False
+    """Choose each block's share by what it does to its input on the task's first batches, as the paper does;
+    `unfreeze_rank_ratio` does not count then."""
+
+    keep_low: float = Field(default=0.1, ge=0, le=1)
+    """Share of the directions that `adaptive` keeps in a block of no importance."""
+
+    keep_high: float = Field(default=0.8, ge=0, le=1)
+    """Share that it keeps in a block of mean importance."""
+
     train_others: bool = True
     """Train embeddings, norms and biases too, freely."""
 

@@ -90,13 +90,14 @@ def test_another_order_of_the_rows_gives_another_run(tmp_path):
     assert exports[0] != exports[1]
 
 
-@pytest.mark.parametrize("stage", [1, 3])
-def test_a_subspace_run_keeps_its_invariants_and_resumes_exactly(tmp_path, stage):
+@pytest.mark.parametrize(("stage", "adaptive"), [(1, False), (3, False), (2, True)])
+def test_a_subspace_run_keeps_its_invariants_and_resumes_exactly(tmp_path, stage, adaptive):
     """The base's largest directions are there still in what is exported, which is a plain model."""
     base = run(write_run(tmp_path / "base", num_steps=20, learning_rate=1e-2))[20] / "export"
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tmp_path / "base" / name, base / name)
     given = {"base": base, "recipe": "osft", "learning_rate": 1e-2, "zero_stage": stage, "dtype": "float32"}
+    given["osft"] = {"adaptive": adaptive, "keep_high": 0.7}  # one block: its importance is 1, as 0.3 learns else
     whole = run(write_run(tmp_path / "whole", **given))
     resumed = run(write_run(tmp_path / "resumed", **given), restore_from=whole[8])
     tables = [load_file(each[12] / "export" / "model.safetensors") for each in (whole, resumed)]

@@ -13,7 +13,7 @@ from torch import nn
 
 from app.training import osft
 from app.training.errors import SubspaceBroken
-from app.training.osft import Osft, Subspace, adaptive_ratio, chosen_weights, importances, num_kept
+from app.training.osft import Osft, Subspace, adaptive_ratio, adaptive_ratios, chosen_weights, importances, num_kept
 
 RATE = 1e-2
 STEPS = 6
@@ -166,6 +166,20 @@ def test_blocks_that_change_little_matter_more_and_learn_less():
     assert np.mean(list(found.values())) == pytest.approx(1)
     ratios = [adaptive_ratio(found[name], low=0.1, high=0.8) for name in ("same", "turned")]
     assert 0 <= ratios[0] < ratios[1] <= 0.9 + 1e-9
+
+
+def test_each_weight_learns_by_the_importance_of_its_block():
+    net = make_net()
+    net.body = nn.Sequential(nn.Linear(24, 24, bias=False), nn.Linear(24, 24))
+    net.head = nn.Linear(24, 5)
+    with torch.no_grad():
+        net.body[0].weight.copy_(torch.eye(24) + 0.01 * torch.randn(24, 24))
+    ratios = adaptive_ratios(net, [{"given": rows(step)[0]} for step in range(3)], low=0.1, high=0.4)
+    assert ratios.keys() == chosen_weights(net).keys() == {"body.0.weight", "body.1.weight"}
+    assert ratios["body.0.weight"] < 0.6 < ratios["body.1.weight"]
+    held = Osft(chosen_weights(net), ratios)
+    kept = {name: space.num_kept for name, space in held.subspaces.items()}
+    assert kept == {name: num_kept(torch.Size((24, 24)), ratio) for name, ratio in ratios.items()}
 
 
 def _divided(rank, num_workers, store, queue):
