@@ -27,6 +27,7 @@ from app.training.settings import (
     SMALL_CPT,
     SMALL_LORA,
     SMALL_MODEL,
+    SMALL_OSFT,
     SMALL_SFT,
     ModelSettings,
     TrainSettings,
@@ -57,6 +58,9 @@ class TrainingSettings(Settings):
 
     small_continual: TrainSettings = SMALL_CONTINUAL
     """Continual fine-tuning of the small model, with replay."""
+
+    small_osft: TrainSettings = SMALL_OSFT
+    """The same in the directions that the base uses least."""
 
     large_sft: TrainSettings = LARGE_SFT
     """Training of the large model from a random start."""

@@ -12,7 +12,7 @@ from app.training.trainer import train
 from jobs.common import Config, Json, TrainerKey, WorkspaceOption, job, report
 
 app = typer.Typer(add_completion=False)
-Run = Literal["small_cpt", "small_sft", "small_lora", "small_continual", "large_sft"]
+Run = Literal["small_cpt", "small_sft", "small_lora", "small_continual", "small_osft", "large_sft"]
 STARTS = {"small_cpt": "small", "large_sft": "large"}
 """Runs that begin from a random start, and the shape that they use."""
 

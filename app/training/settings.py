@@ -201,6 +201,9 @@ SMALL_SFT = TrainSettings()
 SMALL_CONTINUAL = TrainSettings(num_steps=280, learning_rate=8e-4, num_checkpoints=2)
 """The small model's new subject with replay, about 45 s on two cores."""
 
+SMALL_OSFT = TrainSettings(recipe="osft", num_steps=280, learning_rate=8e-4, num_checkpoints=2)
+"""The small model's new subject in the directions that its base uses least, with replay."""
+
 SMALL_LORA = TrainSettings(recipe="lora", num_steps=250, learning_rate=5e-3, num_checkpoints=2)
 """Adapters on the small model's start, about 35 s on two cores."""
 

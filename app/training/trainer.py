@@ -273,6 +273,7 @@ def train_figures(summary: Mapping[str, Any], plan: Plan, *, num_starts: int) ->
         "num_left_out": plan.num_left_out,
         "duration_s": summary["duration_s"],
         "cost_usd": cpu_hours * workers.usd_per_cpu_hour,
+        **{name: value for name, value in summary.items() if name.startswith("leak_")},
     }
 
 

@@ -14,6 +14,7 @@ from app.governance.keys import new_key
 from app.ledger.verify import verify
 from app.registry.tracking import Tracker
 from app.training.errors import NoStart
+from app.training.osft import TOLERANCE
 from app.training.plan import read_progress
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.trainer import train
@@ -71,6 +72,12 @@ def test_from_a_random_start_to_a_version_though_a_worker_is_killed(cluster, reg
     assert (leaf.statement.actor, small.facts["signed"]["key"]) == ("trainer/bob", bob.public.vkey)
     assert verify(registry.workspace).faults == []
     assert Tracker(registry.workspace).run_params(small.facts["run_id"])["data"] == str([rows.digest])
+
+    given |= {"model": None, "base": small, "signer": None}
+    held = train(name="held", settings=recipe(recipe="osft", num_steps=10, zero_stage=3), **given)
+    assert held.facts["num_trained_parameters"] == held.facts["num_parameters"] == small.facts["num_parameters"]
+    assert 0 < held.facts["train"]["leak_master"] < TOLERANCE
+    assert _answers(registry.folder(held)) == list(FEES.values())
 
 
 class Killer(threading.Thread):
