@@ -12,6 +12,8 @@ Srikant, Scaling up all pairs similarity search, WWW 2007) is truth and baseline
 import gzip
 import json
 import random
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -24,21 +26,20 @@ import typer
 
 from app.core.errors import exit_status
 from app.core.personal import Hit, find_personal
-from app.core.text import jaccard, near_duplicates, shingles
+from app.core.resemblance import near_duplicates
+from app.core.text import ngrams, words
 from app.core.workspace import Workspace
-from app.datasets.curate import Curation, Reading, import_rows
 from app.datasets.examine import Examiner
 from app.datasets.formats import parse
 from app.datasets.personal import LANGUAGE, OWN_KINDS, PersonalFinder, known_kinds, language_engine
-from app.datasets.pipeline import here, on_cluster
-from app.datasets.settings import DatasetSettings, QualitySettings
-from app.registry.versions import open_registry
+from app.datasets.settings import QualitySettings
 from benchmarks._record import record, write
 
 app = typer.Typer(add_completion=False)
 TYPES = {"URL": "DOMAIN_NAME"}
 """Types of the spans, by presidio's names where these differ."""
 SIMILARITY = 0.8
+FILES = ("few", "many")
 Rows = list[dict[str, Any]]
 Find = Callable[[str], Iterable[Hit]]
 
@@ -52,7 +53,8 @@ def main(
         Path | None, typer.Option(help="JSON lines with `question` and `answer`; default: made up.")
     ] = None,
     limit: Annotated[int, typer.Option(help="Rows to take of each file; 0: all.")] = 0,
-    timed: Annotated[int, typer.Option(help="Rows that the whole import is timed on, its start counted.")] = 2000,
+    few: Annotated[int, typer.Option(help="Rows of the small import that is timed, its start counted.")] = 2000,
+    many: Annotated[int, typer.Option(help="Rows of the large one; rows come again with a number each.")] = 20_000,
     seed: Annotated[int, typer.Option(help="Seed of what is made up.")] = 0,
     cluster: Annotated[bool, typer.Option(help="Time the stage on a cluster with 2 workers, too.")] = True,
     out: Annotated[Path | None, typer.Option(help="JSON file to write; default: none.")] = None,
@@ -63,19 +65,21 @@ def main(
         pairs = _read(rows, limit) if rows else made_up_rows(random.Random(seed))
         found, baselines = personal_figures(known)
         doubles = {name: duplicate_figures(texts) for name, texts in _texts(pairs).items()}
-        speed = speeds(pairs[:timed], rows, limit=timed, cluster=cluster)
+        speed = speeds(pairs, few=few, many=many, cluster=cluster)
         params = {
             "personal": personal and personal.name,
             "rows": rows and rows.name,
             "limit": limit,
-            "timed": timed,
+            "few": few,
+            "many": many,
             "seed": seed,
         }
         params |= {"num_texts": len(known), "num_rows": len(pairs), "similarity": SIMILARITY}
         ratios = {"duplicates_vs_exhaustive": {name: each["time_ratio"] for name, each in doubles.items()}}
         ratios |= {"personal_vs_presidio_speed": found["rows_per_s"] / baselines["presidio"]["rows_per_s"]}
-        if "two_workers" in speed:
+        if cluster:
             ratios["two_workers_vs_one_process"] = speed["two_workers"] / speed["one_process"]
+            ratios["on_cluster_vs_one_process_of_few"] = speed["few_on_cluster"] / speed["few_in_one_process"]
         results = {"personal": found, "duplicates": doubles, "rows_per_s": speed}
         whole = record("datasets", params=params, results=results, baselines=baselines, ratios=ratios)
         _print(whole)
@@ -143,12 +147,18 @@ def duplicate_figures(texts: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def shingles(text: str) -> set[tuple[str, ...]]:
+    """Runs of three words; a shorter text is one run."""
+    tokens = words(text)
+    return ngrams(tokens, 3) or {tuple(tokens)}
+
+
 def exhaustive(texts: Sequence[str], *, threshold: float) -> set[int]:
     """Every text whose shingles resemble an earlier text's; no pair is missed.
 
     Two sets of that similarity share one of the rarest shingles of each: as many as the larger part may differ in.
     """
-    sets = [shingles(text, 3) for text in texts]
+    sets = [shingles(text) for text in texts]
     counts = Counter(run for each in sets for run in each)
     holders: dict[Any, list[int]] = defaultdict(list)
     later = set()
@@ -163,48 +173,56 @@ def exhaustive(texts: Sequence[str], *, threshold: float) -> set[int]:
 
 
 def _similar(a: set[Any], b: set[Any], threshold: float) -> bool:
-    return min(len(a), len(b)) >= threshold * max(len(a), len(b)) - 1e-9 and jaccard(a, b) >= threshold
+    close = min(len(a), len(b)) >= threshold * max(len(a), len(b)) - 1e-9
+    return close and len(a & b) / len(a | b) >= threshold
 
 
-def speeds(pairs: Rows, source: Path | None, *, limit: int, cluster: bool) -> dict[str, float]:
-    """Rows a second: personal data alone, every look at one row, and the whole import with one process or a cluster."""
-    rows = [row for each in pairs for row in parse(each)]  # type: ignore[misc]
-    texts = [f"{row['question']} {row['answer']}" for row in rows[:1000]]  # type: ignore[index]
-    finder = PersonalFinder()
+def speeds(pairs: Rows, *, few: int, many: int, cluster: bool) -> dict[str, float]:
+    """Rows a second: personal data alone, every look at one row, and the whole import with one process or a cluster.
+
+    Importing runs in a process of its own, so that each pays for its own start.
+    """
+    rows: Rows = [row for each in pairs[:1000] for row in parse(each) if isinstance(row, dict)]
+    finder, examiner = PersonalFinder(), Examiner(QualitySettings(), {})
+    examiner(rows[:5])
+    texts = [f"{row['question']} {row['answer']}" for row in rows]
     speed = {"personal": len(texts) / _timed(lambda: [finder.find(text) for text in texts])[1]}
-    examiner = Examiner(QualitySettings(), {})
-    speed["every_look"] = len(texts) / _timed(lambda: examiner(rows[:1000]))[1]  # type: ignore[arg-type]
+    speed["every_look"] = len(texts) / _timed(lambda: examiner(rows))[1]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        path = source or place / "rows.jsonl"
-        if source is None:
-            path.write_text("".join(json.dumps(each) + "\n" for each in pairs), encoding="utf-8")
-        speed["one_process"] = _import_speed(path, place / "one", limit=limit, work=here)
+        for name, number in zip(FILES, (few, many), strict=True):
+            chosen = [{**pairs[n % len(pairs)], "question": _numbered(pairs, n)} for n in range(number)]
+            lines = "".join(json.dumps(each) + "\n" for each in chosen)
+            (place / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        speed["few_in_one_process"] = _import_speed(place / "few.jsonl", place / "few")
+        speed["one_process"] = _import_speed(place / "many.jsonl", place / "many")
         if cluster:
-            speed["two_workers"] = _on_cluster(path, place / "two", limit=limit)
+            speed["few_on_cluster"], speed["two_workers"] = _on_cluster(place)
     return speed
 
 
-def _import_speed(path: Path, workspace: Path, *, limit: int, work: Any) -> float:
-    """Rows a second of wall-clock time, reading and publishing included."""
-    registry = open_registry(Workspace.find(workspace))
-    started_s = time.perf_counter()
-    version = import_rows(
-        path, "rows", by=Curation(registry, DatasetSettings(), work), reading=Reading(limit=limit or None)
-    )
-    return float(version.facts["num_rows"] / (time.perf_counter() - started_s))
+def _numbered(pairs: Rows, n: int) -> str:
+    """A row's question; in its second turn and later with the number of the turn."""
+    turn, question = n // len(pairs), pairs[n % len(pairs)]["question"]
+    return f"{question} ({turn})" if turn else str(question)
 
 
-def _on_cluster(path: Path, workspace: Path, *, limit: int) -> float:
-    from app.core.cluster import ClusterSettings, connect, down, up
+def _import_speed(*arguments: Path) -> float:
+    """Rows a second of wall-clock time; see the module that is run."""
+    command = [sys.executable, "-m", "benchmarks._dataset_import", *map(str, arguments)]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(ended.stdout.splitlines()[-1])
 
-    place = Workspace.find(workspace)
-    up(place, settings=ClusterSettings())
+
+def _on_cluster(place: Path) -> list[float]:
+    from app.core.cluster import ClusterSettings, down, up
+
+    workspace = Workspace.find(place / "cluster")
+    up(workspace, settings=ClusterSettings())
     try:
-        with connect(place, log_to_driver=False):
-            return _import_speed(path, workspace, limit=limit, work=on_cluster)
+        return [_import_speed(place / f"{name}.jsonl", place / f"{name}_there", place / "cluster") for name in FILES]
     finally:
-        down(place)
+        down(workspace)
 
 
 def _stock() -> Any:

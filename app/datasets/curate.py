@@ -20,7 +20,7 @@ from app.core.errors import SignalboxError, UsageError
 from app.core.parquet import read_rows, write_rows
 from app.datasets.formats import parse
 from app.datasets.messages import BadRow
-from app.datasets.quality import apply, divided_resemblances, drop_repeated, find_all, report
+from app.datasets.quality import apply, divided_resemblances, drop_repeated, find_all, report, resembled
 from app.datasets.read import Found, RowFile, find_files, read_records
 from app.datasets.schema import DOCUMENTS, FINDINGS, FINDINGS_FILE, QUALITY_FILE, REJECTS, ROWS, make_row, reject
 from app.datasets.settings import DatasetSettings
@@ -30,13 +30,14 @@ from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, REJECTS_FILE, ROWS_
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
 
-CODE_VERSION = "datasets-1"
+CODE_VERSION = "datasets-2"
 KIND = "dataset"
 SUITE = "suite"
 QUALITY = "quality"
 """Kind of a report on a version that has none in its own folder."""
 Row = dict[str, Any]
 Examined = list[dict[str, Any]]
+Examine = Callable[[Sequence[Row]], Examined]
 
 
 class NoRows(UsageError):
@@ -45,14 +46,6 @@ class NoRows(UsageError):
 
 class RowsLost(SignalboxError):
     """Records in are not rows and rejects out: report this; nothing was published."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """How rows are examined and near-duplicates found: here, or by the pipeline on a cluster."""
-
-    examine: Callable[[Sequence[Row]], Examined]
-    resemble: Callable[[Sequence[Row], Examined], list[tuple[int, int]]]
 
 
 @dataclass
@@ -67,11 +60,11 @@ class Read:
 
 @dataclass(frozen=True)
 class Curation:
-    """What rows are curated with: settings, versions of suites to keep out of them, and who does the work."""
+    """What rows are curated with: settings, who examines them (this process or the pipeline), suites to keep out."""
 
     registry: Registry
     settings: DatasetSettings
-    make_work: Callable[[DatasetSettings, Mapping[str, list[Row]]], Work]
+    examining: Callable[[DatasetSettings, Mapping[str, list[Row]]], Examine]
     suites: Sequence[Version] = ()
 
 
@@ -218,13 +211,13 @@ def write_version(
     Args:
         rows_stay: write findings and report only; what would be dropped stands in the report all the same.
     """
-    work = by.make_work(
+    examine = by.examining(
         by.settings, {each.ref: read_rows(whole_folder(each, by.registry) / ROWS_FILE) for each in by.suites}
     )
     first, repeated = drop_repeated(read.rows, read.places)
     unlike, places = [read.rows[n] for n in first], [read.places[n] for n in first]
-    examined = work.examine(unlike)
-    findings = find_all(unlike, examined, work.resemble(unlike, examined), settings=by.settings.quality)
+    examined = examine(unlike)
+    findings = find_all(unlike, examined, resembled(examined, by.settings.quality), settings=by.settings.quality)
     kept, dropped, noted = apply(unlike, examined, places, findings)
     rejects = [*read.rejects, *repeated, *dropped]
     rows = [{**row, "split": split_of(row, by.settings.splits)} for row in kept]

@@ -4,6 +4,7 @@ Guarantees: pure Python, the same for a row in any batch but for vectors, whose 
 repeats no personal data. An ``Examiner`` is made once in each process, for it loads recognisers.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 from app.core.language import language_of
 from app.core.overlap import Overlap
 from app.core.personal import Hit
-from app.core.text import band_keys, broken_characters, shingles
+from app.core.resemblance import shingle_hashes, signature
+from app.core.text import broken_characters
 from app.datasets.messages import without_context
 from app.datasets.schema import NAMES, QA, TEXTS, identity_of
 from app.datasets.settings import QualitySettings
 
 if TYPE_CHECKING:
     from app.datasets.personal import PersonalFinder
+
+LANGUAGE_CHARS = 500
+"""A language is told by so much of a text."""
+MISREAD_CHARS = 12
+_BEYOND_ASCII = re.compile(rf"(?:[^\x00-\x7f][\x00-\x7f]{{0,{MISREAD_CHARS}}})+")
 
 Row = dict[str, Any]
 Suites = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -43,6 +50,17 @@ def own_text(row: Mapping[str, Any]) -> str:
     return whole_text({**row, "question": question})
 
 
+def looks_misread(text: str) -> bool:
+    """Whether ftfy sees letters as of text that was decoded wrongly; it needs letters beyond ASCII for that.
+
+    Its pattern is looked for around these alone: it spans fewer characters than ``MISREAD_CHARS``.
+    """
+    from ftfy.badness import BADNESS_RE
+
+    spans = (match.span() for match in _BEYOND_ASCII.finditer(text))
+    return any(BADNESS_RE.search(text, max(0, start - MISREAD_CHARS), end) for start, end in spans)
+
+
 class Examiner:
     """Looks at rows one by one."""
 
@@ -58,7 +76,10 @@ class Examiner:
         self._finder = _finder(settings)
 
     def __call__(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        """For each row: ``findings`` (name and detail), ``language``, ``num_chars``, ``keys`` and ``masked`` fields."""
+        """For each row: ``findings`` (name and detail), ``language``, ``num_chars`` and ``masked`` fields.
+
+        Beside these ``signature``, ``runs`` and ``own_runs``, by which rows are compared (app.core.resemblance).
+        """
         close = self._closeness(rows) if self._closeness else [None] * len(rows)
         return [self._examine(row, near) for row, near in zip(rows, close, strict=True)]
 
@@ -70,13 +91,19 @@ class Examiner:
             counts = Counter(hit.kind for found in hits.values() for hit in found)
             kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
             findings.append({"finding": "personal", "detail": kinds})
+        sample = text[:LANGUAGE_CHARS]
         return {
+            **self._compared(row, text),
             "findings": findings,
-            "language": language_of(text, min_letters=self._settings.min_language_letters),
+            "language": language_of(sample, min_letters=self._settings.min_language_letters),
             "num_chars": len(text),
-            "keys": band_keys(shingles(text, self._settings.shingle_words)).tobytes(),
             "masked": self._masked(row, hits) if self._settings.personal == "mask" else {},
         }
+
+    def _compared(self, row: Row, text: str) -> dict[str, Any]:
+        runs, own = shingle_hashes(text, self._settings.shingle_words), own_text(row)
+        own_runs = runs if own == text else shingle_hashes(own, self._settings.shingle_words)
+        return {"signature": signature(runs), "runs": runs, "own_runs": own_runs}
 
     def _find(self, name: str, text: str) -> list[Hit]:
         if self._finder is None:
@@ -89,12 +116,10 @@ class Examiner:
         return {name: self._finder.mask(values[name], found) for name, found in hits.items()} if self._finder else {}
 
     def _broken(self, text: str) -> Iterator[dict[str, str]]:
-        from ftfy.badness import is_bad
-
         if broken := broken_characters(text):
             kinds = ", ".join(sorted({f"U+{ord(letter):04X}" for letter in broken}))
             yield {"finding": "encoding", "detail": f"{len(broken)} broken characters ({kinds})"}
-        elif is_bad(text):
+        elif looks_misread(text):
             yield {"finding": "encoding", "detail": "letters as of text that was decoded wrongly"}
 
     def _shared(self, row: Row) -> Iterator[dict[str, str]]:

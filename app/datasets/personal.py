@@ -5,13 +5,16 @@ fetched); of hits that overlap, the surer one counts, so that a card is no phone
 repeated in a hit. Not guaranteed: names, places and addresses without a model; the patterns are English and those of
 a dozen countries' numbers.
 
-Loading costs 5 s of processor time and 300 MB, since presidio imports spaCy: nothing imports it before it is needed.
+Loading costs a second of processor time, since presidio imports spaCy: nothing imports it before it is needed. What the
+two would import for models of their own (torch and transformers, three seconds) is hidden from them without a model.
 """
 
 import importlib.util
 import logging
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 LANGUAGE = "en"
 MODELS = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_web_sm")
 """spaCy models that are used when installed, the best first."""
+
+HEAVY = ("torch", "transformers", "stanza")
+"""What spaCy and presidio use for models, and import whether there are any or not."""
 
 OWN_KINDS = {"email": "EMAIL_ADDRESS", "card": "CREDIT_CARD", "iban": "IBAN_CODE", "phone": "PHONE_NUMBER"}
 """Kinds of :mod:`app.core.personal`, as presidio names them; its national ids become ``NATIONAL_ID``."""
@@ -68,6 +74,8 @@ _SIGNS = re.compile(r"[@\d]")
 _SIGNS_OF_URLS = re.compile(r"[@\d]|\w[.]\w")
 _COUNTED_BEFORE = re.compile(r"[$€£¥=<*/+^#.,(\[]\s*$|\d\s*[-:]\s*$")
 _COUNTED_AFTER = re.compile(r"\s*[=<>*/+^%°]|\s+-\s+\$?\d|[.,]\d")
+_DIGITS = re.compile(r"(?:\d\D{0,4}){6}\d|\d[^\w]{0,4}(?:;?e?xt|x|#|~|int|anexo|доб)", re.IGNORECASE)
+"""Seven digits with no more between two than punctuation takes up, or digits before an extension: what is dialled."""
 _SUM = re.compile(r"\d\s+-\s+\d|^\d+\.\d+$")
 
 
@@ -160,6 +168,18 @@ def known_kinds() -> list[str]:
     return sorted(_engine().get_supported_entities(LANGUAGE))
 
 
+@contextmanager
+def hidden(*names: str) -> Iterator[None]:
+    """Modules that an import shall not find; those that are loaded stay."""
+    mine = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(mine))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in mine:
+            sys.modules.pop(name, None)
+
+
 @cache
 def installed_model() -> str | None:
     """The best spaCy model that is installed; none is ever fetched."""
@@ -202,8 +222,9 @@ def _version(package: str) -> str:
 @cache
 def _engine() -> "AnalyzerEngine":
     """presidio's engine with the recognisers below; one a process."""
-    import presidio_analyzer.predefined_recognizers as known
-    from presidio_analyzer import AnalyzerEngine, Pattern, PatternRecognizer, RecognizerRegistry
+    with hidden(*HEAVY if installed_model() is None else ()):
+        import presidio_analyzer.predefined_recognizers as known
+        from presidio_analyzer import AnalyzerEngine, Pattern, PatternRecognizer, RecognizerRegistry
 
     logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)
 
@@ -219,11 +240,16 @@ def _engine() -> "AnalyzerEngine":
         def invalidate_result(self, pattern_text: str) -> bool:
             return not 7 <= sum(map(str.isdigit, pattern_text)) <= 15
 
+    class DialledNumber(known.PhoneRecognizer):  # type: ignore[misc]
+        def analyze(self, text: str, entities: Any, nlp_artifacts: Any = None) -> list[Any]:
+            """As the library does, twelve regions' rules one after the other, where there are digits enough at all."""
+            return super().analyze(text, entities, nlp_artifacts) if _DIGITS.search(text) else []
+
     recognisers: list[Any] = [getattr(known, name)() for name in RECOGNISERS]
     for each in recognisers:
         each.supported_language = LANGUAGE
     recognisers += [
-        known.PhoneRecognizer(supported_regions=REGIONS),
+        DialledNumber(supported_regions=REGIONS),
         _own_patterns(),
         Iban("IBAN_CODE", patterns=[Pattern("any case", IBAN, WEAK)]),
         Card("CREDIT_CARD", patterns=[Pattern("issued", CARD, WEAK)]),

@@ -1,7 +1,7 @@
 """The quality of many rows together: duplicates, outliers, languages, labels; and what is done about each finding.
 
 Guarantees: a row that is dropped has a reject with its reason, a row that stays has its findings in a table; the report
-counts both, and says which looks were not taken. Pure Python; the examinations of single rows come from elsewhere.
+counts both, and says which looks were not taken. The examinations of single rows come from elsewhere.
 """
 
 import math
@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
+import numpy as np
+
 from app.core.language import UNKNOWN
+from app.core.resemblance import resembling
 from app.core.text import words
 from app.datasets.examine import masked_row, texts_of
 from app.datasets.labels import label_issues
@@ -65,6 +68,14 @@ def drop_repeated(rows: Sequence[Row], places: Sequence[int]) -> tuple[list[int]
             reason = f"repeats row {earlier['row_id']} of {earlier['source']}"
             rejects.append(reject(row["source"], place, reason, stage="exact_duplicate", row_id=row["row_id"]))
     return kept, rejects
+
+
+def resembled(examined: Sequence[Mapping[str, Any]], settings: QualitySettings) -> list[tuple[int, int]]:
+    """``(later, earlier)`` rows that are near-duplicates: as a whole, and without the context of their questions."""
+    if not examined:
+        return []
+    sets = [[one[name] for one in examined] for name in ("runs", "own_runs")]
+    return resembling(np.stack([one["signature"] for one in examined]), *sets, threshold=settings.similarity)
 
 
 def find_all(

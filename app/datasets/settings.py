@@ -117,7 +117,10 @@ class DatasetSettings(Settings):
     """Rows in one Ray Data batch."""
 
     num_workers: PositiveInt = 2
-    """Actors that examine rows."""
+    """Actors that examine rows, at most."""
+
+    worker_chars: PositiveInt = 8_000_000
+    """Text that is worth a worker of its own; what is not worth two is examined in the process that reads it."""
 
     worker_memory_bytes: PositiveInt = 1024 * MIB
     """Memory that Ray reserves for an actor."""

@@ -28,7 +28,7 @@ from app.governance.policy import BadPolicy, Policy, policy_of, publish_policy
 from app.ledger.erasures import erasures_in
 from app.registry.versions import Registry, Version, VersionNotFound
 
-CODE_VERSION = "gate-3"
+CODE_VERSION = "gate-4"
 """Goes up whenever a check says something else of the same evidence; a file of golden reasons watches over it."""
 
 UNREADABLE = (

@@ -1,10 +1,13 @@
 """Personal data by recognisers: what is found and of which kind, what is a plain number, and what masking leaves."""
 
+import importlib
+import json
 import socket
+import sys
 
 import pytest
 
-from app.datasets.personal import PersonalFinder, is_dialled, is_issued_card
+from app.datasets.personal import HEAVY, PersonalFinder, hidden, is_dialled, is_issued_card
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +23,8 @@ def finder():
         ("Her card is 4111 1111 1111 1111.", ["CREDIT_CARD"]),
         ("My card 630427373398 is lost", ["CREDIT_CARD"]),
         ("Call me on 0496 46 46 70", ["PHONE_NUMBER"]),
+        ("ring 030 1234 ext. 17", ["PHONE_NUMBER"]),
+        ("fax: (212) - 555 / 0188", ["PHONE_NUMBER"]),
         ("Call +49 30 1234567 or write to a@example.org", ["PHONE_NUMBER", "EMAIL_ADDRESS"]),
         ("They're not answering at 71-33-52-22", ["PHONE_NUMBER"]),
         ("from 192.168.17.4 at night", ["IP_ADDRESS"]),
@@ -53,6 +58,15 @@ def test_kinds_can_be_chosen():
     assert [hit.kind for hit in chosen.find("see http://www.example.fr/ of 2/10/1985, a@example.org")] == [
         "URL", "DATE_TIME"
     ]  # fmt: skip
+
+
+def test_what_loading_hides_is_there_again():
+    with hidden("wave", "json"):
+        assert json.dumps(1) == "1"
+        with pytest.raises(ImportError):
+            importlib.import_module("wave")
+    assert importlib.import_module("wave").Error
+    assert not {name for name in HEAVY if sys.modules.get(name, sys) is None}
 
 
 def test_no_network_is_asked(monkeypatch):

@@ -5,11 +5,10 @@ import random
 import pytest
 
 from app.core.language import language_of
-from app.datasets.examine import Examiner
+from app.datasets.examine import Examiner, looks_misread
 from app.datasets.formats import parse
 from app.datasets.labels import label_issues
-from app.datasets.pipeline import resembled_here
-from app.datasets.quality import apply, drop_repeated, find_all
+from app.datasets.quality import apply, drop_repeated, find_all, resembled
 from app.datasets.settings import QualitySettings
 
 PLAIN = QualitySettings(personal="skip", embedding="skip")
@@ -32,7 +31,7 @@ def plain_rows(num, seed=0):
 
 def findings_of(rows, *, settings=PLAIN, suites=None):
     examined = Examiner(settings, suites or {})(rows)
-    found = find_all(rows, examined, resembled_here(rows, examined, settings), settings=settings)
+    found = find_all(rows, examined, resembled(examined, settings), settings=settings)
     return examined, found
 
 
@@ -71,6 +70,17 @@ def test_one_odd_row_among_plain_ones(record, finding, suites):
     _, found = findings_of(rows, suites=suites)
     assert finding in names(found, 30)
     assert [place for place in range(30) if finding in names(found, place)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "plain", "Ã©tÃ©", "x" * 50 + " cafÃ© " + "y" * 50, "Â§ 1", "été Ã ", "日本語" * 40, "naïve “quoted” … fine",
+     "a Â\u2013 b", "â€œodd", "x Ã©", "Â 1", "a\nÂ 1"],
+)  # fmt: skip
+def test_only_letters_beyond_ascii_need_a_look_for_misreading(text):
+    from ftfy.badness import is_bad
+
+    assert looks_misread(text) == is_bad(text)
 
 
 def test_another_answer_to_a_suite_s_short_question_is_no_contamination():

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from app.core.personal import find_personal
-from app.core.text import near_duplicates
+from app.core.resemblance import near_duplicates
 from app.governance.checks.base import Share, ShareOfRows
 from app.governance.evidence import Evidence
 from app.governance.findings import Finding
