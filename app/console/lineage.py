@@ -18,7 +18,7 @@ COLUMN, ROW, MARGIN = 250, 54, 24
 LABEL_CHARS = 27
 FAMILIES = {
     "data": ("document", "documents", "chunk", "citation", "dataset", "index", "suite"),
-    "learnt": ("synthetic", "synthetic row", "run", "model", "router"),
+    "learnt": ("synthetic", "synthetic row", "run", "model", "retriever", "router"),
     "judged": ("evaluation", "verdict", "policy", "approval"),
     "moved": ("erasure", "release", "promotion", "rollback", "stop", "resume"),
     "asked": ("answer", "request", "request-batch"),

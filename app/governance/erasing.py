@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-KEPT = ("model", "policy", "verdict", "approval", "release")
+KEPT = ("model", "retriever", "policy", "verdict", "approval", "release")
 """Kinds whose files hold no rows of content: weights are for retraining, the others say what people decided."""
+LEARNT = KEPT[:2]
 SCANNED_BYTES = 64 << 20
 STALE_S = 60.0
 LOOKED_AT = ("store", "requests", "erasures", "keys", "signalbox.db")
@@ -59,9 +60,9 @@ def left_over(matcher: Matcher, registry: Registry) -> list[str]:
     for version in registry.versions():
         if matcher.text(registry.store.manifest_bytes(version.kind, version.digest).decode()):
             found.append(f"the manifest of {version.kind} {version.ref}, which proofs need")
-        if version.kind == "model":
+        if version.kind in LEARNT:
             held = [path for path in registry.folder(version).rglob("*") if _holds(matcher, path)]
-            found += [f"model {version.ref}: {path.name}" for path in sorted(held)]
+            found += [f"{version.kind} {version.ref}: {path.name}" for path in sorted(held)]
     root = registry.workspace.root
     rest = (path for path in sorted(root.rglob("*")) if not path.relative_to(root).parts[0].startswith(LOOKED_AT))
     found += [str(path.relative_to(root)) for path in rest if _holds(matcher, path)]

@@ -25,7 +25,7 @@ from typing import Any
 
 from app.core.digests import canonical_json, digest_file
 from app.core.errors import SignalboxError, UsageError
-from app.governance.erasing import Change, changes_of, left_over, sweep
+from app.governance.erasing import LEARNT, Change, changes_of, left_over, sweep
 from app.governance.graph import Graph
 from app.governance.matching import Matcher
 from app.ledger.erasures import ErasedFile, commit_documents
@@ -252,20 +252,21 @@ def _result(
     return Erasure(
         files=[change.entry for change in found],
         refs=[change.ref for change in found],
-        retrain=[version.ref for version in models],
-        rebuild=[f"{version.kind} {version.ref}" for version in rebuild],
+        retrain=[version.ref for version in models if version.kind == "model"],
+        rebuild=[f"{each.kind} {each.ref}" for each in (*rebuild, *models) if each.kind != "model"],
         sources=sorted(matcher.sources),
         left_over=rest,
     )
 
 
 def _descendants(registry: Registry, found: Sequence[Change]) -> tuple[list[Version], list[Version]]:
-    """Models that learned from what goes, and what else must be made again."""
+    """Models and retrievers that learned from what goes, and what else must be made again."""
     touched = {change.entry.digest for change in found if change.entry.kind in ("dataset", "synthetic")}
     behind = {change.entry.digest for change in found} | touched
     models, rebuild = [], []
     for version in registry.versions():
-        if version.kind == "model" and touched & set(version.parents):
+        learnt_of = touched if version.kind == "model" else behind | touched  # a retriever learns of an index, too
+        if version.kind in LEARNT and learnt_of & set(version.parents):
             models.append(version)
             touched.add(version.digest)
         elif version.kind in REBUILT and (behind | touched) & set(version.parents):
@@ -281,8 +282,9 @@ def _deletions(registry: Registry, models: Sequence[Version]) -> list[Change]:
             raise ErasureBlocked(message)
     changes = []
     for model in models:
-        there = registry.store.list_files("model", model.digest)
+        there = registry.store.list_files(model.kind, model.digest)
         for name in sorted(there & model.manifest["files"].keys()):
-            old = registry.store.file_digest("model", model.digest, name)
-            changes.append(Change(f"model {model.ref}: {name}", ErasedFile("model", model.digest, name, old, ""), None))
+            old = registry.store.file_digest(model.kind, model.digest, name)
+            entry = ErasedFile(model.kind, model.digest, name, old, "")
+            changes.append(Change(f"{model.kind} {model.ref}: {name}", entry, None))
     return changes

@@ -29,6 +29,7 @@ STEPS = {
     "dataset": ("re-ingest", "jobs.ingest"),
     "index": ("re-index", "jobs.index"),
     "synthetic": ("synthesise", "jobs.synthesize"),
+    "retriever": ("tune", "jobs.tune_retriever"),
     "model": ("retrain", "jobs.train, or a turn of jobs.retrain"),
     "evaluation": ("evaluate", "jobs.evaluate"),
     "release": ("promote", "jobs.promote"),

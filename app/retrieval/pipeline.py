@@ -74,8 +74,7 @@ def build_index(
         place, search = Path(folder), tuned_search(settings.search, retriever)
         kind = choose_kind(len(rows)) if settings.kind == "auto" else settings.kind
         write_index(place, vectors, rows, kind=kind, lexical=settings.lexical, search=search)
-        tuned = retriever and retriever.facts.get("dense_weight") is not None
-        weight: dict[str, Any] = {"from": retriever.ref if retriever and tuned else "the settings"}
+        weight: dict[str, Any] = {"from": retriever.ref if retriever and search != settings.search else "the settings"}
         if questions:
             found = _calibrated(place, questions, source=source, registry=registry)
             search = search.model_copy(update={"dense_weight": found.weight})
@@ -88,8 +87,8 @@ def build_index(
 
 
 def tuned_search(settings: SearchSettings, retriever: Version | None) -> SearchSettings:
-    """The settings of a search with what a retriever's facts say of it: how far and how much to re-rank and to fuse."""
-    stated = retriever.facts if retriever else {}
+    """The settings of a search with what a retriever's fact ``search`` says: how much to fuse, how far to re-rank."""
+    stated = (retriever.facts.get("search") if retriever else None) or {}
     return SearchSettings(
         **settings.model_dump() | {name: stated[name] for name in TUNED if stated.get(name) is not None}
     )

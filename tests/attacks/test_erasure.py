@@ -30,6 +30,7 @@ from app.governance.lineage import AnswerErased, trace_any
 from app.governance.matching import SubjectTooShort
 from app.governance.pack.verify import verify_pack
 from app.governance.pack.write import write_pack
+from app.inference.retrievers import Source
 from app.ledger import merkle
 from app.ledger.batches import batch_statement, read_part, seal, write_part, write_table
 from app.ledger.erasures import ErasedDocuments
@@ -240,13 +241,12 @@ def test_the_words_of_an_index_keep_nothing_of_what_goes(world):
 
 def test_a_serving_replica_finds_it_no_more(world, monkeypatch):
     class Encoder:
-        def __init__(self, **_):
-            pass
+        dim = DIM
 
         def encode(self, texts):
             return np.eye(5, DIM, dtype=np.float32)[[1] * len(texts)]
 
-    monkeypatch.setattr("app.inference.encoder.Encoder", Encoder)
+    monkeypatch.setattr(Source, "load_encoder", lambda self, **_: Encoder())
     monkeypatch.setattr(replicas, "LOOK_AGAIN_S", 0.0)
     worker = replicas.Retriever(ServingSettings(workspace=str(world.workspace.root)))
     asked = [replicas.Asked(world.world["index"].digest, "Who?", 5)]

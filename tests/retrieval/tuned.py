@@ -36,7 +36,7 @@ def publish_retriever(registry, folder, *, parents=(), name="tuned", facts=None,
     said = {"encoder": digest_of(folder / "encoder"), "dim": shape.get("dim", 32), "reranker": None}
     if reranks:
         write_encoder(folder / "reranker", num_labels=1, seed=7)
-        said |= {"reranker": reranker_digest(folder / "reranker"), "rerank_weight": 1.0, "rerank_depth": 3}
+        said |= {"reranker": reranker_digest(folder / "reranker"), "search": {"rerank_weight": 1.0, "rerank_depth": 3}}
     inputs = {"shape": shape, "facts": facts or {}}
     return registry.publish(
         "retriever", name, folder=folder, inputs=inputs, parents=list(parents), facts=said | (facts or {})

@@ -21,14 +21,15 @@ from app.registry.versions import Registry, Version
 BUILD_TYPE = "urn:signalbox:training-run:v1"
 BUILDER = "urn:signalbox:trainer"
 VERIFIER = "urn:signalbox:gate"
-METRIC = "exact_match"
+METRICS = ("exact_match", "recall_at_10")
+"""What says whether a question was answered right, by a model or by an index."""
 RESULTS = {"green": "PASSED", "pending": "PASSED", "amber": "WARNED", "red": "FAILED"}
 
 
 def attest_all(contents: Contents, *, registry: Registry, signer: Signer) -> dict[str, bytes]:
     """Envelopes by their member's name; a verdict's summary names the test results that it went by."""
     made: dict[str, bytes] = {}
-    for model in contents.of_kind("model"):
+    for model in (*contents.of_kind("model"), *contents.of_kind("retriever")):
         made[member("provenance", model)] = sign_statement(provenance(model, contents), signer)
     results = {}
     for evaluation in contents.of_kind("evaluation"):
@@ -68,7 +69,7 @@ def test_result(evaluation: Version, contents: Contents, registry: Registry) -> 
     """An evaluation: which questions were answered right, and whether the checks that looked at it were met."""
     path = registry.folder(evaluation) / ROWS_FILE
     rows = read_rows(path) if path.is_file() else []
-    right = {str(row["question_id"]): float(row.get(METRIC) or 0) >= 1 for row in rows}
+    right = {str(row["question_id"]): _outcome(row) >= 1 for row in rows}
     lights = [check["light"] for check in _checks(contents) if evaluation.digest in check["inputs"]]
     fallback = "green" if all(right.values()) else "amber"
     predicate = {
@@ -78,6 +79,10 @@ def test_result(evaluation: Version, contents: Contents, registry: Registry) -> 
         "failedTests": [question for question, passed in right.items() if not passed],
     }
     return _typed("test-result", [(_path(evaluation), evaluation.digest)], predicate)
+
+
+def _outcome(row: Mapping[str, Any]) -> float:
+    return float(next((row[name] for name in METRICS if row.get(name) is not None), 0.0))
 
 
 def summary(verdict: Version, contents: Contents, results: Mapping[str, bytes]) -> dict[str, Any]:

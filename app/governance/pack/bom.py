@@ -56,7 +56,8 @@ def _bom(contents: Contents) -> Any:
     from cyclonedx.model.component import ComponentType
 
     release = contents.release
-    parts = [_component(version, ComponentType.MACHINE_LEARNING_MODEL) for version in contents.of_kind("model")]
+    learnt = (*contents.of_kind("model"), *contents.of_kind("retriever"))
+    parts = [_component(version, ComponentType.MACHINE_LEARNING_MODEL) for version in learnt]
     parts += [_component(version, ComponentType.DATA) for kind in DATA for version in contents.of_kind(kind)]
     bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"urn:signalbox:{release.digest}"), components=parts)
     bom.metadata.timestamp = datetime.fromisoformat(contents.times[release.digest])

@@ -16,6 +16,7 @@ from app.governance.pack.weights import KIND as SIGNATURE
 from app.governance.pack.weights import sign_weights
 from app.governance.promotion import target_of
 from app.governance.release import parts_of
+from app.inference.retrievers import retriever_of
 from app.ledger.decisions import DECISIONS
 from app.ledger.log import ERASURE, KEY, MOVES, REQUEST_BATCH, WITNESS, Leaf
 from app.registry.versions import Registry, Version, VersionNotFound
@@ -26,8 +27,9 @@ JUDGED = ("verdict", *DECISIONS)
 """Kinds that are about a release when it is among their parents; what came after it, such as a plan, is not."""
 WHOLE = ("evaluation", "suite", "policy", "verdict", "plan", "release", "router", SIGNATURE, *DECISIONS)
 """Kinds whose files are always in; all others stay out unless asked for, or read by a replay."""
+LEARNT = ("model", "retriever")
 WEIGHTS, DATA = "weights left out", "data left out"
-NOT_SERVED = "weights of a model that this release does not serve"
+NOT_SERVED = "weights of a model or retriever that this release does not serve"
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,12 @@ def select(
     ordered = tuple(leaves[index] for index in sorted(leaves))
     versions = tuple(_versions(ordered, registry))
     heavy = [version for version in versions if version.manifest["files"] and version.kind not in WHOLE]
-    weights = {model.digest for model in served} if with_weights else set()
-    data = {version.digest for version in heavy if version.kind != "model" and with_data is not False}
+    searching = parts_of(release, registry=registry).get("index")
+    serving = [*served, *filter(None, [searching and retriever_of(searching, registry=registry)])]
+    weights = {each.digest for each in serving} if with_weights else set()
+    data = {version.digest for version in heavy if version.kind not in LEARNT and with_data is not False}
     wanted = weights | (data if with_data else data & recorder.read)
-    left_out = {version.digest: _reason(version, served) for version in heavy if version.digest not in wanted}
+    left_out = {version.digest: _reason(version, serving) for version in heavy if version.digest not in wanted}
     return Contents(release, ordered, versions, tuple(_records(ordered)), left_out)
 
 
@@ -166,6 +170,6 @@ def _records(leaves: Iterable[Leaf]) -> Iterator[tuple[str, str]]:
 
 
 def _reason(version: Version, served: Iterable[Version]) -> str:
-    if version.kind != "model":
+    if version.kind not in LEARNT:
         return DATA
     return WEIGHTS if version.digest in {model.digest for model in served} else NOT_SERVED

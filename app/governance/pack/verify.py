@@ -283,7 +283,7 @@ def _check_complete(check: PackCheck) -> None:
 
 def _check_attestations(check: PackCheck) -> None:
     """Every attestation is signed by the service and speaks of bytes that are in the pack; none is missing."""
-    kinds = {"model": "provenance", "evaluation": "test-result", "verdict": "vsa"}
+    kinds = {"model": "provenance", "retriever": "provenance", "evaluation": "test-result", "verdict": "vsa"}
     expected = {member(kinds[each.kind], each) for each in check.registry.versions() if each.kind in kinds}
     found = {name for name in _member_names(check.folder) if name.startswith(f"{layout.ATTESTATIONS}/")}
     for name in sorted(expected - found):
