@@ -1,9 +1,10 @@
 """How well and how fast are passages found: words, vectors, both, beside raw FAISS and raw bm25s in the same run.
 
 Quality is measured by ir-measures at depth 10, the mean over questions. Raw is what a script would write: FAISS' flat
-index over the same vectors, bm25s with its own tokenizer, English stop words and stemmer over the same texts. Searches
-and raw searches alternate, so that a busy machine slows both alike. ``tuned`` is the hybrid whose weight was calibrated
-on the questions of ``--tune-on``.
+index over one vector a passage (cut where the encoder cuts), bm25s with its own tokenizer, English stop words and
+stemmer over the same texts. Searches and raw searches alternate, so that a busy machine slows both alike.
+``hybrid_untitled`` is the hybrid without what is added for a title that the question names; ``tuned`` is the hybrid
+whose weight was calibrated on the questions of ``--tune-on``.
 """
 
 import tempfile
@@ -21,19 +22,30 @@ from numpy.typing import NDArray
 from app.core.digests import digest_json
 from app.core.errors import exit_status
 from app.inference.encoder import MAX_TOKENS, Encoder, encoder_folder, load_tokenizer
+from app.inference.retrievers import Source
 from app.retrieval.calibrate import calibrate_weight
+from app.retrieval.embedding import embed_chunks
 from app.retrieval.filters import PUBLIC
 from app.retrieval.fusion import fuse
 from app.retrieval.index import write_index
 from app.retrieval.measure import DEPTH, measure
 from app.retrieval.search import SearchIndex
+from app.retrieval.settings import RetrievalSettings
 from benchmarks._questions import Passage, Set, load, made_up
 from benchmarks._record import record, write
 
-MODES = {"bm25": "lexical", "dense": "dense", "hybrid": "convex", "rrf": "rrf"}
+MODES: dict[str, dict[str, Any]] = {
+    "bm25": {"fusion": "lexical"},
+    "dense": {"fusion": "dense"},
+    "hybrid": {},
+    "hybrid_untitled": {"title_weight": 0},
+    "rrf": {"fusion": "rrf"},
+}
 DEEPER = 5
 """Passages that share a key are one result: so many times more are looked at."""
 NUM_ENCODED = 256
+PART = 4096
+"""Texts whose vectors the cache keeps together."""
 
 app = typer.Typer(add_completion=False)
 Found = list[list[str]]
@@ -73,15 +85,18 @@ def run(given: Set, *, latencies: int, served: bool, cache: Path | None) -> dict
     """Build, search and time; the parts of the benchmark's record."""
     encoder = Encoder()
     asked = [question.text for question in given.questions]
-    vectors, encode_s = _encode(encoder, [passage.text for passage in embedded(given)], cache)
+    whole, _ = _encode(encoder, [passage.text for passage in embedded(given)], cache)
     queries, _ = _encode(encoder, asked, cache)
+    vectors, windows, encode_s = passage_vectors(encoder, given, cache)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="signalbox-bench-")))
         (folder / "index").mkdir()
-        _, index_s = _timed(lambda: write_index(folder / "index", vectors, chunk_rows(given)))
+        _, index_s = _timed(
+            lambda: write_index(folder / "index", vectors, chunk_rows(given), windows=windows, kind="auto")
+        )
         index = SearchIndex.open(folder / "index")
-        raw = Raw(given, vectors)
-        results, settings = quality(given, index, queries), {"dense_weight": index.settings.dense_weight}
+        raw = Raw(given, whole)
+        results, settings = quality(given, index, queries), index.settings.model_dump(mode="json")
         if given.tuning:
             tuned, _ = _encode(encoder, [question.text for question in given.tuning], cache)
             results["tuned"], settings["tuned"] = calibrated(given, index, queries, tuned)
@@ -92,7 +107,7 @@ def run(given: Set, *, latencies: int, served: bool, cache: Path | None) -> dict
         timings = alone(index, raw, encoder, asked[:latencies])
         speeds = encoding(encoder, [passage.text for passage in embedded(given)], asked)
         results |= {
-            "build": _build(encode_s, index_s, len(vectors)),
+            "build": _build(encode_s, index_s, len(given.passages), len(vectors)),
             "alone": timings["ours"],
             "encode": speeds["ours"],
         }
@@ -148,17 +163,17 @@ def quality(given: Set, index: SearchIndex, queries: NDArray[np.float32]) -> dic
         [question.text for question in given.questions], queries, num=index.settings.num_candidates, scope=PUBLIC
     )
     keys = [passage.key for passage in given.passages]
-    weight = index.settings.dense_weight
 
-    def ranked(fusion: str) -> Found:
-        fused = (fuse(each.dense, each.lexical, fusion=fusion, dense_weight=weight) for each in found)
+    def ranked(change: dict[str, Any]) -> Found:
+        how = index.settings.model_copy(update=change)
+        fused = (fuse(each, how) for each in found)
         orders = (np.argsort(-scores, kind="stable") for scores in fused)
         return [
             unique(keys[row] for row in each.rows[order[: DEPTH * DEEPER]])
             for each, order in zip(found, orders, strict=True)
         ]
 
-    return {mode: _scored(given, ranked(fusion)) for mode, fusion in MODES.items()}
+    return {mode: _scored(given, ranked(change)) for mode, change in MODES.items()}
 
 
 def calibrated(
@@ -312,17 +327,43 @@ def _scored(given: Set, found: Found) -> dict[str, float]:
     return {name: fmean(each) for name, each in values.items()}
 
 
-def _build(encode_s: float, index_s: float, num: int) -> dict[str, float]:
-    return {"encode_s": encode_s, "passages_per_s": num / encode_s, "index_s": index_s}
+def _build(encode_s: float, index_s: float, num: int, num_vectors: int) -> dict[str, float]:
+    rates = {"passages_per_s": num / encode_s, "vectors_per_s": num_vectors / encode_s}
+    return {"encode_s": encode_s, **rates, "num_vectors": num_vectors, "index_s": index_s}
 
 
-def _encode(encoder: Encoder, texts: Sequence[str], cache: Path | None) -> tuple[NDArray[np.float32], float]:
-    """Vectors of texts, and the seconds that they took; the cache keeps both under the digest of the texts."""
+def passage_vectors(
+    encoder: Encoder, given: Set, cache: Path | None
+) -> tuple[NDArray[np.float32], NDArray[np.int64], float]:
+    """Vectors of passages as an index has them, the passage of each, and the seconds that encoding took."""
+    taken: list[float] = []
+
+    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors, taken_s = _encode(encoder, texts, cache, apart=True)
+        taken.append(taken_s)
+        return vectors
+
+    vectors, windows = embed_chunks(chunk_rows(given), settings=RetrievalSettings(), embed=embed, source=Source())
+    return vectors, windows, sum(taken)
+
+
+def _encode(
+    encoder: Encoder, texts: Sequence[str], cache: Path | None, *, apart: bool = False
+) -> tuple[NDArray[np.float32], float]:
+    """Vectors of texts, and the seconds that they took; the cache keeps both, in parts, by the digest of the texts."""
+    encode = encoder.encode_apart if apart else encoder.encode
     if cache is None:
-        return _timed(lambda: encoder.encode(texts))
-    path = cache / f"{digest_json(list(texts)).removeprefix('sha256:')[:16]}.npz"
+        return _timed(lambda: encode(texts))
+    parts = [_kept(encode, texts[start : start + PART], cache, apart=apart) for start in range(0, len(texts), PART)]
+    return np.concatenate([vectors for vectors, _ in parts]), sum(taken_s for _, taken_s in parts)
+
+
+def _kept(
+    encode: Callable[[Sequence[str]], Any], texts: Sequence[str], cache: Path, *, apart: bool
+) -> tuple[NDArray[np.float32], float]:
+    path = cache / f"{digest_json(list(texts)).removeprefix('sha256:')[:16]}{'-apart' * apart}.npz"
     if not path.exists():
-        vectors, taken_s = _timed(lambda: encoder.encode(texts))
+        vectors, taken_s = _timed(lambda: encode(texts))
         cache.mkdir(parents=True, exist_ok=True)
         np.savez(path, vectors=vectors, taken_s=taken_s)
     kept = np.load(path)

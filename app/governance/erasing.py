@@ -19,7 +19,7 @@ from app.governance.matching import Matcher
 from app.ledger.batches import SCHEMA, read_part, read_receipts, receipts_path, root_of, row_leaves, write_table
 from app.ledger.erasures import ErasedFile
 from app.ledger.log import REQUEST_BATCH
-from app.registry.tables import CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER
+from app.registry.tables import CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER, WINDOWS_FILE
 from app.registry.versions import Registry, Version
 
 if TYPE_CHECKING:
@@ -112,12 +112,12 @@ def _versions(matcher: Matcher, registry: Registry, aside: Path) -> Iterator[Cha
 def _file(matcher: Matcher, folder: Path, name: str, staged: Path) -> int | None:
     """Write what stays of a file aside; the number of rows that go, None when the file stays as it is."""
     path = folder / name
+    if path.name in (INDEX_FILE, WINDOWS_FILE):
+        return _vectors(matcher, path, staged)
     if name.endswith(".parquet"):
         return _rows(matcher, path, staged)
-    if name == INDEX_FILE:
-        return _vectors(matcher, path, folder / CHUNKS_FILE, staged)
-    if name.startswith(f"{LEXICAL_FOLDER}/"):
-        return int(_gone(matcher, folder / CHUNKS_FILE).sum()) or None
+    if path.parent.name == LEXICAL_FOLDER:
+        return int(_gone(matcher, path.parents[1] / CHUNKS_FILE).sum()) or None
     return 0 if _holds(matcher, path) else None
 
 
@@ -130,14 +130,20 @@ def _rows(matcher: Matcher, path: Path, staged: Path) -> int | None:
     return int(mask.sum())
 
 
-def _vectors(matcher: Matcher, path: Path, chunks: Path, staged: Path) -> int | None:
+def _vectors(matcher: Matcher, path: Path, staged: Path) -> int | None:
+    """What stays of an index's vectors, or of the table that says whose they are."""
     import faiss
+    import numpy as np
 
-    mask = _gone(matcher, chunks)
+    mask = _gone(matcher, path.parent / CHUNKS_FILE)
     if not mask.any():
         return None
-    index = faiss.read_index(str(path))
-    faiss.write_index(_without(index, mask), str(staged))
+    windows = path.parent / WINDOWS_FILE
+    rows = pq.read_table(windows)["row"].to_numpy() if windows.is_file() else np.arange(len(mask))
+    if path.name == INDEX_FILE:
+        faiss.write_index(_without(faiss.read_index(str(path)), mask[rows]), str(staged))
+    else:
+        pq.write_table(pa.table({"row": (np.cumsum(~mask) - 1)[rows[~mask[rows]]]}), staged, compression="zstd")
     return int(mask.sum())
 
 

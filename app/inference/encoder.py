@@ -2,7 +2,8 @@
 
 Guarantees: no network; the weights and the tokenizer are those whose digests stand in this file, or those of the digest
 that was asked for, or nothing is loaded; vectors have unit length, so that an inner product is a cosine; a text longer
-than 256 tokens is cut at its end. Not guaranteed: the same bits in batches of other sizes (bf16, cosine to fp32 about
+than 256 tokens is cut at its end; ``encode_apart`` gives a text the same bits whatever stands beside it. Not
+guaranteed: the same bits by ``encode`` in batches of other sizes, or on another processor (bf16, cosine to fp32 about
 0.9999).
 """
 
@@ -37,6 +38,9 @@ BATCH_TOKENS = 2048
 MAX_WORDS_KEPT = 100_000
 JOINING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffd]")
 """Signs that the tokenizer drops, or takes for white space, where ``str.split`` does otherwise."""
+APART_TOKENS = 512
+APART_STEPS = {64: 8, MAX_TOKENS: 16}
+"""Texts that are encoded apart are filled up to a multiple of so many tokens, by the length that they stay under."""
 
 
 def _identity(files: Mapping[str, str]) -> str:
@@ -80,7 +84,8 @@ class Encoder:
         torch.set_num_threads(num_threads)
         self._model, shape = load_bert(place, dtype=torch.bfloat16)
         self._torch, self.dim = torch, shape.dim
-        self._tokenizer = load_tokenizer(place, max_tokens=min(MAX_TOKENS, shape.num_positions))
+        self.max_tokens = min(MAX_TOKENS, shape.num_positions)
+        self._tokenizer = load_tokenizer(place, max_tokens=self.max_tokens)
         self._tokenizer.no_padding()
         if self._tokenizer.get_vocab_size() > shape.num_words:
             raise EncoderUnusable(f"the tokenizer in {place} knows more words than the weights: take both of one model")
@@ -99,14 +104,39 @@ class Encoder:
             vectors[places] = self._encode_batch([coded[place] for place in places])
         return vectors
 
-    def _encode_batch(self, coded: list[list[int]]) -> "NDArray[np.float32]":
+    def encode_apart(self, texts: Sequence[str]) -> "NDArray[np.float32]":
+        """Vectors as ``encode`` gives them, each independent of the other texts: for what is kept and compared.
+
+        A processor's matrix product rounds by the shape of a batch. Here the shape follows from a text's own length:
+        it is filled up to a fixed number of tokens, and its batch up to a fixed number of texts.
+        """
+        import numpy as np
+
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        coded = [item.ids for item in self._tokenizer.encode_batch([str(text) for text in texts])]
+        groups: dict[int, list[int]] = {}
+        for place, ids in enumerate(coded):
+            groups.setdefault(self._filled(len(ids)), []).append(place)
+        for length, places in sorted(groups.items()):
+            num = max(1, APART_TOKENS // length)
+            for part in (places[start : start + num] for start in range(0, len(places), num)):
+                batch = [coded[place] for place in part] + [coded[part[0]]] * (num - len(part))
+                vectors[part] = self._encode_batch(batch, length=length)[: len(part)]
+        return vectors
+
+    def _filled(self, length: int) -> int:
+        """The length that a text is filled up to."""
+        step = next((step for limit, step in APART_STEPS.items() if length <= limit), 1)
+        return min(-(-length // step) * step, self.max_tokens)
+
+    def _encode_batch(self, coded: list[list[int]], *, length: int | None = None) -> "NDArray[np.float32]":
         torch = self._torch
-        longest = max(map(len, coded))
+        longest = length or max(map(len, coded))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in coded])
         lengths = torch.tensor([len(row) for row in coded])
         mask = torch.arange(longest) < lengths[:, None]
         with torch.inference_mode():
-            padded = longest != min(map(len, coded))
+            padded = length is not None or longest != min(map(len, coded))
             hidden = self._model(ids, mask[:, None, None] if padded else None).float()
             mean = (hidden * mask.unsqueeze(-1)).sum(1) / lengths[:, None]
             vectors: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=1).numpy()

@@ -78,10 +78,11 @@ def calibrate_weight(index: SearchIndex, asked: Mapping[str, set[int]], vectors:
 
     num = index.settings.num_candidates
     found = index.candidates(list(asked), vectors, num=num, scope=Scope(labels=None))
+    tried = [index.settings.model_copy(update={"fusion": "convex", "dense_weight": weight}) for weight in WEIGHTS]
     gains = np.zeros((len(asked), len(WEIGHTS)))
     for place, (each, gold) in enumerate(zip(found, asked.values(), strict=True)):
-        for column, weight in enumerate(WEIGHTS):
-            fused = fuse(each.dense, each.lexical, fusion="convex", dense_weight=weight)
+        for column, how in enumerate(tried):
+            fused = fuse(each, how)
             order = np.argsort(-fused, kind="stable")[:DEPTH]
             gains[place, column] = ndcg([int(row) in gold for row in each.rows[order]], num_relevant=len(gold))
     means = gains.mean(axis=0)

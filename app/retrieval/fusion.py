@@ -1,10 +1,13 @@
-"""Two scores of each candidate to one. Pure.
+"""The scores of each candidate to one. Pure.
 
 Source: Bruch, Gai and Ingber, An Analysis of Fusion Functions for Hybrid Retrieval (TOIS 2023): the convex combination
 with theoretical minima; Cormack, Clarke and Buettcher, Reciprocal Rank Fusion (SIGIR 2009), constant 60.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from app.retrieval.settings import SearchSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,14 +16,24 @@ if TYPE_CHECKING:
 RRF_CONSTANT = 60
 
 
-def fuse(
-    dense: "NDArray[np.float32]", lexical: "NDArray[np.float32]", *, fusion: str, dense_weight: float
-) -> "NDArray[np.float32]":
-    """One score per candidate, higher is better, from cosines (n,) and BM25 scores (n,) of the same candidates."""
-    if fusion == "rrf":
+@dataclass(frozen=True)
+class Candidates:
+    """Rows of the chunk table that one question could be answered by, with their scores (n,); in no order."""
+
+    rows: "NDArray[np.int64]"
+    dense: "NDArray[np.float32]"
+    lexical: "NDArray[np.float32]"
+    titles: "NDArray[np.float32]"
+
+
+def fuse(found: Candidates, how: SearchSettings) -> "NDArray[np.float32]":
+    """One score per candidate (n,), higher is better."""
+    dense, lexical = found.dense, found.lexical
+    if how.fusion == "rrf":
         return _reciprocal(dense) + _reciprocal(lexical)
-    weight = {"dense": 1.0, "lexical": 0.0}.get(fusion, dense_weight)
-    return weight * normalise(dense, floor=None) + (1 - weight) * normalise(lexical, floor=0.0)
+    weight = {"dense": 1.0, "lexical": 0.0}.get(how.fusion, how.dense_weight)
+    fused = weight * normalise(dense, floor=None) + (1 - weight) * normalise(lexical, floor=0.0)
+    return fused + how.title_weight * found.titles if how.fusion == "convex" else fused
 
 
 def normalise(scores: "NDArray[np.float32]", *, floor: float | None) -> "NDArray[np.float32]":

@@ -1,9 +1,10 @@
 """An index on disk: vectors, BM25 and the table of their chunks, written to a folder, opened from one.
 
-Guarantees: row ``n`` of the chunk table belongs to vector ``n`` and to text ``n`` of BM25; equal vectors, rows and
-settings give equal bytes; vectors and BM25 are mapped into memory, not read. An index without BM25 (an older one, or
-one that an erasure took it from) gets it from its chunk table when it is opened. Not guaranteed: that the chunk table
-is mapped; it is held as Arrow columns.
+Guarantees: row ``n`` of the chunk table belongs to text ``n`` of BM25 and to the vectors of which the table of windows
+says so, or to vector ``n`` where there is no such table (every chunk has one vector); equal vectors, rows and settings
+give equal bytes; vectors and BM25 are mapped into memory, not read. An index without BM25 (an older one, or one that an
+erasure took it from) gets it from its chunk table when it is opened, and one written before titles were scored is
+searched without them. Not guaranteed: that the chunk table is mapped; it is held as Arrow columns.
 """
 
 import json
@@ -17,18 +18,21 @@ import pyarrow.parquet as pq
 
 from app.core.errors import SignalboxError
 from app.core.parquet import ROW_GROUP_SIZE
-from app.registry.tables import CHUNKS, CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER
+from app.registry.tables import CHUNKS, CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER, WINDOWS_FILE
 from app.retrieval import vectors as faiss_kinds
 from app.retrieval.filters import DATE, LABELS
 from app.retrieval.lexical import Lexical, joined
 from app.retrieval.settings import LexicalSettings, SearchSettings
+from app.retrieval.titles import Titles
+from app.retrieval.windows import ChunkVectors, WindowsBroken
 
 if TYPE_CHECKING:
-    import faiss
     import numpy as np
     from numpy.typing import NDArray
 
 SEARCH_FILE = "search.json"
+BEFORE_TITLES = {"title_weight": 0.0}
+"""Settings of an index that says nothing of them."""
 ADDED = {
     LABELS: pa.list_(pa.string()),
     DATE: pa.string(),
@@ -47,8 +51,9 @@ class IndexBroken(SignalboxError):
 class Opened:
     """The parts of an index."""
 
-    vectors: "faiss.Index"
+    vectors: ChunkVectors
     lexical: Lexical
+    titles: Titles
     chunks: pa.Table
     settings: SearchSettings
 
@@ -58,20 +63,29 @@ def write_index(
     vectors: "NDArray[np.float32]",
     rows: Sequence[Mapping[str, Any]],
     *,
+    windows: "NDArray[np.int64] | None" = None,
     kind: str = "flat",
     lexical: LexicalSettings | None = None,
     search: SearchSettings | None = None,
 ) -> None:
-    """Write vectors (n, dim) of unit length and their n chunk rows.
+    """Write vectors (n, dim) of unit length and their chunk rows.
+
+    Args:
+        windows: the row that each vector belongs to, ascending; None: every row has one vector.
 
     Raises:
-        IndexBroken: the numbers of vectors and rows differ.
+        IndexBroken: a row has no vector, or a vector no row.
     """
     import faiss
+    import numpy as np
 
-    if len(vectors) != len(rows):
-        raise IndexBroken(f"{len(vectors)} vectors for {len(rows)} chunks: build the index again")
-    faiss.write_index(faiss_kinds.build(vectors, kind), str(folder / INDEX_FILE))
+    index = faiss_kinds.build(vectors, kind)
+    _checked(index, windows, num_chunks=len(rows), what="the index")
+    faiss.write_index(index, str(folder / INDEX_FILE))
+    if windows is not None and len(windows) != len(rows):
+        pq.write_table(
+            pa.table({"row": np.asarray(windows, dtype=np.int64)}), folder / WINDOWS_FILE, compression="zstd"
+        )
     table = chunk_table(rows)
     pq.write_table(table, folder / CHUNKS_FILE, compression="zstd", row_group_size=ROW_GROUP_SIZE)
     build_lexical(table, settings=lexical or LexicalSettings()).write(folder / LEXICAL_FOLDER)
@@ -109,15 +123,32 @@ def read_index(folder: Path) -> Opened:
 
     try:
         index = faiss.read_index(str(folder / INDEX_FILE), faiss.IO_FLAG_MMAP_IFC)
+        windows = _read_windows(folder)
         chunks = pq.read_table(folder / CHUNKS_FILE)
         search, words = _read_settings(folder)
-        lexical = _read_lexical(folder, chunks, words)
+        lexical, titles = _read_lexical(folder, chunks, words), Titles(chunks, language=words.language)
     except (RuntimeError, OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise IndexBroken(f"the index in {folder} cannot be opened: build it again") from error
-    if not index.ntotal == len(lexical) == len(chunks):
-        counts = f"{index.ntotal} vectors for {len(chunks)} chunks"
-        raise IndexBroken(f"the index in {folder} has {counts}, {len(lexical)} of them in BM25: build it again")
-    return Opened(index, lexical, chunks, search)
+    vectors = _checked(index, windows, num_chunks=len(chunks), what=f"the index in {folder}")
+    if len(lexical) != len(chunks):
+        raise IndexBroken(f"the index in {folder} has {len(lexical)} of {len(chunks)} chunks in BM25: build it again")
+    return Opened(vectors, lexical, titles, chunks, search)
+
+
+def _checked(index: Any, windows: "NDArray[np.int64] | None", *, num_chunks: int, what: str) -> ChunkVectors:
+    """Vectors by chunk; IndexBroken when they are of another number of chunks."""
+    try:
+        vectors = ChunkVectors(index, windows)
+    except WindowsBroken as error:
+        raise IndexBroken(f"{what}: {error}") from error
+    if len(vectors) != num_chunks:
+        raise IndexBroken(f"{what} has {len(vectors)} vectors for {num_chunks} chunks: build it again")
+    return vectors
+
+
+def _read_windows(folder: Path) -> "NDArray[np.int64] | None":
+    path = folder / WINDOWS_FILE
+    return pq.read_table(path)["row"].to_numpy() if path.is_file() else None
 
 
 def _read_lexical(folder: Path, chunks: pa.Table, settings: LexicalSettings) -> Lexical:
@@ -130,4 +161,4 @@ def _read_lexical(folder: Path, chunks: pa.Table, settings: LexicalSettings) -> 
 def _read_settings(folder: Path) -> tuple[SearchSettings, LexicalSettings]:
     path = folder / SEARCH_FILE
     how = json.loads(path.read_text()) if path.exists() else {"search": {}, "lexical": {}}
-    return SearchSettings(**how["search"]), LexicalSettings(**how["lexical"])
+    return SearchSettings(**BEFORE_TITLES | how["search"]), LexicalSettings(**how["lexical"])

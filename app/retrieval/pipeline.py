@@ -2,14 +2,16 @@
 
 Chunks are embedded by actors of the job's own, not through the serving application: the same class encodes, but a
 build neither waits behind questions nor keeps them waiting, and needs nothing to be deployed.
-Guarantees: one vector for every chunk, in the order of the dataset's chunk table; batches are cut before they are
-handed out, so that any number of workers gives the same bytes; the same dataset, encoder, settings and questions give
-the same version without work; the manifest says where the weight of the fusion comes from, and names the retriever.
+Guarantees: every chunk has a vector, a long one several, in the order of the dataset's chunk table; a vector depends on
+its own text alone, so that any number of workers, and an index that takes what did not change from the version before
+it, give the same bytes; the same dataset, encoder, settings and questions give the same version without work; the
+manifest says where the weight of the fusion comes from, and names the retriever.
 """
 
 import tempfile
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version, open_registry
 from app.registry.whole import chunks_of
 from app.retrieval.calibrate import Calibrated, calibrate_weight, gold_of
+from app.retrieval.embedding import Embed, embed_chunks, embedding_identity, known_vectors
 from app.retrieval.filters import DATE, LABELS
 from app.retrieval.index import IndexBroken, write_index, write_search
 from app.retrieval.search import SearchIndex
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-CODE_VERSION = "retrieval-2"
+CODE_VERSION = "retrieval-3"
 KIND = "index"
 DAYS = {"modified", "created"}
 TUNED = ("dense_weight", "rerank_weight", "rerank_depth")
@@ -46,12 +49,16 @@ def build_index(
     settings: RetrievalSettings,
     questions: Version | None = None,
     retriever: Version | None = None,
+    embed: Embed | None = None,
 ) -> Version:
     """Publish an index over a dataset version as the next version of index ``name``.
+
+    Chunks whose embedded text the newest version embedded alike holds already are not embedded again.
 
     Args:
         questions: synthetic rows or a suite to calibrate the fusion's weight on; None: the weight of the settings.
         retriever: whose encoder embeds, and whose re-ranker searches as its facts say; None: the pinned encoder alone.
+        embed: texts to vectors; None: an actor pool of Ray Data's.
 
     Raises:
         IndexBroken: vectors were lost on the way; nothing is published.
@@ -68,19 +75,21 @@ def build_index(
     if version := registry.find(KIND, name, inputs):
         return version
     rows = chunk_rows(chunks_of(dataset, registry).parent, labels=settings.access_labels)
-    texts = [embedded_text(row, headings=settings.embed_headings) for row in rows]
-    vectors = embed(texts, settings=settings, source=source, workspace=registry.workspace)
+    known = known_vectors(name, registry=registry, settings=settings, encoder=source.encoder)
+    embed = embed or partial(embed_texts, settings=settings, source=source, workspace=registry.workspace)
+    vectors, windows = embed_chunks(rows, settings=settings, embed=embed, source=source, known=known)
     with tempfile.TemporaryDirectory() as folder:
         place, search = Path(folder), tuned_search(settings.search, retriever)
-        kind = choose_kind(len(rows)) if settings.kind == "auto" else settings.kind
-        write_index(place, vectors, rows, kind=kind, lexical=settings.lexical, search=search)
+        kind = choose_kind(len(vectors)) if settings.kind == "auto" else settings.kind
+        write_index(place, vectors, rows, windows=windows, kind=kind, lexical=settings.lexical, search=search)
         weight: dict[str, Any] = {"from": retriever.ref if retriever and search != settings.search else "the settings"}
         if questions:
             found = _calibrated(place, questions, source=source, registry=registry)
             search = search.model_copy(update={"dense_weight": found.weight})
             write_search(place, search=search, lexical=settings.lexical)
             weight = {"from": questions.ref} | found.to_json()
-        facts = {**source.facts(), "kind": kind, "num_chunks": len(rows)}
+        facts = {**source.facts(), "kind": kind, "num_chunks": len(rows), "num_vectors": len(vectors)}
+        facts["embedding"] = embedding_identity(settings, encoder=source.encoder)
         facts |= {"search": search.model_dump(mode="json"), "dense_weight": weight}
         parents = [dataset.digest, *(each.digest for each in (questions, retriever) if each)]
         return registry.publish(KIND, name, folder=place, inputs=inputs, parents=parents, facts=facts)
@@ -120,12 +129,7 @@ def _calibrated(folder: Path, questions: Version, *, source: Source, registry: R
     return calibrate_weight(index, asked, source.load_encoder().encode(list(asked)))
 
 
-def embedded_text(row: Mapping[str, Any], *, headings: bool) -> str:
-    """What of a chunk is embedded."""
-    return ". ".join([*row["heading_path"], row["text"]]) if headings else str(row["text"])
-
-
-def embed(
+def embed_texts(
     texts: Sequence[str], *, settings: RetrievalSettings, source: Source, workspace: Workspace
 ) -> "NDArray[np.float32]":
     """Vectors of texts, float32 (n, dim), by an actor pool; texts of about one length share a batch.
@@ -150,14 +154,14 @@ def embed(
     )
     vectors = np.zeros((len(texts), source.dim), dtype=np.float32)
     num_done = 0
-    with progress("chunks", total=len(texts)) as bar:
+    with progress("vectors", total=len(texts)) as bar:
         for row in done.iter_rows():
             part = np.frombuffer(row["vectors"], dtype=np.float32).reshape(-1, source.dim)
             vectors[places[row["batch"]]] = part
             num_done += len(part)
             bar.advance(len(part))
     if num_done != len(texts):
-        raise IndexBroken(f"{num_done} of {len(texts)} chunks were embedded: index again; nothing was published")
+        raise IndexBroken(f"{num_done} of {len(texts)} texts were embedded: index again; nothing was published")
     return vectors
 
 
@@ -169,5 +173,5 @@ class Embedder:
         self._encoder = source.load_encoder()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        vectors = [self._encoder.encode([str(text) for text in texts]).tobytes() for texts in batch["texts"]]
+        vectors = [self._encoder.encode_apart([str(text) for text in texts]).tobytes() for texts in batch["texts"]]
         return {"batch": batch["batch"], "vectors": vectors}

@@ -15,9 +15,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from app.retrieval import vectors as faiss_kinds
 from app.retrieval.filters import DATE, PUBLIC, Scope, mask_of
-from app.retrieval.fusion import fuse
+from app.retrieval.fusion import Candidates, fuse
 from app.retrieval.index import Opened, read_index
 from app.retrieval.rerank import Reranks, mix, passage_of
 from app.retrieval.settings import SearchSettings
@@ -33,7 +32,8 @@ PLACES = {"page": "page_start", "page_end": "page_end", "date": DATE}
 
 @dataclass(frozen=True)
 class Scores:
-    """What each part made of a chunk: the cosine, BM25, and the two on the query's own scale, 0 to 1, fused.
+    """What each part made of a chunk: the cosine of its best window, BM25, and both on the query's own scale, 0 to 1,
+    fused, with what the settings add for a title that the question names (0 to 1, by how far it names it).
 
     ``reranked`` is the re-ranker's own score, on no fixed scale, of the chunks that it saw.
     """
@@ -41,6 +41,7 @@ class Scores:
     dense: float
     lexical: float
     fused: float
+    title: float = 0.0
     reranked: float | None = None
 
 
@@ -66,15 +67,6 @@ class Hit:
         return asdict(self) | {"heading_path": list(self.heading_path)}
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Rows of the chunk table that one question could be answered by, with both scores; in no order."""
-
-    rows: "NDArray[np.int64]"
-    dense: "NDArray[np.float32]"
-    lexical: "NDArray[np.float32]"
-
-
 class SearchIndex:
     """An opened index."""
 
@@ -92,12 +84,12 @@ class SearchIndex:
         return cls(read_index(folder))
 
     def __len__(self) -> int:
-        return int(self._parts.vectors.ntotal)
+        return len(self._parts.vectors)
 
     @property
     def dim(self) -> int:
         """Numbers in a vector."""
-        return int(self._parts.vectors.d)
+        return self._parts.vectors.dim
 
     def places(self, *, chunk_id: str | None = None, source: str | None = None) -> list[int]:
         """Rows of the chunk table with that id; where there is none, those of the document with that source."""
@@ -135,17 +127,16 @@ class SearchIndex:
     def candidates(
         self, questions: Sequence[str], vectors: "NDArray[np.float32]", *, num: int, scope: Scope = PUBLIC
     ) -> list[Candidates]:
-        """What either part finds for each question, ``num`` chunks each, with both scores of all of them."""
+        """What either part finds for each question, ``num`` chunks each, with the scores of all of them."""
         import numpy as np
 
-        mask = self._mask(scope)
-        _, near = faiss_kinds.search(self._parts.vectors, np.ascontiguousarray(vectors), num, mask)
+        parts, mask = self._parts, self._mask(scope)
         results = []
-        for question, vector, rows in zip(questions, vectors, near, strict=True):
-            lexical = self._parts.lexical.scores(question)
-            both = np.union1d(rows[rows >= 0], _top(lexical, num, mask))
-            dense = faiss_kinds.cosines(self._parts.vectors, vector, both) if len(both) else np.zeros(0, np.float32)
-            results.append(Candidates(both, dense, np.asarray(lexical[both])))
+        for question, vector, near in zip(questions, vectors, parts.vectors.nearest(vectors, num, mask), strict=True):
+            lexical = parts.lexical.scores(question)
+            rows = np.union1d(near, _top(lexical, num, mask))
+            dense, titles = parts.vectors.cosines(vector, rows), parts.titles.scores(question, rows)
+            results.append(Candidates(rows, dense, np.asarray(lexical[rows]), titles))
         return results
 
     def _best(
@@ -153,15 +144,16 @@ class SearchIndex:
     ) -> list[Hit]:
         import numpy as np
 
-        fused = fuse(found.dense, found.lexical, fusion=how.fusion, dense_weight=how.dense_weight)
+        fused = fuse(found, how)
         order = np.argsort(-fused, kind="stable")[: max(k, how.rerank_depth) if reranker else k]
         rows = self._parts.chunks.take(found.rows[order]).to_pylist()
         again = _scored(reranker, question, rows[: how.rerank_depth]) if reranker else np.zeros(0, np.float32)
         final = mix(fused[order], again, weight=how.rerank_weight)
+        parts = (found.dense[order], found.lexical[order], fused[order], found.titles[order])
         hits = []
         for place in np.argsort(-final, kind="stable")[:k]:
-            dense, lexical, both = (float(each[order[place]]) for each in (found.dense, found.lexical, fused))
-            scores = Scores(dense, lexical, both, float(again[place]) if place < len(again) else None)
+            dense, lexical, both, title = (float(each[place]) for each in parts)
+            scores = Scores(dense, lexical, both, title, float(again[place]) if place < len(again) else None)
             hits.append(_hit(rows[place], scores, score=float(final[place])))
         return hits
 

@@ -36,6 +36,10 @@ class SearchSettings(Settings):
     """Weight of the cosine against BM25 in ``convex``; calibration replaces it. The default lies on the plateau of
     rules, health pages and encyclopaedia alike (benchmarks/results/retrieval_*.json)."""
 
+    title_weight: Weight = 0.3
+    """What is added in ``convex`` where a question names the title of a document that is one chunk, at the share of
+    the question's words that the title takes (``app/retrieval/titles.py``)."""
+
     num_candidates: PositiveInt = 100
     """Chunks that each part puts forward; every one of them gets both scores."""
 
@@ -52,6 +56,12 @@ class RetrievalSettings(Settings):
     embed_headings: bool = True
     """Embed a chunk's heading path together with its text; off for corpora whose text names its subject itself."""
 
+    window_tokens: Annotated[int, Field(ge=64)] = 128
+    """Length of the windows in which a chunk is embedded that is longer than the encoder takes."""
+
+    window_overlap: Annotated[float, Field(ge=0, le=0.5)] = 0.125
+    """Share of a window that the next one repeats."""
+
     access_labels: dict[str, tuple[Label, ...]] = Field(default_factory=dict)
     """Labels by patterns of sources, such as ``hr/*``, beside those that documents bring; ``*`` matches slashes too. A
     chunk gets the labels of every pattern that fits its source, and is seen by who holds all of them."""
@@ -66,7 +76,7 @@ class RetrievalSettings(Settings):
     """Fusion of words and vectors."""
 
     batch_size: PositiveInt = 256
-    """Chunks embedded at a time."""
+    """Texts handed to an embedding actor at a time."""
 
     num_workers: PositiveInt = 1
     """Embedding actors."""
@@ -75,5 +85,5 @@ class RetrievalSettings(Settings):
     """Memory that Ray reserves for an embedding actor."""
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide the content of a version; batches decide the last bits of a bf16 vector."""
-        return self.model_dump(mode="json", exclude={"num_workers", "worker_memory_bytes"})
+        """The settings that decide the content of a version."""
+        return self.model_dump(mode="json", exclude={"batch_size", "num_workers", "worker_memory_bytes"})

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_FLAT = 50_000
+MAX_FLAT = 20_000
 MAX_IVF = 1_000_000
 NUM_PROBES = 32
 RABITQ_PROBES = 64

@@ -114,13 +114,15 @@ class SearchRequest(BaseModel):
 
 
 class PassageScores(BaseModel):
-    """What each part of the search made of a passage: cosine, BM25, both fused (0 to 1), and the re-ranker's if any."""
+    """What each part of the search made of a passage: cosine, BM25, both fused (0 to 1) with what is added for a title
+    that the question names, how far it names it (0 to 1), and the re-ranker's if any."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
     dense: float
     lexical: float
     fused: float
+    title: float = 0.0
     reranked: float | None = None
 
 

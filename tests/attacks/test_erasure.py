@@ -123,7 +123,8 @@ def world(registry, tmp_path):
     synthetic = publish("synthetic", "handbook-qa", {"rows.parquet": (ROWS, rows)}, parents=[dataset.digest])
     folder = tmp_path / "vectors"
     folder.mkdir()
-    write_index(folder, np.eye(5, DIM, dtype=np.float32), chunks)
+    twice = np.repeat(np.arange(5), 2)
+    write_index(folder, np.eye(5, DIM, dtype=np.float32)[twice], chunks, windows=twice)
     index = registry.publish("index", "handbook", folder=folder, inputs={"i": 1}, parents=[dataset.digest])
     model = publish("model", "small", {}, parents=[synthetic.digest])
     suite = publish_suite(
@@ -216,6 +217,7 @@ def test_the_index_forgets_the_vector_and_finds_the_others(world):
     erase(world, subjects=[NAME], reason="asked for", actor="jane")
     index = SearchIndex.open(world.folder(world.world["index"]))
     assert len(index) == 4
+    assert [row["row"] for row in rows_of(world, "index", "windows.parquet")] == [0, 0, 1, 1, 2, 2, 3, 3]
     hits = index.search([""] * 5, np.eye(5, DIM, dtype=np.float32), 5)
     assert [found[0].chunk_id for place, found in enumerate(hits) if place != 1] == ["c0", "c2", "c3", "c4"]
     assert all(hit.chunk_id != "c1" for found in hits for hit in found)

@@ -35,6 +35,15 @@ def test_vectors_have_unit_length_and_keep_the_order_of_the_texts(encoder: Encod
     assert vectors[3] @ encoder.encode(["annual fee"])[0] > 0.999
 
 
+def test_apart_a_text_has_the_same_bits_whatever_stands_beside_it(encoder: Encoder):
+    texts = [f"fee {n}. " * (1 + n % 7) * (1 + n % 11) for n in range(24)] + ["annual fee " * 300, "", "x"]
+    together = encoder.encode_apart(texts)
+    alone = np.concatenate([encoder.encode_apart([text]) for text in texts[::4]])
+    assert np.array_equal(together[::4], alone)
+    assert np.array_equal(encoder.encode_apart(texts[::-1])[::-1], together)
+    assert np.all(np.sum(together * encoder.encode(texts), axis=1) > 0.999)
+
+
 def test_what_means_the_same_is_near(encoder: Encoder):
     question, near, far = encoder.encode(["What does it cost a year?", "annual fee: 12 euros", "opening hours"])
     assert question @ near > question @ far + 0.1

@@ -8,9 +8,10 @@ import pytest
 
 from app.core.store import walk_files
 from app.retrieval import vectors as faiss_kinds
+from app.retrieval.embedding import embedded_text
 from app.retrieval.index import CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER, SEARCH_FILE, IndexBroken, write_index
 from app.retrieval.lexical import NoStemmer
-from app.retrieval.pipeline import chunk_rows, embedded_text
+from app.retrieval.pipeline import chunk_rows
 from app.retrieval.search import SearchIndex
 from app.retrieval.settings import LexicalSettings, RetrievalSettings, SearchSettings
 
@@ -76,8 +77,8 @@ def test_a_damaged_index_is_said_so(tmp_path: Path, file: str, damage: str):
 
 
 def test_headings_are_embedded_when_asked():
-    assert embedded_text(ROWS[0], headings=True) == "T. H. t0"
-    assert embedded_text(ROWS[0], headings=False) == "t0"
+    assert embedded_text(ROWS[0], headings=True) == ("T. H. ", "t0")
+    assert embedded_text(ROWS[0], headings=False) == ("", "t0")
 
 
 def test_words_and_vectors_are_fused_and_each_part_says_what_it_made_of_a_chunk(tmp_path: Path):
@@ -137,7 +138,7 @@ def test_every_kind_finds_what_is_near(kind: str):
 
 
 def test_the_kind_follows_from_the_size():
-    assert [faiss_kinds.choose_kind(num) for num in (10, 50_000, 50_001, 2_000_000)] == [
+    assert [faiss_kinds.choose_kind(num) for num in (10, 20_000, 20_001, 2_000_000)] == [
         "flat", "flat", "ivf", "ivf-rabitq",
     ]  # fmt: skip
 

@@ -24,17 +24,17 @@ def dataset(registry, tmp_path):
     return publish_dataset(registry, tmp_path / "dataset")
 
 
-def test_an_index_is_built_searched_and_named_with_its_retriever(registry, dataset, tmp_path: Path, monkeypatch):
-    plain = build_index(registry, dataset, monkeypatch)
+def test_an_index_is_built_searched_and_named_with_its_retriever(registry, dataset, tmp_path: Path):
+    plain = build_index(registry, dataset)
     retriever = publish_retriever(registry, tmp_path / "tuned", dim=48)
-    index = build_index(registry, dataset, monkeypatch, retriever=retriever)
+    index = build_index(registry, dataset, retriever=retriever)
     assert index.digest != plain.digest
     assert index.parents == [dataset.digest, retriever.digest]
     stated = [index.facts[name] for name in ("encoder", "dim", "retriever")]
     assert stated == [retriever.facts["encoder"], 48, retriever.digest]
     assert "retriever" not in plain.facts
     assert [made_with(each, registry=registry) for each in (plain, index)] == [PINNED, retriever.digest]
-    assert build_index(registry, dataset, monkeypatch, retriever=retriever).digest == index.digest
+    assert build_index(registry, dataset, retriever=retriever).digest == index.digest
 
     searcher = Searcher.open(index, registry=registry)
     hit = searcher.search([TEXTS[3]], 1)[0][0]
@@ -44,22 +44,20 @@ def test_an_index_is_built_searched_and_named_with_its_retriever(registry, datas
     assert Searcher.open(plain, registry=registry).encoder.digest == ENCODER_DIGEST
 
 
-def test_a_swapped_encoder_is_refused(registry, dataset, tmp_path: Path, monkeypatch):
+def test_a_swapped_encoder_is_refused(registry, dataset, tmp_path: Path):
     retriever = publish_retriever(registry, tmp_path / "tuned")
-    index = build_index(registry, dataset, monkeypatch, retriever=retriever)
+    index = build_index(registry, dataset, retriever=retriever)
     other = write_encoder(tmp_path / "other", seed=1)
     shutil.copy(other / "model.safetensors", registry.folder(retriever) / "encoder")
     with pytest.raises(ArtifactChanged, match=r"retriever tuned@1: encoder/model.safetensors is not the file"):
         Searcher.open(index, registry=registry)
     with pytest.raises(ArtifactChanged):
-        build_index(registry, dataset, monkeypatch, retriever=retriever, name="again")
+        build_index(registry, dataset, retriever=retriever, name="again")
 
 
-def test_an_index_is_searched_with_its_retrievers_re_ranker_as_that_was_tuned(
-    registry, dataset, tmp_path: Path, monkeypatch
-):
+def test_an_index_is_searched_with_its_retrievers_re_ranker_as_that_was_tuned(registry, dataset, tmp_path: Path):
     retriever = publish_retriever(registry, tmp_path / "tuned", reranks=True)
-    index = build_index(registry, dataset, monkeypatch, retriever=retriever)
+    index = build_index(registry, dataset, retriever=retriever)
     assert index.facts["reranker"] == retriever.facts["reranker"]
     searcher = Searcher.open(index, registry=registry)
     assert (searcher.index.settings.rerank_weight, searcher.index.settings.rerank_depth) == (1.0, 3)
@@ -83,11 +81,11 @@ LIES = [
 
 @pytest.mark.parametrize(("facts", "error", "said"), LIES)
 def test_a_retriever_that_is_not_what_it_states_makes_no_index(
-    registry, dataset, tmp_path: Path, monkeypatch, facts: dict, error: type, said: str
+    registry, dataset, tmp_path: Path, facts: dict, error: type, said: str
 ):
     retriever = publish_retriever(registry, tmp_path / "tuned", facts=facts)
     with pytest.raises(error, match=said):
-        Searcher.open(build_index(registry, dataset, monkeypatch, retriever=retriever), registry=registry)
+        Searcher.open(build_index(registry, dataset, retriever=retriever), registry=registry)
 
 
 ODD = [
@@ -101,10 +99,10 @@ ODD = [
 
 @pytest.mark.parametrize(("changes", "said"), ODD)
 def test_an_index_that_names_another_retriever_than_its_own_is_refused(
-    registry, dataset, tmp_path: Path, monkeypatch, changes: dict, said: str
+    registry, dataset, tmp_path: Path, changes: dict, said: str
 ):
     retriever = publish_retriever(registry, tmp_path / "tuned")
-    index = build_index(registry, dataset, monkeypatch, retriever=retriever)
+    index = build_index(registry, dataset, retriever=retriever)
     odd = registry.publish(
         "index", "odd", folder=registry.folder(index), inputs={"changes": changes}, facts=index.facts | changes
     )
@@ -112,9 +110,9 @@ def test_an_index_that_names_another_retriever_than_its_own_is_refused(
         source_of(odd, registry=registry)
 
 
-def test_an_index_over_vectors_of_another_size_is_refused(registry, dataset, tmp_path: Path, monkeypatch):
+def test_an_index_over_vectors_of_another_size_is_refused(registry, dataset, tmp_path: Path):
     wide = publish_retriever(registry, tmp_path / "wide", dim=64)
-    index = build_index(registry, dataset, monkeypatch, retriever=wide)
+    index = build_index(registry, dataset, retriever=wide)
     posing = registry.publish("index", "posing", folder=registry.folder(index), inputs={})  # says nothing: the pinned
     with pytest.raises(RetrieverMismatch, match="vectors of 64 numbers, its encoder makes 384: build the index again"):
         Searcher.open(posing, registry=registry)
@@ -131,6 +129,6 @@ def test_the_weight_of_the_fusion_is_calibrated_with_the_indexs_own_encoder(
     (tmp_path / "asked").mkdir()
     write_rows(tmp_path / "asked" / ROWS_FILE, [{"question": "the fee"}], schema=pa.schema({"question": pa.string()}))
     asked = registry.publish("synthetic", "asked", folder=tmp_path / "asked", inputs={})
-    index = build_index(registry, dataset, monkeypatch, retriever=retriever, questions=asked)
+    index = build_index(registry, dataset, retriever=retriever, questions=asked)
     assert [np.shape(each) for each in seen] == [(1, 48)]
     assert index.parents == [dataset.digest, asked.digest, retriever.digest]

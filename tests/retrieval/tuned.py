@@ -4,6 +4,7 @@ from app.core.digests import digest_bytes
 from app.core.parquet import write_rows
 from app.inference.encoder import digest_of
 from app.inference.reranker import reranker_digest
+from app.inference.retrievers import find_source
 from app.registry.tables import CHUNKS, CHUNKS_FILE
 from app.retrieval import pipeline
 from app.retrieval.settings import RetrievalSettings
@@ -43,12 +44,12 @@ def publish_retriever(registry, folder, *, parents=(), name="tuned", facts=None,
     )
 
 
-def build_index(registry, dataset, monkeypatch, **given):
+def build_index(registry, dataset, **given):
     """An index as jobs.index builds it, but that the encoder runs here instead of in an actor."""
 
-    def embed(texts, *, settings, source, workspace):
-        return source.load_encoder().encode(list(texts))
+    def embed(texts):
+        return find_source(given.get("retriever"), registry=registry).load_encoder().encode_apart(texts)
 
-    monkeypatch.setattr(pipeline, "embed", embed)
     name = given.pop("name", dataset.name)
-    return pipeline.build_index(dataset, name=name, registry=registry, settings=RetrievalSettings(), **given)
+    settings = RetrievalSettings()
+    return pipeline.build_index(dataset, name=name, registry=registry, settings=settings, embed=embed, **given)

@@ -83,7 +83,7 @@ def test_search_and_chat_look_with_the_callers_labels_and_filter(gateway, backen
         found = http.post("/v1/search", json=asked).json()["data"][0]
     assert [scope.labels for scope in backends.scopes[:4]] == [frozenset(), frozenset(), {"hr"}, {"hr"}]
     assert (backends.scopes[0].documents, backends.scopes[0].section) == ({"loans.md"}, "Fees")
-    assert found["scores"] == {"dense": 0.8, "lexical": 3.0, "fused": 0.9, "reranked": None}
+    assert found["scores"] == {"dense": 0.8, "lexical": 3.0, "fused": 0.9, "title": 0.0, "reranked": None}
 
 
 def test_what_the_ledger_does_not_say_opens_nothing_and_is_named(registry, path):

@@ -80,10 +80,10 @@ def test_the_reader_quotes_through_an_encoder_elsewhere():
     assert replicas.Reader(encode).read("What is the yearly fee?", []).quotes == []
 
 
-def test_indexes_of_two_encoders_answer_one_batch_side_by_side(registry, settings, tmp_path, monkeypatch):
+def test_indexes_of_two_encoders_answer_one_batch_side_by_side(registry, settings, tmp_path):
     dataset = publish_dataset(registry, tmp_path / "dataset")
     retrievers = [publish_retriever(registry, tmp_path / f"r{dim}", dim=dim, name=f"r{dim}") for dim in (32, 48)]
-    plain, *tuned = [build_index(registry, dataset, monkeypatch, retriever=each) for each in (None, *retrievers)]
+    plain, *tuned = [build_index(registry, dataset, retriever=each) for each in (None, *retrievers)]
     worker = replicas.Retriever(settings)
     order = [plain, tuned[0], plain, tuned[1], tuned[0]]
     everything = Scope(labels=None)
