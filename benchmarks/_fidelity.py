@@ -1,7 +1,7 @@
 """How close converted text and structure are to reviewed conversions of the same files.
 
 Measures, each from 0 to 1, against a Markdown ground truth: ``text`` is 1 - edit distance of words over the longer
-text's words (the first ``MAX_WORDS``), ``headings`` the share of its headings that are headings here, ``cells`` F1 of
+text's words (the first ``MAX_WORDS``; dots that lead to a page number are none), ``headings`` the share of its headings that are headings here, ``cells`` F1 of
 table cells as a multiset. Markup is taken off both sides first.
 """
 
@@ -25,6 +25,7 @@ from app.inference.blocks import TABLE_LINE, TABLE_RULE, table_cells
 MAX_WORDS = 4_000
 HEADING = re.compile(r"^#{1,6}\s+(.*)$")
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+LEADER = re.compile(r"(?:\s*\.){4,}|(?<=\s)\.(?=\s)|^\s*\.(?=\s)")
 LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 MARKUP = re.compile(r"[*_`~\\]|^\s*(?:[-+*•]|\d+[.)])\s+|^#+\s+|^>\s?", re.MULTILINE)
 
@@ -82,7 +83,7 @@ def parts_of_markdown(text: str) -> tuple[list[str], list[str], list[str]]:
 
 def plain(text: str) -> str:
     """Text without markup, on one line."""
-    return " ".join(MARKUP.sub("", LINK.sub(r"\1", text)).split())
+    return " ".join(MARKUP.sub("", LINK.sub(r"\1", LEADER.sub(" ", text))).split())
 
 
 def similarity(one: list[str], other: list[str]) -> float:

@@ -28,7 +28,10 @@ INDENT_PT = 24.0
 
 @dataclass(frozen=True)
 class Word:
-    """A word and its box in points from the top left of its page; ``font`` tells fonts apart and means nothing else."""
+    """A word and its box in points from the top left of its page; ``font`` tells fonts apart and means nothing else.
+
+    ``rows`` are those of a whole table that the word stands for (see tables.py).
+    """
 
     text: str
     left: float
@@ -37,6 +40,7 @@ class Word:
     bottom: float
     font: str = ""
     upright: bool = True
+    rows: tuple[tuple[str, ...], ...] = ()
 
     @property
     def height(self) -> float:
@@ -85,6 +89,11 @@ class Line:
     def font(self) -> str:
         return Counter(word.font for word in self.words).most_common(1)[0][0]
 
+    @property
+    def rows(self) -> tuple[tuple[str, ...], ...]:
+        """The rows of the table that the line is, if it is one."""
+        return self.words[0].rows
+
     def segments(self) -> list["Line"]:
         """The line cut where the gap between two words is wider than a word space."""
         cut = [0]
@@ -107,7 +116,7 @@ def page_lines(words: Iterable[Word], *, page: int, region: int = 0) -> list[Lin
     """Words by baseline, from top to bottom and left to right."""
     rows: list[list[Word]] = []
     for word in sorted((word for word in words if word.text.strip()), key=lambda word: (word.bottom, word.left)):
-        if rows and _same_baseline(rows[-1][-1], word):
+        if rows and not (word.rows or rows[-1][-1].rows) and _same_baseline(rows[-1][-1], word):
             rows[-1].append(word)
         else:
             rows.append([word])

@@ -25,6 +25,8 @@ MAX_HEADING_CHARS = 120
 PROSE_CELL_CHARS = 28
 MAX_MARK_CHARS = 8
 BULLET = re.compile(r"^(?:[•▪◦●‣·\x7f\ue000-\uf8ff]|[-\u2013](?=\s)|\(?\d{1,2}[.)](?=\s))\s*")
+LEADER = re.compile(r"^(.*?\w.*?)\s?(?:\.\s?){4,}(\w{1,6})$")
+CAPTION = re.compile(r"^(?:figure|fig\.|table|example|listing|exhibit|box|chart|abbildung|tabelle)\s+[\dA-Z]", re.IGNORECASE)
 PAGE_NUMBER = re.compile(r"^(?:page\s*)?#(?:\s*(?:/|of|-)\s*#)?$", re.IGNORECASE)
 
 
@@ -53,7 +55,7 @@ def find_body(lines: Sequence[Line]) -> Body:
     """The body's size and font, by characters, and the heading sizes."""
     sizes: Counter[float] = Counter()
     fonts: Counter[str] = Counter()
-    for line in lines:
+    for line in [line for line in lines if not line.rows] or lines:
         sizes[line.size] += len(line.text)
         fonts[line.font] += len(line.text)
     size = max(sizes, key=lambda value: (sizes[value], -value))
@@ -67,7 +69,8 @@ def split_tables(lines: Sequence[Line]) -> Iterator[tuple[bool, list[Line]]]:
     index = 0
     while index < len(lines):
         end = _table_end(lines, index)
-        if end - index >= 2:
+        end = max(end, _contents_end(lines, index), index + bool(lines[index].rows))
+        if end - index >= 2 or lines[index].rows:
             yield from ([(False, plain)] if plain else [])
             yield True, list(lines[index:end])
             plain, index = [], end
@@ -106,9 +109,23 @@ def table_rows(lines: Sequence[Line]) -> list[list[str]]:
     return rows
 
 
+def _contents_end(lines: Sequence[Line], start: int) -> int:
+    """One past the last of a run of lines that lead to a page number by dots, as a table of contents has."""
+    end = start
+    while end < len(lines) and not lines[end].rows and LEADER.match(lines[end].text):
+        end += 1
+    return end
+
+
+def _contents(lines: Sequence[Line]) -> list[list[str]]:
+    """What is named and its page, where every line leads from one to the other by dots."""
+    found = [LEADER.match(line.text) for line in lines]
+    return [[match.group(1), match.group(2)] for match in found if match] if all(found) else []
+
+
 def _table_end(lines: Sequence[Line], start: int) -> int:
     """One past the last line of the table that begins at ``start``; ``start`` itself where none does."""
-    if len(lines[start].segments()) < 2:
+    if lines[start].rows or len(lines[start].segments()) < 2:
         return start
     end = start + 1
     while end < len(lines) and _joins(lines[start:end], lines[end], lines[end + 1 : end + 2]):
@@ -121,7 +138,7 @@ def _table_end(lines: Sequence[Line], start: int) -> int:
 def _joins(table: Sequence[Line], line: Line, following: Sequence[Line]) -> bool:
     """Whether a line goes on with a table: near it, and its segments fall into the columns without melting them."""
     last = table[-1]
-    if _apart(last, line) or line.top - last.bottom > 2.2 * last.size or line.size > LARGER * last.size:
+    if line.rows or _apart(last, line) or line.top - last.bottom > 2.2 * last.size or line.size > LARGER * last.size:
         return False
     columns = columns_of(table)
     if len(line.segments()) < 2:
@@ -163,8 +180,8 @@ def _by_column(lines: Sequence[Line]) -> list[Line]:
 
 
 def _read_block(lines: list[Line], body: Body, outline: Outline, *, is_table: bool) -> None:
-    if is_table and not _is_prose(lines):
-        rows = table_rows(lines)
+    rows = lines[0].rows or _contents(lines) or (() if not is_table or _is_prose(lines) else table_rows(lines))
+    if rows and (lines[0].rows or 2 * sum(sum(map(bool, row)) > 1 for row in rows) >= len(rows)):
         text = "\n".join(f"- {item}" for _, item in rows) if _is_list(rows) else markdown_table(rows)
         outline.block(text, page=lines[0].page + 1)
         return
@@ -237,7 +254,8 @@ def _level(paragraph: Sequence[Line], text: str, body: Body) -> int | None:
     """0 for a title, 1 and deeper for headings, None for text."""
     first = paragraph[0]
     wordy = len(text) > MAX_HEADING_CHARS or len(paragraph) > 3 or not any(char.isalpha() for char in text)
-    if wordy or (BULLET.match(text) and not text[0].isdigit()):
+    mark = BULLET.match(text)
+    if wordy or CAPTION.match(text) or (mark and not any(map(str.isdigit, mark.group()))):
         return None
     if first.size in body.larger:
         return max(body.larger.index(first.size), int(first.page >= TITLE_PAGES))

@@ -23,13 +23,14 @@ from app.documents.errors import CannotConvert
 from app.documents.facts import pdf_facts
 from app.documents.layout import read_layout
 from app.documents.sections import Converted, Fault, one_line
+from app.documents.tables import with_tables
 
 PICTURES = "no text was found on it (a scan, or pictures only)"
 CONTENT = ContentConfig(
     char_cells_content_level=ContentLevel.COMPUTE,
     word_cells_content_level=ContentLevel.COMPUTE_AND_MATERIALIZE,
     line_cells_content_level=ContentLevel.SKIP,
-    shapes_content_level=ContentLevel.SKIP,
+    shapes_content_level=ContentLevel.COMPUTE_AND_MATERIALIZE,
     bitmaps_content_level=ContentLevel.COMPUTE_AND_MATERIALIZE,
     include_bitmap_bytes=False,
 )
@@ -91,10 +92,11 @@ def _page(result: PageParseResult) -> Page:
     height = page.dimension.height
     words = [_word(cell, height) for cell in page.word_cells if cell.text.strip("\ufffd \x00")]
     num_unreadable = len(page.word_cells) - len(words)
+    shapes = [[(x, height - y) for x, y in shape.points] for shape in page.shapes if len(shape.points) > 1]
     fault = (
         f"{num_unreadable} words are left out: their font does not say what its signs mean" if num_unreadable else ""
     )
-    return Page(result.page_number, words, fault or (PICTURES if not words and page.bitmap_resources else ""))
+    return Page(result.page_number, with_tables(words, shapes), fault or (PICTURES if not words and page.bitmap_resources else ""))
 
 
 def _word(cell: Any, height: float) -> Word:
