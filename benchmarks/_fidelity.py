@@ -1,8 +1,8 @@
 """How close converted text and structure are to reviewed conversions of the same files.
 
 Measures, each from 0 to 1, against a Markdown ground truth: ``text`` is 1 - edit distance of words over the longer
-text's words (the first ``MAX_WORDS``; dots that lead to a page number are none), ``headings`` the share of its headings that are headings here, ``cells`` F1 of
-table cells as a multiset. Markup is taken off both sides first.
+text's words (the first ``MAX_WORDS``), ``headings`` the share of its headings that are headings here, ``cells`` F1 of
+table cells as a multiset. Markup is taken off both sides first, and so are the dots that lead to a page number.
 """
 
 import gzip

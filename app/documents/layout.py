@@ -1,13 +1,14 @@
 """A PDF's words to headings, paragraphs, lists and simple tables, by type size and position alone. Pure.
 
-How: lines come in reading order from columns.py, cut into segments where a gap is wider than a word space. Runs of
-lines, at least half of them with several segments, that stand in common columns are tables; when their cells are long,
-they are columns of running text and are read one after another. Lines set larger than the body, or alone in another
-font, are headings, ranked by size. Lines that recur at one height on most pages are headers and footers and are left
-out.
+How: tables with ruling lines come from tables.py, lines in reading order from columns.py, cut into segments where a gap
+is wider than a word space. Runs of three lines or more, at least half of them with several segments, that stand in
+common columns are tables; when their cells are long, or most rows have one, they are columns of running text and are
+read one after another. Lines that lead by dots to a page number are a table of contents. Lines set larger than the
+body, or alone in another font, are headings, ranked by size, but for those that begin as a caption does. Lines that
+recur at one height on most pages are headers and footers and are left out.
 
-Guarantees: other than headers, footers and page numbers, every word given comes out once. Not guaranteed: merged cells,
-nested tables, or tables without a gap between their columns.
+Guarantees: other than headers, footers, page numbers and dots that lead to them, every word given comes out. Not
+guaranteed: nested tables, merged cells without ruling lines, or tables with neither lines nor gaps between columns.
 """
 
 import re
@@ -19,6 +20,7 @@ from app.documents.columns import Line, Word, read_lines
 from app.documents.sections import Converted, Outline, markdown_table, one_line
 
 LARGER = 1.1
+MIN_TABLE_LINES = 3
 SMALLER = 0.9
 TITLE_PAGES = 2
 MAX_HEADING_CHARS = 120
@@ -26,7 +28,9 @@ PROSE_CELL_CHARS = 28
 MAX_MARK_CHARS = 8
 BULLET = re.compile(r"^(?:[•▪◦●‣·\x7f\ue000-\uf8ff]|[-\u2013](?=\s)|\(?\d{1,2}[.)](?=\s))\s*")
 LEADER = re.compile(r"^(.*?\w.*?)\s?(?:\.\s?){4,}(\w{1,6})$")
-CAPTION = re.compile(r"^(?:figure|fig\.|table|example|listing|exhibit|box|chart|abbildung|tabelle)\s+[\dA-Z]", re.IGNORECASE)
+CAPTION = re.compile(
+    r"^(?:figure|fig\.|table|example|listing|exhibit|box|chart|abbildung|tabelle)\s+[\dA-Z]", re.IGNORECASE
+)
 PAGE_NUMBER = re.compile(r"^(?:page\s*)?#(?:\s*(?:/|of|-)\s*#)?$", re.IGNORECASE)
 
 
@@ -69,8 +73,11 @@ def split_tables(lines: Sequence[Line]) -> Iterator[tuple[bool, list[Line]]]:
     index = 0
     while index < len(lines):
         end = _table_end(lines, index)
-        end = max(end, _contents_end(lines, index), index + bool(lines[index].rows))
-        if end - index >= 2 or lines[index].rows:
+        if lines[index].rows or _contents_end(lines, index) - index >= 2:
+            end = max(_contents_end(lines, index), index + 1)
+        elif end - index < MIN_TABLE_LINES:
+            end = index
+        if end > index:
             yield from ([(False, plain)] if plain else [])
             yield True, list(lines[index:end])
             plain, index = [], end

@@ -23,9 +23,11 @@ from app.documents.errors import CannotConvert
 from app.documents.facts import pdf_facts
 from app.documents.layout import read_layout
 from app.documents.sections import Converted, Fault, one_line
-from app.documents.tables import with_tables
+from app.documents.tables import Shape, with_tables
 
 PICTURES = "no text was found on it (a scan, or pictures only)"
+LIGHT = 190
+"""Brightness, of 255, above which a box is taken for shading and not for a line."""
 CONTENT = ContentConfig(
     char_cells_content_level=ContentLevel.COMPUTE,
     word_cells_content_level=ContentLevel.COMPUTE_AND_MATERIALIZE,
@@ -92,11 +94,15 @@ def _page(result: PageParseResult) -> Page:
     height = page.dimension.height
     words = [_word(cell, height) for cell in page.word_cells if cell.text.strip("\ufffd \x00")]
     num_unreadable = len(page.word_cells) - len(words)
-    shapes = [[(x, height - y) for x, y in shape.points] for shape in page.shapes if len(shape.points) > 1]
+    shapes = [_shape(shape, height) for shape in page.shapes if len(shape.points) > 1]
     fault = (
         f"{num_unreadable} words are left out: their font does not say what its signs mean" if num_unreadable else ""
     )
-    return Page(result.page_number, with_tables(words, shapes), fault or (PICTURES if not words and page.bitmap_resources else ""))
+    return Page(
+        result.page_number,
+        with_tables(words, shapes),
+        fault or (PICTURES if not words and page.bitmap_resources else ""),
+    )
 
 
 def _word(cell: Any, height: float) -> Word:
@@ -107,6 +113,12 @@ def _word(cell: Any, height: float) -> Word:
     return Word(
         cell.text, min(xs), height - max(ys), max(xs), height - min(ys), cell.font_name.rsplit("+", 1)[-1], upright
     )
+
+
+def _shape(shape: Any, height: float) -> Shape:
+    colour = shape.rgb_filling
+    brightness = 0.3 * colour.r + 0.6 * colour.g + 0.1 * colour.b
+    return Shape([(x, height - y) for x, y in shape.points], is_light=brightness > LIGHT)
 
 
 def _info(data: bytes) -> tuple[dict[str, str], int]:

@@ -35,7 +35,7 @@ from app.ledger.erasures import ErasedDocuments
 from app.registry.tables import CHUNKS_FILE, DATASET_CHUNKS, DOCUMENTS_FILE, PARENTS_FILE, REJECTS_FILE
 from app.registry.versions import Registry, Version
 
-CODE_VERSION = "documents-3"
+CODE_VERSION = "documents-4"
 KIND = "dataset"
 TABLES = {DOCUMENTS_FILE: DOCUMENTS, CHUNKS_FILE: DATASET_CHUNKS, PARENTS_FILE: PARENTS, REJECTS_FILE: REJECTS}
 

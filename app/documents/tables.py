@@ -1,19 +1,22 @@
 """The tables of a PDF's page that are drawn with ruling lines, and the words that stand in their cells. Pure.
 
-How: every thin box, edge of a box and straight stroke is a ruling line; lines on one axis that meet are one. Lines that
-cross or touch make a grid. Between two neighbouring cells of the grid there is a border where a line covers the middle
-of their common edge, else they are one merged cell. Words belong to the cell that their centre is in. A grid whose
-bands are mostly not ruled (a line below the header, no more) is cut into rows where its first column begins anew. What
-has fewer than two rows and columns with text, or mostly empty cells, or words across its lines, is a drawing and stays
-as it was. Tables without vertical lines are left to layout.py, which goes by gaps.
+How: every thin box, edge of a box and straight stroke is a ruling line, but not what is filled in a light colour, which
+is the shading of a cell; lines on one axis that meet are one. Lines that cross or touch make a grid. Between two
+neighbouring cells of the grid there is a border where a line covers the middle of their common edge, or where the lines
+beside it end; else they are one merged cell. Words belong to the cell that their centre is in. A band whose columns
+have short text in the same lines is cut into rows at these, and in a grid of fewer than three bands (a line below the
+header, no more) where the first column begins anew. What has fewer than two rows and columns with text, or mostly empty
+cells, or words across its lines, is a drawing, and what stands beside another grid is a piece of a table whose lines
+are not whole; both stay as they were. Tables without lines down are left to layout.py, which goes by gaps.
 
-Guarantees: every word given is in one table or among the words left; a merged cell says its text in each row and column
-that it covers, one across the whole table once. Not guaranteed: nested tables; cells told apart by colour alone.
+Guarantees: every word given is in one table or among the words left; a merged cell says its text in each row that it
+covers, one of the header's in each column, too. Not guaranteed: nested tables; cells told apart by colour alone.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from app.documents.columns import Line, Word, page_lines
@@ -30,12 +33,22 @@ MIN_FILLED = 0.5
 MIN_RULED = 0.7
 MAX_CROSSING = 0.1
 RULED_BANDS = 3
+MIN_STACKED = 4
+MAX_STACKED_CHARS = 20
 MIN_CELLS = 4
 MAX_CELL_CHARS = 1_000
 
 Point = tuple[float, float]
 Cell = tuple[int, int]
 NOWHERE: Cell = (-1, -1)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is drawn on a page by its corners, in points from the top left; ``is_light`` where it would be filled so."""
+
+    points: Sequence[Point]
+    is_light: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,18 +81,17 @@ class Grid:
         return (row, column) if inside else None
 
 
-def with_tables(words: Sequence[Word], shapes: Sequence[Sequence[Point]]) -> list[Word]:
-    """The words of a page, those of each ruled table replaced by one that holds its rows and stands where it begins.
-
-    ``shapes`` are the corners of what is drawn on the page, in points from its top left.
-    """
+def with_tables(words: Sequence[Word], shapes: Sequence[Shape]) -> list[Word]:
+    """The words of a page, those of each ruled table replaced by one that holds its rows and stands where it begins."""
     if not words or not shapes or len(shapes) > MAX_SHAPES:
         return list(words)
     across, down = rules_of(shapes)
     if len(across) + len(down) > MAX_RULES:
         return list(words)
-    left = list(words)
-    for grid in find_grids(across, down):
+    left, grids = list(words), list(find_grids(across, down))
+    for grid in grids:
+        if any(_beside(grid, other) for other in grids if other is not grid):
+            continue
         roots = _merged(grid)
         own = [word for word in left if not word.rows and grid.cell_of(word) in roots]
         rows = _rows(grid, roots, own) if own else []
@@ -90,12 +102,12 @@ def with_tables(words: Sequence[Word], shapes: Sequence[Sequence[Point]]) -> lis
     return left
 
 
-def rules_of(shapes: Iterable[Sequence[Point]]) -> tuple[list[Rule], list[Rule]]:
+def rules_of(shapes: Iterable[Shape]) -> tuple[list[Rule], list[Rule]]:
     """The lines across and those down that shapes draw, joined where they go on."""
     across: list[Rule] = []
     down: list[Rule] = []
-    for points in shapes:
-        for (x0, y0), (x1, y1) in _strokes(points):
+    for shape in shapes:
+        for (x0, y0), (x1, y1) in _strokes(shape):
             if abs(y1 - y0) < 1.0 and abs(x1 - x0) >= LEAST_RULE_PT:
                 across.append(Rule((y0 + y1) / 2, min(x0, x1), max(x0, x1)))
             elif abs(x1 - x0) < 1.0 and abs(y1 - y0) >= LEAST_RULE_PT:
@@ -112,15 +124,18 @@ def find_grids(across: Sequence[Rule], down: Sequence[Rule]) -> Iterator[Grid]:
             yield Grid(xs, ys, rows, columns)
 
 
-def _strokes(points: Sequence[Point]) -> Iterator[tuple[Point, Point]]:
+def _strokes(shape: Shape) -> Iterator[tuple[Point, Point]]:
     """The straight pieces of a shape; a thin box is one stroke along its middle."""
+    points = shape.points
+    if shape.is_light and len(points) > 3:
+        return
     xs, ys = [point[0] for point in points], [point[1] for point in points]
     width, height = max(xs) - min(xs), max(ys) - min(ys)
     if len(points) in (4, 5) and min(width, height) < THIN_PT:
         x, y = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
         yield ((min(xs), y), (max(xs), y)) if width > height else ((x, min(ys)), (x, max(ys)))
         return
-    yield from zip(points, points[1:], strict=False)
+    yield from pairwise(points)
 
 
 def _joined(rules: Iterable[Rule]) -> list[Rule]:
@@ -170,6 +185,13 @@ def _distinct(places: Iterable[float]) -> list[float]:
     return kept
 
 
+def _beside(grid: Grid, other: Grid) -> bool:
+    """Whether two grids stand side by side for most of the height of one."""
+    overlap = min(grid.ys[-1], other.ys[-1]) - max(grid.ys[0], other.ys[0])
+    apart = grid.xs[-1] <= other.xs[0] + SAME_PT or other.xs[-1] <= grid.xs[0] + SAME_PT
+    return apart and overlap > min(grid.ys[-1] - grid.ys[0], other.ys[-1] - other.ys[0]) / 2
+
+
 def _rows(grid: Grid, roots: dict[Cell, Cell], words: Sequence[Word]) -> list[tuple[str, ...]]:
     """The cells' texts by row, without empty rows and columns; nothing where the grid is no table."""
     held: dict[Cell, list[Word]] = {}
@@ -181,8 +203,7 @@ def _rows(grid: Grid, roots: dict[Cell, Cell], words: Sequence[Word]) -> list[tu
         return []
     if crossing > MAX_CROSSING * len(words):
         return []
-    table = _texts(grid, roots, held) if len(grid.ys) > RULED_BANDS else _split_bands(grid, roots, held)
-    table = [row for row in table if any(row)]
+    table = [row for row in _split_bands(grid, roots, held) if any(row)]
     filled = [n for n in range(len(grid.xs) - 1) if any(row[n] for row in table)]
     if len(table) < 2 or len(filled) < 2 or max(sum(bool(row[n]) for n in filled) for row in table) < 2:
         return []
@@ -266,28 +287,48 @@ def _texts(grid: Grid, roots: dict[Cell, Cell], held: dict[Cell, list[Word]]) ->
     columns = range(len(grid.xs) - 1)
     firsts = [[roots.get((row, column), NOWHERE) for column in columns] for row in range(len(grid.ys) - 1)]
     rows = [[texts.get(first, "") for first in row] for row in firsts]
-    for row, own in zip(rows, firsts, strict=True):
-        if len(set(own) - {NOWHERE}) == 1:
-            place = own.index(min(set(own) - {NOWHERE}))
-            row[place + 1 :] = [""] * (len(row) - place - 1)
+    header = next((number for number, row in enumerate(rows) if any(row)), 0)
+    for number, own in enumerate(firsts):
+        if number > header or len(set(own)) == 1:
+            rows[number] = [cell if own.index(own[n]) == n else "" for n, cell in enumerate(rows[number])]
     return rows
 
 
 def _split_bands(grid: Grid, roots: dict[Cell, Cell], held: dict[Cell, list[Word]]) -> list[list[str]]:
-    """Rows of a grid whose lines set off little more than the header: one begins where the first column does."""
+    """The rows of a grid, its bands cut into several where they are not ruled."""
     rows: list[list[str]] = []
-    for band in range(len(grid.ys) - 1):
-        words = [word for cell, own in held.items() if cell[0] == band for word in own]
-        places = {id(word): cell[1] for cell, own in held.items() for word in own}
-        first = min((places[id(word)] for word in words), default=0)
-        starts = True
-        for line in page_lines(words, page=0):
-            cells = _cells(line, places, width=len(grid.xs) - 1)
-            if starts or (cells[first] and sum(map(bool, cells)) > 1):
-                rows.append(cells)
-            else:
-                rows[-1] = [one_line(f"{above} {cell}") for above, cell in zip(rows[-1], cells, strict=True)]
-            starts = False
+    ruled = _texts(grid, roots, held)
+    for band, whole in enumerate(ruled):
+        own = {cell: words for cell, words in held.items() if cell[0] == band}
+        places = {id(word): cell[1] for cell, words in own.items() for word in words}
+        lines = page_lines([word for words in own.values() for word in words], page=0)
+        cells = [_cells(line, places, width=len(whole)) for line in lines]
+        if _is_stacked(cells):
+            rows += cells
+        elif len(ruled) < RULED_BANDS:
+            rows += _begun_anew(cells)
+        else:
+            rows.append(whole)
+    return rows
+
+
+def _is_stacked(lines: Sequence[list[str]]) -> bool:
+    """Whether most columns have text in most of the lines of a band, as rows have, and none of it is running text."""
+    columns = [column for column in zip(*lines, strict=True) if any(column)]
+    longest = max((sum(map(len, column)) / sum(map(bool, column)) for column in columns[1:]), default=0.0)
+    full = sum(3 * sum(map(bool, column)) >= 2 * len(lines) for column in columns)
+    return len(lines) >= MIN_STACKED and full >= 2 and 3 * full >= 2 * len(columns) and longest <= MAX_STACKED_CHARS
+
+
+def _begun_anew(lines: Iterable[list[str]]) -> list[list[str]]:
+    """Rows from lines: one begins where its first column and another do."""
+    rows: list[list[str]] = []
+    for cells in lines:
+        first = next((n for n, cell in enumerate(rows[0] if rows else cells) if cell), 0)
+        if not rows or (cells[first] and sum(map(bool, cells)) > 1):
+            rows.append(cells)
+        else:
+            rows[-1] = [one_line(f"{above} {cell}") for above, cell in zip(rows[-1], cells, strict=True)]
     return rows
 
 

@@ -155,3 +155,37 @@ def test_bullets_that_stand_apart_make_a_list_and_prose_beside_a_number_no_table
         *[line(f"Prose of the page that goes on in line {n} of it", top=34 + 12 * n) for n in range(5)],
     )
     assert "|" not in read(prose)[0][1]
+
+
+def test_dots_that_lead_to_a_page_make_a_table_of_contents():
+    words = page(
+        line("Chapter 1. Fees . . . . . . . . . vii", top=50),
+        line("1.1 Annual fee . . . . . . . . . 12", top=64),
+        line("A sentence. It ends here.", top=90),
+    )
+    assert read(words)[0][1].split("\n\n")[0].split("\n") == [
+        "| Chapter 1. Fees | vii |",
+        "| --- | --- |",
+        "| 1.1 Annual fee | 12 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_heading"),
+    [
+        ("(2) Closing", True),
+        ("2. Closing", True),
+        ("Figure 2 Closing", False),
+        ("Table A-1 Fees", False),
+        ("- Fees", False),
+    ],
+)
+def test_numbers_head_and_captions_and_bullets_do_not(text: str, is_heading: bool):
+    words = page(line(text, top=50, font="bold"), line("Members close accounts at any time they want to.", top=70))
+    assert (read(words)[0][0] == (text,)) is is_heading
+
+
+def test_columns_of_which_one_is_nearly_empty_are_no_table():
+    rows = [("Highlights", "First we say this"), *(("", f"and this in line {n}") for n in range(4))]
+    words = page(*table(rows[:2], top=80), *[line(rows[n][1], top=98 + 12 * n, left=192) for n in range(2, 5)])
+    assert read(words)
