@@ -4,6 +4,7 @@ Guarantees: a page that cannot be parsed, or that holds pictures and not one wor
 the other pages. Not guaranteed: text that is drawn as curves or pictures, which needs Docling's OCR (see convert.py).
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -26,6 +27,7 @@ from app.documents.sections import Converted, Fault, one_line
 from app.documents.tables import Shape, with_tables
 
 PICTURES = "no text was found on it (a scan, or pictures only)"
+KEY = re.compile(r" of key=\w+")
 LIGHT = 190
 """Brightness, of 255, above which a box is taken for shading and not for a line."""
 CONTENT = ContentConfig(
@@ -89,7 +91,7 @@ def read_pages(data: bytes) -> Iterator[Page]:
 
 def _page(result: PageParseResult) -> Page:
     if not result.success:
-        return Page(result.page_number, [], f"it cannot be parsed: {one_line(result.error_message)[:200]}")
+        return Page(result.page_number, [], page_fault(result.error_message))
     page = result.get_page()
     height = page.dimension.height
     words = [_word(cell, height) for cell in page.word_cells if cell.text.strip("\ufffd \x00")]
@@ -113,6 +115,13 @@ def _word(cell: Any, height: float) -> Word:
     return Word(
         cell.text, min(xs), height - max(ys), max(xs), height - min(ys), cell.font_name.rsplit("+", 1)[-1], upright
     )
+
+
+def page_fault(message: str) -> str:
+    """Why a page cannot be parsed, without the parser's name for its document."""
+    if "bad_alloc" in message:
+        return "it needs more memory than a document may take (documents.limits.memory_bytes)"
+    return f"it cannot be parsed: {one_line(KEY.sub('', message))[:200]}"
 
 
 def _shape(shape: Any, height: float) -> Shape:

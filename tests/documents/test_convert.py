@@ -9,6 +9,7 @@ import pytest
 
 from app.core.digests import digest_file
 from app.documents.errors import CannotConvert
+from app.documents.pdf import page_fault
 from app.documents.read import SourceFile, format_of
 from app.documents.sandbox import Sandbox
 from app.documents.sections import Converted
@@ -131,3 +132,14 @@ def test_old_office_files_need_libreoffice(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delenv("DOCLING_LIBREOFFICE_CMD", raising=False)
     with Sandbox(limits=LimitSettings()) as sandbox, pytest.raises(CannotConvert, match="save the file as"):
         convert(sandbox, tmp_path / "a.doc")
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("Error decoding page 0 of key=99ab: std::bad_alloc", "it needs more memory than a document may take"),
+        ("Error decoding page 0 of key=99ab: no stream", "it cannot be parsed: Error decoding page 0: no stream"),
+    ],
+)
+def test_a_page_that_cannot_be_parsed_says_why_without_a_key(message: str, reason: str):
+    assert page_fault(message).startswith(reason)
