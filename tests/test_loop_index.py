@@ -1,6 +1,7 @@
 """An index with a tuned retriever on its way into production and back, apart from any model; and how it is kept out."""
 
 import shutil
+import zipfile
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from app import loop_index
 from app.core.parquet import write_rows
 from app.governance.gate import replay
+from app.governance.pack.verify import verify_pack
+from app.governance.pack.write import write_pack
 from app.governance.policy import load_policy, parse_policy
 from app.governance.promotion import (
     ApprovalsMissing,
@@ -171,6 +174,21 @@ def test_an_index_goes_into_production_and_back_while_the_models_stay(house):
     rollback(before, registry=house.registry, reason="worse after all")
     assert house.registry.get("release", "assistant@production").facts["index"] == house.old.digest
     assert house.play.faults() == []
+
+
+def test_the_pack_of_such_a_release_stands_alone(house, tmp_path):
+    house.first()
+    proposal = house.propose(house.index(house.retriever()))
+    release = house.into_production(proposal.release, house.verdict(proposal.release))
+    pack, key = tmp_path / "pack.zip", house.registry.workspace.keys_dir / "service.pub"
+    write_pack(release, pack, registry=house.registry)
+    report = verify_pack(pack, public_key=key)
+    assert [fault for fault in map(str, report.faults) if "model small@1" not in fault] == []  # that model has no files
+    with zipfile.ZipFile(pack) as members:
+        names = members.namelist()
+    retriever = house.registry.get("retriever", "tuned")
+    assert any(name.startswith("store/retriever/") and name.endswith("model.safetensors") for name in names)
+    assert f"attestations/provenance/{retriever.digest[7:23]}.dsse.json" in names
 
 
 def test_the_next_index_is_asked_what_the_one_before_was_asked_and_must_not_forget(house):

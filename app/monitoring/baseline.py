@@ -1,7 +1,8 @@
 """The baseline of a release: signals of the first requests that it answered, and the thresholds they give.
 
 Guarantees: a baseline is a published version whose parent is its release; the same requests and settings give the same
-one. Thresholds are among its facts, so that an alarm can be checked from the evidence alone. Not guaranteed:
+one. Thresholds are among its facts, so that an alarm can be checked from the evidence alone. Windows hold requests of
+the same release only, and a release has one index: no vector is compared with another encoder's. Not guaranteed:
 that those requests were typical; publish another from other rows when they were not.
 """
 

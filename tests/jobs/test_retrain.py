@@ -16,6 +16,8 @@ from app import loop
 from app.core.workspace import Workspace
 from app.governance.lineage import trace
 from app.governance.policy import load_policy
+from app.governance.promotion import _set_alias
+from app.inference.retrievers import find_source
 from app.monitoring.lease import take
 from app.monitoring.plan import RetrainPlan, save_plan
 from app.monitoring.store import MonitorStore, Window, trigger_id
@@ -23,6 +25,7 @@ from app.registry.versions import Registry, Version
 from app.settings import SignalboxSettings
 from jobs import retrain as job_module
 from jobs.common import Job
+from tests.retrieval.tuned import publish_retriever
 
 ANSWER = "12 euros"
 PLAN = RetrainPlan(source="revision-2", suite="new", regression_suites=("old",))
@@ -66,8 +69,9 @@ class Stages:
         chunks = self.table("chunks.parquet", [{"chunk_id": "c", "text": f"{source}: the fee is {ANSWER}."}])
         return self.make("dataset", name, {"source": str(source)}, folder=chunks)
 
-    def build_index(self, dataset: Version, *, name: str, **_: Any) -> Version:
-        return self.make("index", name, {"dataset": dataset.digest}, parents=[dataset.digest])
+    def build_index(self, dataset: Version, *, name: str, retriever: Version | None = None, **_: Any) -> Version:
+        facts = find_source(retriever, registry=self.registry).facts()
+        return self.make("index", name, {"dataset": dataset.digest}, parents=[dataset.digest], facts=facts)
 
     def synthesize(self, dataset: Version, *, name: str, **_: Any) -> Version:
         rows = [{"question": f"Fee {n} of {dataset.ref}?", "answer": ANSWER, "split": "train"} for n in range(100)]
@@ -133,14 +137,8 @@ def production(stages: Stages, registry: Registry) -> Version:
 
 
 def put_in_production(registry: Registry, release: Version) -> None:
-    from app.core.clock import timestamp
-    from app.core.schema import aliases, versions
-
     with registry.database.write() as connection:
-        row = versions.select().where(versions.c.digest == release.digest)
-        values = {"kind": "release", "name": release.name, "alias": "production", "updated_at": timestamp()}
-        found = connection.execute(row).one()
-        connection.execute(aliases.insert().values(**values, version_id=found.id))
+        _set_alias(connection, release)
 
 
 def retrain(registry: Registry, plan: RetrainPlan = PLAN) -> loop.Candidate:
@@ -166,6 +164,25 @@ def test_the_model_learns_on_from_production_and_replays_what_that_knows(
     model = retrain(registry).model
     assert model.facts["data"] == ["handbook-qa@2", "handbook-qa@1"]
     assert production.facts["small"] in model.parents
+
+
+def test_the_retriever_in_production_makes_the_next_index_and_keeps_its_verdict(
+    stages: Stages, production: Version, registry: Registry, tmp_path: Path
+) -> None:
+    retriever = publish_retriever(registry, tmp_path / "tuned")
+    dataset = registry.get("dataset", production.facts["dataset"])
+    index = stages.build_index(dataset, name="handbook", retriever=retriever)
+    judged = {"artifact": {"kind": "index", "digest": index.digest}}
+    verdict = registry.publish("verdict", "retriever-handbook", inputs={}, facts=judged)
+    facts = production.facts | {"index": index.digest}
+    inputs = {**facts, "index_verdict": verdict.digest}
+    tuned = registry.publish("release", "assistant", inputs=inputs, parents=production.parents, facts=facts)
+    put_in_production(registry, tuned)
+    stages.work.clear()
+    release = retrain(registry).release
+    assert release is not None
+    assert registry.get("index", release.facts["index"]).facts["retriever"] == retriever.digest
+    assert release.manifest["inputs"]["index_verdict"] == verdict.digest
 
 
 @pytest.mark.parametrize("stage", ["dataset", "index", "synthetic", "model", "router", "evaluation"])

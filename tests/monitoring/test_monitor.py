@@ -93,6 +93,22 @@ def test_the_alarm_comes_with_the_shift_and_not_before(
     assert len(leaves(registry, "trigger")) == 1
 
 
+def test_a_release_with_another_encoder_gets_a_baseline_of_its_own(
+    registry: Registry, settings: MonitorSettings, monitor: Monitor, log: Log, release: Version, jobs: FakeJobs
+) -> None:
+    """Vectors of two encoders, here of two sizes, lie in one log and are never compared."""
+    log(make_rows(160, release=release.digest))
+    assert monitor.tick()
+    monitor.close()
+    tuned = registry.publish("release", "signalbox", inputs={"number": 2}, facts={})
+    rows = make_rows(160, seed=1, first=500, release=tuned.digest)
+    log([row | {"embedding": [*row["embedding"], *row["embedding"]]} for row in rows])
+    assert make_monitor(registry, settings, tuned, jobs, holder="b").tick()
+    assert [each.parents for each in registry.versions("baseline")] == [[release.digest], [tuned.digest]]
+    windows = monitor_status(registry)["windows"]
+    assert [(each["release"], each["alarm"]) for each in windows] == [(release.digest, False), (tuned.digest, False)]
+
+
 def test_looking_again_does_nothing_again(
     registry: Registry, monitor: Monitor, log: Log, release: Version, jobs: FakeJobs
 ) -> None:
