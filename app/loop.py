@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.core.errors import UsageError
+from app.datasets.pipeline import assess_on_cluster
 from app.documents.pipeline import ingest
 from app.escalation.ladder import machine_cost_usd
 from app.evaluation.pipeline import evaluate
@@ -84,11 +85,16 @@ def build_knowledge(
     settings: SignalboxSettings,
     retriever: Version | None = None,
 ) -> Knowledge:
-    """Ingest a folder, index it (with a tuned retriever, where one is given), and make synthetic rows of it."""
+    """Ingest a folder, index it (with a tuned retriever, where one is given), and make synthetic rows of it.
+
+    A quality report lies beside the documents and the rows.
+    """
     documents = ingest(source, dataset, registry=registry, settings=settings.documents)
     how: dict[str, Any] = {"registry": registry, "settings": settings.retrieval, "retriever": retriever}
     index = build_index(documents, name=dataset, **how)
     rows = synthesize(documents, name=synthetic, registry=registry, settings=settings.synthesis)
+    for version in (documents, rows):
+        assess_on_cluster(version, registry=registry, settings=settings.datasets)
     return Knowledge(documents, index, rows)
 
 

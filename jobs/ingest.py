@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from app.core.parquet import read_rows
+from app.datasets.pipeline import assess_on_cluster
 from app.documents.pipeline import ingest
 from app.registry.tables import REJECTS_FILE
 from jobs.common import Config, Json, WorkspaceOption, job, report
@@ -23,12 +24,15 @@ def main(
     workspace: WorkspaceOption = None,
     as_json: Json = False,
 ) -> None:
-    """Convert, chunk and publish documents. What cannot be read is a row of the version's rejects table.
+    """Convert, chunk and publish documents, with a quality report beside them (`signalbox datasets show`).
+
+    What cannot be read is a row of the version's rejects table.
 
     The same documents and settings give the version that is already there, without work.
     """
     with job(workspace, config, begins=True) as here:
         version = ingest(source, name, registry=here.registry, settings=here.settings.documents, limit=limit)
+        assess_on_cluster(version, registry=here.registry, settings=here.settings.datasets)
         rejects = here.registry.folder(version) / REJECTS_FILE
         report(version, as_json=as_json, rejects=str(rejects))
         if not as_json:

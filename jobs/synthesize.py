@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from app.datasets.pipeline import assess_on_cluster
 from app.synthesis.pipeline import synthesize
 from jobs.common import Config, Json, WorkspaceOption, job, report
 
@@ -20,12 +21,16 @@ def main(
     workspace: WorkspaceOption = None,
     as_json: Json = False,
 ) -> None:
-    """Publish synthetic rows; each names its chunk, method, template and seed. Conflicts are in the rejects table."""
+    """Publish synthetic rows; each names its chunk, method, template and seed. Conflicts are in the rejects table.
+
+    A quality report lies beside them: `signalbox datasets show` prints it.
+    """
     with job(workspace, config) as here:
         version = here.registry.get("dataset", dataset)
         rows = synthesize(
             version, name=name or f"{version.name}-qa", registry=here.registry, settings=here.settings.synthesis
         )
+        assess_on_cluster(rows, registry=here.registry, settings=here.settings.datasets)
         report(rows, as_json=as_json)
 
 

@@ -22,7 +22,19 @@ from app.datasets.formats import parse
 from app.datasets.messages import BadRow
 from app.datasets.quality import apply, divided_resemblances, drop_repeated, find_all, report, resembled
 from app.datasets.read import Found, RowFile, find_files, read_records
-from app.datasets.schema import DOCUMENTS, FINDINGS, FINDINGS_FILE, QUALITY_FILE, REJECTS, ROWS, make_row, reject
+from app.datasets.schema import (
+    DOCUMENTS,
+    FINDINGS,
+    FINDINGS_FILE,
+    QA,
+    QUALITY_FILE,
+    REJECTS,
+    ROWS,
+    TEXT,
+    make_row,
+    reject,
+    with_columns,
+)
 from app.datasets.settings import DatasetSettings
 from app.datasets.splits import divided_documents, split_of
 from app.ledger.erasures import ErasedDocuments
@@ -148,12 +160,12 @@ def _whole(row: Row) -> Row:
         return row
     known = {name: row[name] for name in ROWS.names if row.get(name) is not None}
     known.setdefault("answer", next(iter(row.get("answers") or []), ""))
-    return {**make_row("qa", **known), **known}
+    return with_columns(QA, **known) if known.get("row_id") else make_row(QA, **known)
 
 
 def _chunk(row: Row) -> Row:
     known = {name: row[name] for name in ("text", "chunk_id", "document_id", "source")}
-    return {**make_row("text", **known, document=row["document_id"], method="chunk"), "row_id": row["chunk_id"]}
+    return with_columns(TEXT, **known, row_id=row["chunk_id"], document=row["document_id"], method="chunk")
 
 
 def _documents_of(version: Version, registry: Registry) -> list[Row]:
@@ -221,7 +233,7 @@ def write_version(
     kept, dropped, noted = apply(unlike, examined, places, findings)
     rejects = [*read.rejects, *repeated, *dropped]
     rows = [{**row, "split": split_of(row, by.settings.splits)} for row in kept]
-    _check(rows, rejects, read)
+    _check(rows, rejects, read, may_be_none=rows_stay)
     found = report(rows, noted, rejects, examined=examined, settings=by.settings.quality, looked=looked)
     found["documents_in_two_splits"] = len(divided_documents(rows))
     found["near_duplicates_across_splits"] = divided_resemblances(rows, noted)
@@ -234,10 +246,10 @@ def write_version(
     return _facts(rows, found)
 
 
-def _check(rows: Sequence[Row], rejects: Sequence[Row], read: Read) -> None:
+def _check(rows: Sequence[Row], rejects: Sequence[Row], read: Read, *, may_be_none: bool) -> None:
     if len(rows) + len(rejects) != len(read.rows) + len(read.rejects):
         raise RowsLost(f"{len(read.rows)} rows became {len(rows)} and {len(rejects)} rejects: report this")
-    if not rows:
+    if not rows and not may_be_none:
         reason = f", the first because: {rejects[0]['reason']}" if rejects else ""
         raise NoRows(f"none of {len(rejects)} records is a row{reason}; name the format, or mend the files")
 

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,8 @@ NATIONAL_SCORE = 0.45
 MAESTRO = ("50", "56", "57", "58", "6")
 OLD_JCB = ("1800", "2131")
 MIN_PHONE_DIGITS, MAX_PHONE_DIGITS = 7, 15
+REMEMBERED, REMEMBERED_CHARS = 1 << 13, 500
+"""Short texts that are remembered with what was found in them: rows repeat answers and names."""
 AROUND_CHARS = 120
 """Text on either side of a digit or @ that is looked at: more than a recogniser's five words of context."""
 _SIGNS = re.compile(r"[@\d]")
@@ -96,14 +98,16 @@ class PersonalFinder:
         found = self._engine.registry.get_recognizers(language=LANGUAGE, entities=self._looked_for)
         self._recognisers = [] if installed_model() else found
         self._signs = _SIGNS_OF_URLS if "URL" in self._kinds else _SIGNS
+        self._look = lru_cache(REMEMBERED)(self._look_at)
 
     def find(self, text: str) -> list[Hit]:
         """Hits in a text, in their order; none overlaps another."""
         if installed_model():
-            return self._find(text) if text.strip() else []
+            return self._look_at(text) if text.strip() else []
         found = []
         for start, end in windows(text, self._signs):
-            hits = self._find(text[start:end])
+            short = end - start <= REMEMBERED_CHARS
+            hits = self._look(text[start:end]) if short else self._look_at(text[start:end])
             found += [Hit(hit.kind, hit.start + start, hit.end + start) for hit in hits]
         return found
 
@@ -112,7 +116,7 @@ class PersonalFinder:
         own = (Hit(OWN_KINDS.get(hit.kind, NATIONAL_ID), hit.start, hit.end) for hit in find_personal(text))
         return sorted((hit for hit in own if hit.kind in self._kinds), key=lambda hit: hit.start)
 
-    def _find(self, text: str) -> list[Hit]:
+    def _look_at(self, text: str) -> list[Hit]:
         if not self._may_hold(text):
             return []
         every = self._engine.analyze(text, LANGUAGE, entities=self._looked_for, score_threshold=self._score)

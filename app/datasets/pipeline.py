@@ -14,13 +14,19 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
-from app.datasets.curate import Examine, Examined, Row, RowsLost
+from app.datasets.curate import Curation, Examine, Examined, Row, RowsLost, assess
 from app.datasets.examine import Examiner, whole_text
 from app.datasets.settings import DatasetSettings, QualitySettings
+from app.registry.versions import Registry, Version
 
 COMPARED = {"signature": np.uint32, "runs": np.uint64, "own_runs": np.uint64}
 RESULT = pa.schema({"place": pa.int64(), "found": pa.string(), **dict.fromkeys(COMPARED, pa.large_binary())})
 BLOCKS_PER_WORKER = 4
+
+
+def assess_on_cluster(version: Version, *, registry: Registry, settings: DatasetSettings) -> Version:
+    """The quality report on a version of documents or rows, beside it; the one there is, where it was made before."""
+    return assess(version, by=Curation(registry, settings, on_cluster))
 
 
 def on_cluster(settings: DatasetSettings, suites: Mapping[str, list[Row]]) -> Examine:

@@ -178,6 +178,8 @@ def divided_resemblances(rows: Sequence[Row], findings: Sequence[Mapping[str, st
 
 
 def _spread(lengths: Sequence[int]) -> dict[str, int]:
+    if not lengths:
+        return {}
     cuts = quantiles([*lengths, *lengths], n=20, method="inclusive")
     return {
         "min": min(lengths),

@@ -101,9 +101,14 @@ _EMPTY: dict[str, Any] = {
 
 def make_row(form: str, **fields: Any) -> dict[str, Any]:
     """A whole row with its id; ``fields`` are columns of ``ROWS``."""
+    return with_identity(with_columns(form, **fields))
+
+
+def with_columns(form: str, **fields: Any) -> dict[str, Any]:
+    """A row of every column; one that has an id keeps it."""
     row = {**_EMPTY, **fields, "form": form}
     row["answers"] = row["answers"] or ([row["answer"]] if row["answer"] else [])
-    return with_identity(row)
+    return row
 
 
 def with_identity(row: Mapping[str, Any]) -> dict[str, Any]:

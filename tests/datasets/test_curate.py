@@ -3,9 +3,10 @@
 import gzip
 import json
 
+import pyarrow as pa
 import pytest
 
-from app.core.parquet import read_rows
+from app.core.parquet import read_rows, write_rows
 from app.datasets.curate import Curation, NoRows, Reading, assess, curate, import_rows, rows_of
 from app.datasets.diff import compare
 from app.datasets.export import FORMAT_NAMES, export_rows
@@ -17,8 +18,10 @@ from app.governance.evidence import Evidence
 from app.governance.gate import judge
 from app.governance.impact import find_impact
 from app.governance.policy import load_policy
+from app.registry.tables import CHUNKS
 from app.registry.whole import NoChunks
 from app.retrieval.settings import RetrievalSettings
+from app.synthesis.schema import ROWS as SYNTHETIC
 from app.synthesis.settings import SynthesisSettings
 
 LIGHT = DatasetSettings(quality=QualitySettings(personal="skip", embedding="skip"))
@@ -170,6 +173,37 @@ def test_an_earlier_version_is_curated_again_or_only_assessed(by, registry, tmp_
     assert assess(first, by=by).digest == report.digest
     assert (second.ref, second.parents, second.facts["num_rows"]) == ("fees@2", [first.digest], 20)
     assert compare(first, second, registry=registry).to_json()["counts"]["removed"] == 1
+
+
+CHUNK = {"document_id": "d", "source": "a.md", "text": "The office of the bank opens at nine on every working day."}
+
+
+def published(registry, folder, kind, rows, *, name, schema):
+    folder.mkdir()
+    columns = pa.schema([column.with_nullable(True) for column in schema])
+    write_rows(folder / name, [dict.fromkeys(schema.names) | row for row in rows], schema=columns)
+    return registry.publish(kind, "handbook", folder=folder, inputs={"n": 1})
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "name", "schema", "findings"),
+    [
+        ("dataset", [{**CHUNK, "chunk_id": "1"}, {**CHUNK, "chunk_id": "2", "text": CHUNK["text"] + " Call \ufffd."}],
+         "chunks.parquet", CHUNKS, {"encoding": 1, "near_duplicate": 1}),
+        ("dataset", [], "chunks.parquet", CHUNKS, {}),
+        ("synthetic", [{"row_id": "r", "question": "Who?", "answer": "Jo", "answers": ["Jo"], "split": "train"}],
+         "rows.parquet", SYNTHETIC, {}),
+    ],
+)  # fmt: skip
+def test_documents_and_synthetic_rows_have_a_report_beside_them(
+    by, registry, tmp_path, kind, rows, name, schema, findings
+):
+    version = published(registry, tmp_path / "made", kind, rows, name=name, schema=schema)
+    report = assess(version, by=by)
+    assert (report.parents, report.facts["num_rows"]) == ([version.digest], len(rows))
+    assert report.facts["rows_with_finding"] == findings
+    assert assess(version, by=by).digest == report.digest
+    assert {row["row_id"] for row in table(registry, report, "findings")} <= {row.get("chunk_id") for row in rows}
 
 
 def test_the_data_gate_of_rows_is_green_for_whole_ones_and_red_for_few(by, registry, tmp_path):
