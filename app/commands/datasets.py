@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.options import JsonOption, WorkspaceOption, group
+from app.core.errors import UsageError
 from app.core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -41,16 +42,24 @@ def list_versions(
 
 
 @app.command()
-def show(ref: RefArgument, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+def show(
+    ref: RefArgument,
+    html: Annotated[Path | None, typer.Option(help="Write the quality report with plots to this HTML file.")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show what a version is made of, its splits, its quality report, and the first rejects with their reasons."""
     registry = _registry(workspace)
     version = _find(registry, ref)
-    quality, rejects = _quality(registry, version), _rejects(registry, version)
+    reported = _reported(registry, version)
+    quality, rejects = _quality(reported), _table(registry.folder(version), "rejects")
+    if html:
+        _write_page(html, version, reported, quality, rejects)
     if as_json:
         whole = {**_described(version), "parents": version.parents, "inputs": version.manifest["inputs"]}
         typer.echo(json.dumps({**whole, "quality": quality, "rejects": rejects}, indent=2))
         return
-    typer.echo("\n".join(_shown(version, quality, rejects)))
+    typer.echo(f"wrote {html}" if html else "\n".join(_shown(version, quality, rejects)))
 
 
 @app.command()
@@ -134,24 +143,42 @@ def _described(version: "Version") -> dict[str, Any]:
     return {**named, "facts": version.facts}
 
 
-def _quality(registry: "Registry", version: "Version") -> dict[str, Any] | None:
-    """The report in the version's folder, or that of the report made of it afterwards."""
+def _reported(registry: "Registry", version: "Version") -> Path | None:
+    """The folder of the version's quality report: its own, or that of the report made of it afterwards."""
     from app.datasets.schema import QUALITY_FILE
 
-    path = registry.folder(version) / QUALITY_FILE
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
-    made = [each for each in registry.versions("quality") if each.parents == [version.digest]]
-    return _quality(registry, made[-1]) if made else None
+    made = [each for each in registry.versions("quality", version.name) if each.parents == [version.digest]]
+    folders = (registry.folder(each) for each in (version, *reversed(made)))
+    return next((folder for folder in folders if (folder / QUALITY_FILE).exists()), None)
 
 
-def _rejects(registry: "Registry", version: "Version") -> list[dict[str, Any]]:
+def _quality(folder: Path | None) -> dict[str, Any] | None:
+    from app.datasets.schema import QUALITY_FILE
+
+    return json.loads((folder / QUALITY_FILE).read_text(encoding="utf-8")) if folder else None
+
+
+def _table(folder: Path, name: str) -> list[dict[str, Any]]:
     from app.core.parquet import read_rows
-    from app.registry.tables import REJECTS_FILE
 
-    path = registry.folder(version) / REJECTS_FILE
+    path = folder / f"{name}.parquet"
     return read_rows(path) if path.exists() else []
+
+
+def _write_page(
+    path: Path,
+    version: "Version",
+    reported: Path | None,
+    quality: dict[str, Any] | None,
+    rejects: list[dict[str, Any]],
+) -> None:
+    from app.console.quality import render_page
+    from app.core.files import replace_text
+
+    if reported is None or quality is None:
+        raise UsageError(f"{version.kind} {version.ref} has no quality report: make one with jobs.curate --of")
+    named = {"kind": version.kind, "ref": version.ref, "digest": version.digest, "published": version.created_at}
+    replace_text(path, render_page(named, quality=quality, findings=_table(reported, "findings"), rejects=rejects))
 
 
 def _shown(version: "Version", quality: dict[str, Any] | None, rejects: list[dict[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Plots of a demo report, as SVG text that a page can hold without a second file.
+"""Plots of a demo report and of a quality report, as SVG text that a page can hold without a second file.
 
 Guarantees: drawn without a display (matplotlib's Agg figure classes, no pyplot state). Not guaranteed: the same bytes
 across matplotlib versions.
@@ -64,6 +64,16 @@ def routing_cost(phases: Mapping[str, Mapping[str, float]]) -> str:
         axes.bar([place + offset for place in places], heights, width=0.4, label=label)
     axes.set_xticks(list(places), _wrapped(phases))
     axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def counts(title: str, numbers: Mapping[str, int]) -> str:
+    """A bar for each name, the first on top, with its number beside it."""
+    figure, axes = _axes(title, "", "")
+    bars = axes.barh(list(numbers), list(numbers.values()), color=CALM_COLOUR)
+    axes.bar_label(bars, labels=[f"{number:,}" for number in numbers.values()], padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
     return _svg(figure)
 
 

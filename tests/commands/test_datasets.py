@@ -42,6 +42,19 @@ def test_show(run):
     assert json.loads(run("show", "fees@1", "--json"))["quality"]["rows_with_finding"]["encoding"] == 1
 
 
+def test_show_writes_a_page(run, registry, tmp_path):
+    page = tmp_path / "page.html"
+    assert run("show", "fees@1", "--html", str(page)) == f"wrote {page}\n"
+    text = page.read_text()
+    assert text.count("<svg") == 5
+    assert "13 of\n14 records are rows" in text
+    assert "is of no known format" in text
+    assert "1 broken characters (U+FFFD)" in text
+    registry.publish("synthetic", "plain", inputs={"n": 1})
+    with pytest.raises(UsageError, match="has no quality report"):
+        run("show", "plain", "--html", str(page))
+
+
 def test_diff(run):
     assert run("diff", "fees@1", "2").splitlines()[0] == (
         "fees@1 -> fees@2: 2 added, 1 removed, 0 changed, 12 same, 0 moved"
