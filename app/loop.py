@@ -18,7 +18,7 @@ from app.governance.evidence import TARGET, Evidence, find_ancestors
 from app.governance.gate import judge
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
 from app.governance.promotion import promote
-from app.governance.release import build_release, index_verdict_of, parts_of
+from app.governance.release import build_release, index_verdict_of, parts_of, price_name
 from app.governance.stoplights import DATA, StopLight, ask, ask_about_release, plan_retraining, red_reasons
 from app.inference.retrievers import retriever_of
 from app.ledger.keys import Signer
@@ -330,7 +330,7 @@ def measured_prices(evaluations: Mapping[str, Version], *, settings: SignalboxSe
         evaluations: by rung, ``small`` or ``large``.
     """
     return {
-        f"{rung}_usd_per_1k_tokens": machine_cost_usd(1000 / each.facts["tokens_per_s"], settings=settings.ladder)
+        price_name(rung): machine_cost_usd(1000 / each.facts["tokens_per_s"], settings=settings.ladder)
         for rung, each in evaluations.items()
     }
 

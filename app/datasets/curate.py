@@ -107,7 +107,7 @@ def import_rows(source: Path, name: str, *, by: Curation, reading: Reading | Non
     inputs |= {"erased": erased.names} if erased.names else {}
 
     def read() -> Read:
-        parts = [_read_file(file, erased=erased, reading=reading, settings=by.settings) for file in files]
+        parts = [_read_unless_erased(file, erased=erased, reading=reading, settings=by.settings) for file in files]
         return _joined(parts, refused)
 
     return _publish(KIND, name, inputs, (), read, by=by)
@@ -267,12 +267,19 @@ def _facts(rows: Sequence[Row], found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_file(file: RowFile, *, erased: ErasedDocuments, reading: Reading, settings: DatasetSettings) -> Read:
-    digest, num_bytes = file.digest, file.path.stat().st_size
+def _read_unless_erased(file: RowFile, *, erased: ErasedDocuments, reading: Reading, settings: DatasetSettings) -> Read:
+    digest = file.digest
     leaf = erased.leaf_of(digest)
     if leaf is not None:
         reason = f"erased: leaf {leaf} of the ledger names this file; take out what was erased, then import it again"
+        num_bytes = file.path.stat().st_size
         return Read([], [], [reject(file.source, 0, reason, stage="read", num_bytes=num_bytes)], [])
+    return read_file(file, digest=digest, reading=reading, settings=settings)
+
+
+def read_file(file: RowFile, *, digest: str, reading: Reading, settings: DatasetSettings) -> Read:
+    """The rows of a file, and a reject for each record that is none."""
+    num_bytes = file.path.stat().st_size
     read = Read([], [], [], [])
     for found in islice(read_records(file, settings=settings.read), reading.limit):
         for each in _rows_of(found, reading):

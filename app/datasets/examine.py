@@ -7,13 +7,14 @@ repeats no personal data. An ``Examiner`` is made once in each process, for it l
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from app.core.language import language_of
 from app.core.overlap import Overlap
 from app.core.personal import Hit
 from app.core.resemblance import shingle_hashes, signature
-from app.core.text import broken_characters
+from app.core.text import broken_characters, words
 from app.datasets.messages import without_context
 from app.datasets.schema import NAMES, QA, TEXTS, identity_of
 from app.datasets.settings import QualitySettings
@@ -50,6 +51,19 @@ def own_text(row: Mapping[str, Any]) -> str:
     return whole_text({**row, "question": question})
 
 
+def asked(row: Mapping[str, Any]) -> str:
+    """A digest of the words that a row asks, the turns before included; empty where it asks nothing."""
+    if row["form"] != QA:
+        return ""
+    return digest_of_words([*(turn["content"] for turn in row["history"] or []), row["question"]])
+
+
+def digest_of_words(texts: Sequence[str]) -> str:
+    """The same for texts of the same words, whatever their marks and letter case."""
+    said = "\x00".join(" ".join(words(text)) for text in texts)
+    return blake2b(said.encode(), digest_size=16).hexdigest()
+
+
 def looks_misread(text: str) -> bool:
     """Whether ftfy sees letters as of text that was decoded wrongly; it needs letters beyond ASCII for that.
 
@@ -78,7 +92,8 @@ class Examiner:
     def __call__(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """For each row: ``findings`` (name and detail), ``language``, ``num_chars`` and ``masked`` fields.
 
-        Beside these ``signature``, ``runs`` and ``own_runs``, by which rows are compared (app.core.resemblance).
+        Beside these ``signature``, ``runs`` and ``own_runs``, by which rows are compared (app.core.resemblance), and
+        ``asked`` and ``said``, digests of the words of question and answer.
         """
         close = self._closeness(rows) if self._closeness else [None] * len(rows)
         return [self._examine(row, near) for row, near in zip(rows, close, strict=True)]
@@ -103,7 +118,8 @@ class Examiner:
     def _compared(self, row: Row, text: str) -> dict[str, Any]:
         runs, own = shingle_hashes(text, self._settings.shingle_words), own_text(row)
         own_runs = runs if own == text else shingle_hashes(own, self._settings.shingle_words)
-        return {"signature": signature(runs), "runs": runs, "own_runs": own_runs}
+        compared = {"signature": signature(runs), "runs": runs, "own_runs": own_runs}
+        return compared | {"asked": asked(row), "said": digest_of_words([row["answer"] or ""])}
 
     def _find(self, name: str, text: str) -> list[Hit]:
         if self._finder is None:

@@ -25,7 +25,7 @@ from app.datasets.messages import (
     with_context,
     without_context,
 )
-from app.datasets.schema import QA, ROWS, TEXT, TOKENS, make_row, with_identity
+from app.datasets.schema import QA, ROWS, TEXT, TOKENS, with_columns, with_identity
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -97,14 +97,15 @@ def _described(row: Row, record: Record, chosen: Format) -> Row:
 
 def _parse_messages(record: Record) -> Iterator[Row | BadRow]:
     given = record.get("messages", record.get("conversations"))
-    unmask = record.get("unmask", False)
+    unmask = record.get("unmask")
+    unmask = False if unmask is None else unmask
     if not isinstance(unmask, bool):
         raise BadRow("`unmask` is neither true nor false")
     turns = turns_of(given)
     if [turn["role"] for turn in turns] == ["pretraining"]:
-        yield make_row(TEXT, text=turns[0]["content"], unmask=True)
+        yield with_columns(TEXT, text=turns[0]["content"], unmask=True)
         return
-    yield make_row(QA, unmask=unmask, **conversation(turns))
+    yield with_columns(QA, unmask=unmask, **conversation(turns))
 
 
 def _write_messages(row: Row) -> dict[str, Any]:
@@ -152,11 +153,11 @@ def _write_pair(row: Row) -> dict[str, Any]:
 
 def _asked(question: str, answer: str, *, context: str = "", first: bool = True) -> Row:
     """A row whose prompt is the question with its context, before it or after it."""
-    return make_row(QA, question=with_context(question, context, first=first), answer=answer, context=context)
+    return with_columns(QA, question=with_context(question, context, first=first), answer=answer, context=context)
 
 
 def _parse_document(record: Record) -> Iterator[Row | BadRow]:
-    yield make_row(TEXT, text=text_of(record, "document" if isinstance(record.get("document"), str) else "text"))
+    yield with_columns(TEXT, text=text_of(record, "document" if isinstance(record.get("document"), str) else "text"))
 
 
 def _write_document(row: Row) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def _parse_labelled(record: Record) -> Iterator[Row | BadRow]:
     label = record["label"]
     if not isinstance(label, str | int) or isinstance(label, bool) or label == "":
         raise BadRow("`label` is neither text nor a whole number")
-    yield make_row(QA, question=text_of(record, "text"), answer=str(label), label=str(label))
+    yield with_columns(QA, question=text_of(record, "text"), answer=str(label), label=str(label))
 
 
 def _write_labelled(row: Row) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def _parse_tokens(record: Record) -> Iterator[Row | BadRow]:
         raise BadRow(f"has a label at {wrong[0]} that is neither its token nor {IGNORED}")
     if not any(label != IGNORED for label in labels):
         raise BadRow("has no token to learn")
-    yield make_row(TOKENS, input_ids=ids, labels=labels)
+    yield with_columns(TOKENS, input_ids=ids, labels=labels)
 
 
 def _write_tokens(row: Row) -> dict[str, Any]:
@@ -217,7 +218,7 @@ def _parse_request(record: Record) -> Iterator[Row | BadRow]:
         raise BadRow("has a response without choices")
     if choices[0].get("finish_reason") not in ("stop", None):
         raise BadRow(f"has an answer that ended by {choices[0]['finish_reason']!r}, not by itself")
-    yield make_row(QA, **conversation([*turns_of(asked.get("messages")), *turns_of([choices[0].get("message")])]))
+    yield with_columns(QA, **conversation([*turns_of(asked.get("messages")), *turns_of([choices[0].get("message")])]))
 
 
 def _write_request(row: Row) -> dict[str, Any]:
@@ -249,11 +250,11 @@ def _parse_own(record: Record) -> Iterator[Row | BadRow]:
         yield from _parse_tokens(record)
     elif form == TEXT:
         kept = {name: row[name] for name in ("subject", "document", "extra")}
-        yield make_row(TEXT, text=text_of(record, "text"), unmask=_flag(record.get("unmask")), **kept)
+        yield with_columns(TEXT, text=text_of(record, "text"), unmask=_flag(record.get("unmask")), **kept)
     elif form == QA:
         row |= {"question": text_of(record, "question"), "answer": text_of(record, "answer"), "text": None}
         kept = {"answers": record.get("answers") or [], "history": turns_of(record["history"], may_be_empty=True)}
-        yield make_row(QA, unmask=_flag(record.get("unmask")), **{**row, **kept})
+        yield with_columns(QA, unmask=_flag(record.get("unmask")), **{**row, **kept})
     else:
         raise BadRow(f"is of the unknown form {form!r}")
 

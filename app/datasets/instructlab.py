@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from app.datasets.messages import BadRow, each_or_fault, json_text, text_of, with_context, without_context
-from app.datasets.schema import QA, make_row
+from app.datasets.schema import QA, with_columns
 
 KEPT = ("version", "task_description", "created_by", "domain", "document_outline", "document", "kind")
 FALLBACK_PATH = "rows"
@@ -34,7 +34,7 @@ def _rows(example: Mapping[str, Any], said: Mapping[str, str]) -> Iterator[dict[
         raise BadRow("`questions_and_answers` is no list of pairs")
     for pair in pairs:
         question, answer = with_context(text_of(pair, "question"), context), text_of(pair, "answer")
-        yield make_row(QA, question=question, answer=answer, context=context, **said)
+        yield with_columns(QA, question=question, answer=answer, context=context, **said)
 
 
 def write_qna(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:

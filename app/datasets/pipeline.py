@@ -21,6 +21,8 @@ from app.registry.versions import Registry, Version
 
 COMPARED = {"signature": np.uint32, "runs": np.uint64, "own_runs": np.uint64}
 RESULT = pa.schema({"place": pa.int64(), "found": pa.string(), **dict.fromkeys(COMPARED, pa.large_binary())})
+NOTHING = np.empty(0, np.uint64)
+"""In the place of a row's own runs where these are all of them; none of a text's is ever empty."""
 BLOCKS_PER_WORKER = 4
 
 
@@ -58,6 +60,8 @@ class RowActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         found = self._examiner([json.loads(row) for row in batch["row"].to_pylist()])
+        for one in found:
+            one["own_runs"] = NOTHING if one["own_runs"] is one["runs"] else one["own_runs"]
         compared = {name: [one.pop(name).tobytes() for one in found] for name in COMPARED}
         columns = {"place": batch["place"], "found": [json.dumps(one) for one in found], **compared}
         return pa.table(columns, schema=RESULT)
@@ -92,5 +96,5 @@ def _blocks(rows: Sequence[Row], num: int) -> list[pa.Table]:
 
 
 def _examined(row: Mapping[str, Any]) -> dict[str, Any]:
-    compared = {name: np.frombuffer(row[name], kind) for name, kind in COMPARED.items()}
-    return {**json.loads(row["found"]), **compared}
+    compared = {name: np.frombuffer(row[name], kind) for name, kind in COMPARED.items() if row[name]}
+    return {**json.loads(row["found"]), "own_runs": compared["runs"], **compared}

@@ -16,10 +16,9 @@ import numpy as np
 
 from app.core.language import UNKNOWN
 from app.core.resemblance import resembling
-from app.core.text import words
 from app.datasets.examine import masked_row, texts_of
 from app.datasets.labels import label_issues
-from app.datasets.schema import QA, reject
+from app.datasets.schema import reject
 from app.datasets.settings import QualitySettings
 
 Row = dict[str, Any]
@@ -97,7 +96,7 @@ def find_all(
             findings.add(place, each["finding"], each["detail"])
     for later, earlier in resembled:
         findings.add(later, "near_duplicate", f"resembles row {rows[earlier]['row_id']}")
-    _other_answers(rows, findings)
+    _other_answers(rows, examined, findings)
     _lengths(examined, findings)
     _languages(examined, findings)
     labelled = [place for place, row in enumerate(rows) if row["label"]]
@@ -194,17 +193,15 @@ def _dropped(row: Row, place: int, found: Mapping[str, str]) -> dict[str, Any]:
     return reject(row["source"], place, found["detail"], stage=found["finding"], row_id=row["row_id"])
 
 
-def _other_answers(rows: Sequence[Row], findings: Findings) -> None:
+def _other_answers(rows: Sequence[Row], examined: Sequence[Mapping[str, Any]], findings: Findings) -> None:
     """Rows that ask what an earlier row asks, after the same turns, and answer it otherwise."""
-    first: dict[tuple[str, ...], Row] = {}
-    for place, row in enumerate(rows):
-        if row["form"] != QA or row["label"]:
+    first: dict[str, int] = {}
+    for place, (row, one) in enumerate(zip(rows, examined, strict=True)):
+        if not one["asked"] or row["label"]:
             continue
-        turns = [turn["content"] for turn in row["history"] or []]
-        key = tuple(" ".join(words(text)) for text in [*turns, row["question"]])
-        earlier = first.setdefault(key, row)
-        if words(earlier["answer"]) != words(row["answer"]):
-            findings.add(place, "other_answer", f"asks what row {earlier['row_id']} asks")
+        earlier = first.setdefault(one["asked"], place)
+        if examined[earlier]["said"] != one["said"]:
+            findings.add(place, "other_answer", f"asks what row {rows[earlier]['row_id']} asks")
 
 
 def _lengths(examined: Sequence[Mapping[str, Any]], findings: Findings) -> None:

@@ -4,11 +4,13 @@ Guarantees: every record of every file is handed on or stands in the rejects wit
 record by record, so that one broken line costs itself alone. Not guaranteed: a guess at other encodings than UTF-8.
 """
 
+import codecs
 import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -32,6 +34,13 @@ SUFFIXES = {
 }
 LISTS = ("messages", "conversations", "history", "input_ids", "labels", "attention_mask", "answers")
 GZIP = ".gz"
+UTF8_MARK = codecs.BOM_UTF8
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 SKIPPED = ("SOURCE.md", "README.md", "LICENSE", "attribution.txt")
 """Files that lie beside rows and hold none; they are no rejects."""
 
@@ -92,11 +101,21 @@ def read_records(file: RowFile, *, settings: ReadSettings) -> Iterator[Found]:
     readers = {"jsonl": _json_lines, "json": _json, "csv": _csv, "parquet": _parquet, "yaml": _yaml}
     place = 0
     try:
+        if encoding := _other_encoding(file):
+            yield Found(0, None, f"is text in {encoding}; rows are read in UTF-8: convert the file")
+            return
         for found in readers[file.kind](file, settings):
             place = found.place
             yield found
     except (OSError, EOFError, zlib.error) as error:
         yield Found(place + 1, None, f"the file cannot be read on from here ({error})")
+
+
+def _other_encoding(file: RowFile) -> str:
+    """The encoding that a file's byte order mark names, when it is not UTF-8."""
+    with _opened(file) as stream:
+        start = stream.read(4)
+    return next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), "")
 
 
 def _readable(path: Path) -> bool:
@@ -129,12 +148,28 @@ def _json_lines(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
 
 def _from_json(place: int, data: bytes) -> Found:
     try:
-        value = json.loads(data.decode("utf-8-sig"), parse_constant=_no_number)
+        value = _loads(data)
     except UnicodeDecodeError as error:
         return Found(place, None, f"is not UTF-8 (byte {error.start})", len(data))
     except (ValueError, RecursionError) as error:
         return Found(place, None, f"is not JSON ({error})", len(data))
     return _mapping(place, value, len(data))
+
+
+def _loads(data: bytes) -> Any:
+    return json.loads(data.decode("utf-8-sig"), parse_constant=_no_number, object_pairs_hook=_fields)
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of an object; of two of one name the first would be lost in silence."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError(f"the field {_twice(name for name, _ in pairs)!r} stands twice in an object")
+    return fields
+
+
+def _twice(names: Iterable[str]) -> str:
+    return next(name for name, number in Counter(names).items() if number > 1)
 
 
 def _no_number(name: str) -> None:
@@ -156,7 +191,7 @@ def _json(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
         yield Found(0, None, f"the file is larger than {settings.file_bytes} bytes")
         return
     try:
-        value = json.loads(data.decode("utf-8-sig"), parse_constant=_no_number)
+        value = _loads(data)
     except (ValueError, RecursionError) as error:
         yield Found(0, None, f"is not JSON in UTF-8 ({error}); JSON Lines are named .jsonl", len(data))
         return
@@ -167,28 +202,58 @@ def _json(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
 def _csv(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
     csv.field_size_limit(settings.record_bytes)
     with _opened(file) as stream:
-        lines = (line.decode("utf-8", "surrogateescape") for line in stream)
-        reader = csv.reader(lines, delimiter="\t" if ".tsv" in file.source.lower() else ",", strict=True)
+        delimiter = "\t" if ".tsv" in file.source.lower() else ","
+        reader = csv.reader(_lines(stream, settings), delimiter=delimiter, strict=True)
         header: list[str] | None = None
         while True:
             try:
                 values = next(reader, None)
+                if values is None:
+                    return
+                if header is None:
+                    header = _header(values)
+                elif values:
+                    yield _from_csv(reader.line_num, header, values)
             except csv.Error as error:
                 yield Found(reader.line_num, None, f"is not CSV ({error}); the file is not read on")
                 return
-            if values is None:
-                return
-            if header is None:
-                header = [name.strip() for name in values]
-                header[0] = header[0].removeprefix("\ufeff")
-            elif values:
-                yield _from_csv(reader.line_num, header, values)
+
+
+def _lines(stream: IO[bytes], settings: ReadSettings) -> Iterator[str]:
+    """The lines of a text file without its byte order mark; bytes that are not UTF-8 as lone surrogates.
+
+    Raises:
+        csv.Error: a line, or the file, is longer than the settings allow.
+    """
+    read = 0
+    while line := stream.readline(settings.record_bytes + 1):
+        line = line if read else line.removeprefix(UTF8_MARK)
+        read += len(line)
+        if len(line) > settings.record_bytes:
+            raise csv.Error(f"a line is longer than {settings.record_bytes} bytes")
+        if read > settings.file_bytes:
+            raise csv.Error(f"it goes on after {settings.file_bytes} bytes, the limit")
+        yield line.decode("utf-8", "surrogateescape")
+
+
+def _header(values: list[str]) -> list[str]:
+    names = [name.strip() for name in values]
+    if len(set(names)) < len(names):
+        raise csv.Error(f"its header names the column {_twice(names)!r} twice")
+    if any(map(_is_escaped, names)):
+        raise csv.Error("its header is not UTF-8")
+    return names
+
+
+def _is_escaped(text: str) -> bool:
+    """Whether a text holds bytes that were not UTF-8."""
+    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _from_csv(place: int, header: list[str], values: list[str]) -> Found:
     if len(values) != len(header):
         return Found(place, None, f"has {len(values)} columns, the header {len(header)}")
-    if any("\udc80" <= letter <= "\udcff" for value in values for letter in value):
+    if any(map(_is_escaped, values)):
         return Found(place, None, "is not UTF-8")
     return Found(place, {name: _cell(name, value) for name, value in zip(header, values, strict=True)})
 
@@ -211,11 +276,23 @@ def _parquet(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
     try:
         with pq.ParquetFile(file.path) as table:
             for batch in table.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    place += 1
-                    yield Found(place, row)
+                for found in _rows_of(batch, place + 1):
+                    place = found.place
+                    yield found
     except (pa.ArrowException, OSError) as error:
         yield Found(place + 1, None, f"is not Parquet that can be read on ({error})")
+
+
+def _rows_of(batch: Any, first: int) -> Iterator[Found]:
+    """The rows of a record batch, one by one where one of them holds what Python has no value for."""
+    try:
+        yield from (Found(place, row) for place, row in enumerate(batch.to_pylist(), first))
+    except (ValueError, OverflowError):
+        for place in range(batch.num_rows):
+            try:
+                yield Found(first + place, batch.slice(place, 1).to_pylist()[0])
+            except (ValueError, OverflowError) as error:
+                yield Found(first + place, None, f"holds a value that cannot be read ({error})")
 
 
 def _yaml(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
@@ -225,6 +302,7 @@ def _yaml(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
         return
     try:
         value = yaml.safe_load(data.decode("utf-8-sig"))
+        _check_aliases(value, settings.yaml_bytes)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         yield Found(0, None, f"is not YAML in UTF-8 ({error})", len(data))
         return
@@ -233,6 +311,22 @@ def _yaml(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
         if found.record is not None and "seed_examples" in found.record:
             found.record.setdefault("path", Path(file.source).parent.as_posix())
         yield found
+
+
+def _check_aliases(value: object, limit: int) -> None:
+    """Refuse a small file whose aliases stand for more values than a whole file may have bytes, or for themselves."""
+    sizes: dict[int, int] = {}
+
+    def size(each: object) -> int:
+        if not isinstance(each, dict | list):
+            return 1
+        if id(each) not in sizes:
+            sizes[id(each)] = limit + 1
+            sizes[id(each)] = 1 + sum(map(size, each.values() if isinstance(each, dict) else each))
+        return sizes[id(each)]
+
+    if size(value) > limit:
+        raise ValueError("its aliases stand for too much")
 
 
 def _opened(file: RowFile) -> IO[bytes]:

@@ -67,6 +67,11 @@ def build_release(
     return registry.publish("release", name, inputs=inputs, parents=parents, facts=facts, actor=actor)
 
 
+def price_name(rung: str) -> str:
+    """What a release's prices call a model's: US dollars for 1,000 tokens, prompt and completion alike."""
+    return f"{rung}_usd_per_1k_tokens"
+
+
 def parts_of(release: Version, *, registry: Registry) -> dict[str, Version]:
     """The versions that a release is made of, by part; absent parts are left out."""
     kinds = {"small": MODEL, "large": MODEL}

@@ -6,15 +6,14 @@ statistics hide what a caller may not see: how rare a word is, is counted over a
 """
 
 import json
-import re
 import threading
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from app.core.errors import UsageError
+from app.core.text import words
 from app.inference.reader import STOP_WORDS
 from app.retrieval.settings import LexicalSettings
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-WORD = re.compile(r"[^\W_]+")
 WORDS_FILE = "words.json"
 MAX_STEMS = 100_000
 ENGLISH, NO_STEMMER = "english", "none"
@@ -41,8 +39,7 @@ class Analyser:
         self._stem = lru_cache(maxsize=MAX_STEMS)(_stemmer(language))
 
     def __call__(self, text: str) -> list[str]:
-        words = WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-        return [self._stem(word) for word in words if word not in self._stop]
+        return [self._stem(word) for word in words(text) if word not in self._stop]
 
 
 class Lexical:

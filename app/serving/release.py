@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.governance.promotion import is_stopped, moves, placed_now
+from app.governance.release import price_name
 from app.ledger.log import PROMOTION
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.registry.whole import check_manifest, whole_folder
@@ -46,7 +47,7 @@ class Release:
 
     def price(self, rung: str) -> float:
         """US dollars for 1,000 tokens of a model, prompt and completion alike."""
-        return float(self.prices.get(f"{rung}_usd_per_1k_tokens", 0.0))
+        return float(self.prices.get(price_name(rung), 0.0))
 
     def prompt_for(self, question: str) -> Prompt:
         """What a model is given: the question, behind the release's system prompt when it has one."""

@@ -3,14 +3,20 @@
 import gzip
 import json
 
+import hypothesis
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.core.parquet import read_rows, write_rows
-from app.datasets.curate import Curation, NoRows, Reading, assess, curate, import_rows, rows_of
+from app.datasets.curate import Curation, NoRows, Reading, assess, curate, import_rows, read_file, rows_of
 from app.datasets.diff import compare
 from app.datasets.export import FORMAT_NAMES, export_rows
 from app.datasets.pipeline import here
+from app.datasets.quality import drop_repeated
+from app.datasets.read import BYTE_ORDER_MARKS, RowFile
+from app.datasets.schema import REJECTS, ROWS
 from app.datasets.settings import DatasetSettings, QualitySettings
 from app.evaluation.suite import publish_suite
 from app.governance.erasure import erase
@@ -110,6 +116,36 @@ def test_odd_records_are_rejects_and_break_nothing(by, registry, tmp_path, name,
     write(tmp_path / "in" / "good.jsonl", pairs(2))
     version = import_rows(tmp_path / "in", "odd", by=by)
     assert (version.facts["num_rows"], version.facts["num_rejected"]) == (2, 1)
+
+
+LINES = st.one_of(
+    st.text(max_size=30).map(str.encode),
+    st.binary(max_size=30),
+    st.dictionaries(
+        st.sampled_from(["question", "answer", "prompt", "completion", "messages", "unmask", "text", "label", "split",
+                         "input_ids", "instruction", "output", "document", "id", "request", "response"]),
+        st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.text(max_size=8), st.lists(st.integers(0, 9)),
+                  st.just([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])),
+    ).map(lambda record: json.dumps(record).encode()),
+)  # fmt: skip
+
+
+@given(
+    lines=st.lists(LINES.filter(lambda line: line.strip() and b"\n" not in line), max_size=12), gzipped=st.booleans()
+)
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_whatever_the_lines_are_each_is_a_row_or_a_reject(tmp_path_factory, lines, gzipped):
+    path = tmp_path_factory.mktemp("lines") / ("rows.jsonl.gz" if gzipped else "rows.jsonl")
+    data = b"\n".join(lines)
+    path.write_bytes(gzip.compress(data) if gzipped else data)
+    read = read_file(RowFile(path, path.name, "jsonl"), digest="d", reading=Reading(), settings=LIGHT)
+    kept, repeated = drop_repeated(read.rows, read.places)
+    if not any(data.startswith(mark) for mark in BYTE_ORDER_MARKS):
+        assert len(kept) + len(repeated) + len(read.rejects) == len(lines)
+        assert {*read.places, *(row["place"] for row in read.rejects)} == set(range(1, len(lines) + 1))
+    assert all(row["reason"] for row in [*read.rejects, *repeated])
+    write_rows(path.parent / "rows.parquet", [read.rows[n] for n in kept], schema=ROWS)
+    write_rows(path.parent / "rejects.parquet", [*read.rejects, *repeated], schema=REJECTS)
 
 
 def test_nothing_of_it_is_a_row(by, tmp_path):

@@ -330,5 +330,7 @@ def test_licence_present(world, facts, rows, allowed, light):
     dataset = world.table(rows, kind="dataset", file="documents.parquet", **facts)
     model = world.model(parents=[dataset.digest])
     assert LicencePresent(allowed=allowed).judge(world.evidence(model)).light == light
+    lenient = LicencePresent(allowed=allowed, unstated="amber").judge(world.evidence(model))
+    assert lenient.light == ("amber" if light == "red" and not allowed else light)
     with pytest.raises(EvidenceMissing, match="no dataset"):
         LicencePresent().judge(world.evidence(world.model(parents=[])))

@@ -48,6 +48,9 @@ class LicencePresent(Check):
     allowed: tuple[str, ...] = ()
     """Licences that may be used, such as ``CC-BY-4.0``; empty: any."""
 
+    unstated: Literal["amber", "red"] = "red"
+    """The light where a licence is not stated; one that is not allowed is red."""
+
     def judge(self, evidence: Evidence) -> Finding:
         versions = evidence.behind(self.of)
         inputs = tuple(version.digest for version in versions)
@@ -56,11 +59,12 @@ class LicencePresent(Check):
         used = sorted({licence for found in licences.values() for licence in found if licence})
         other = [licence for licence in used if self.allowed and licence not in self.allowed]
         reason = f"licences of {', '.join(licences)}: {', '.join(used) or 'none'}"
-        if silent:
-            reason = f"no licence is stated for all of {', '.join(silent)}: ingest it with its licence"
-        elif other:
+        if other:
             reason = f"{', '.join(other)} may not be used here"
-        return Finding(passes(not silent and not other), reason, len(silent) + len(other), 0, inputs)
+        elif silent:
+            reason = f"no licence is stated for all of {', '.join(silent)}: ingest it with its licence"
+        light = self.unstated if silent and not other else passes(not other)
+        return Finding(light, reason, len(silent) + len(other), 0, inputs)
 
     def _licences(self, version: Version, evidence: Evidence) -> set[str]:
         stated = version.facts.get("licence") or version.facts.get("license")
