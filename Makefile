@@ -6,7 +6,7 @@ BENCHMARKS = $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup setup-gpu demo test test-unit test-cluster lint format bench clean
+.PHONY: setup setup-gpu demo test test-unit test-cluster test-shared test-story lint format bench clean
 setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -29,7 +29,13 @@ test-unit: setup
 	$(BIN)/python -m pytest -m 'not cluster' -n 2 --dist worksteal
 
 test-cluster: setup
-	$(BIN)/python -m pytest -m cluster
+	$(MAKE) --jobs=2 --output-sync=target test-shared test-story
+
+test-shared: setup
+	$(BIN)/python -m pytest -m cluster --ignore tests/demo
+
+test-story: setup
+	$(BIN)/python -m pytest -m cluster tests/demo
 
 lint: setup
 	$(BIN)/ruff check .

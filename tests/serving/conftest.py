@@ -1,6 +1,8 @@
-"""Backends that answer at once, for tests of the gateway without Serve."""
+"""Backends that answer at once, for tests without Serve; and the application on the session's cluster."""
 
 import asyncio
+import os
+import subprocess
 from dataclasses import dataclass, field
 
 import pytest
@@ -103,3 +105,15 @@ def gateway(backends, request_log, releases, registry):
     settings = ServingSettings(resolve_period_s=0.0)
     access = AccessList.of(registry)
     return Gateway(settings=settings, backends=backends, resolve=resolve, log=request_log, access=access)
+
+
+@pytest.fixture(scope="session")
+def bare(cluster_workspace):
+    """The application's URL, deployed once from the plain file by Ray's own command, while nothing is in production."""
+    from app.core.cluster import dashboard, environment
+    from app.serving.deploy import LOCAL_CONFIG, find_serve_url
+
+    variables = {**os.environ, **environment(cluster_workspace)}
+    subprocess.run(["serve", "deploy", str(LOCAL_CONFIG)], env=variables, check=True, capture_output=True, timeout=60)
+    yield find_serve_url(cluster_workspace)
+    dashboard(cluster_workspace).put_serve({"applications": []})

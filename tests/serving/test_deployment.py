@@ -1,9 +1,7 @@
 """The whole application on the session's cluster: tiny models with random weights, a real index, OpenAI's client."""
 
-import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -12,13 +10,13 @@ import httpx
 import openai
 import pytest
 
-from app.core.cluster import dashboard, environment
+from app.core.cluster import dashboard
 from app.governance.promotion import rollback
 from app.ledger.log import REQUEST_BATCH, Ledger
 from app.registry.versions import open_registry
 from app.routing.router import Router, Row
 from app.routing.settings import RoutingSettings
-from app.serving.deploy import APPLICATION, LOCAL_CONFIG, deploy, find_serve_url
+from app.serving.deploy import APPLICATION, deploy
 from app.serving.errors import NotDeployed, NotPromoted
 from app.serving.log import read_log
 from tests.routing.test_router import SURE, UNSURE
@@ -55,15 +53,6 @@ def release_of(cluster_workspace, tmp_path_factory):
 @pytest.fixture(scope="module")
 def first(release_of):
     return release_of(1)
-
-
-@pytest.fixture(scope="module")
-def bare(cluster_workspace):
-    """The application's URL, deployed from the plain file by Ray's own command, while nothing is in production."""
-    variables = {**os.environ, **environment(cluster_workspace)}
-    subprocess.run(["serve", "deploy", str(LOCAL_CONFIG)], env=variables, check=True, capture_output=True, timeout=60)
-    yield find_serve_url(cluster_workspace)
-    dashboard(cluster_workspace).put_serve({"applications": []})
 
 
 @pytest.fixture(scope="module")
@@ -117,15 +106,6 @@ def under_load(url, *, max_retries=0, num_users=3):
 def replica_pids(workspace):
     deployments = dashboard(workspace).serve_status()["applications"][APPLICATION]["deployments"]
     return {name: [replica["pid"] for replica in each["replicas"]] for name, each in deployments.items()}
-
-
-def test_before_the_first_release_it_says_what_to_do(bare):
-    end_s = time.monotonic() + 60
-    while "promote one" not in (said := httpx.get(f"{bare}/healthz", timeout=60).text) and time.monotonic() < end_s:
-        time.sleep(0.25)  # until the gateway is up, Serve answers 503 by itself
-    assert "promote one" in json.loads(said)["reason"]
-    response = httpx.post(f"{bare}/v1/chat/completions", json={"messages": QUESTION})
-    assert (response.status_code, response.json()["error"]["code"]) == (503, "no_release")
 
 
 def test_the_official_client_asks_lists_and_streams(client, first):

@@ -1,5 +1,9 @@
-"""Stop, resume and rollback on the cluster: what users see, and approvals signed over the wire."""
+"""Before the first release; then stop, resume and rollback on the cluster: what users see, and approvals by wire.
 
+Runs before the tests of the other file that deploys: its gateway has served nothing yet.
+"""
+
+import json
 import subprocess
 import sys
 import time
@@ -82,7 +86,7 @@ def approve_by_wire(url, release, signer):
 
 
 def serve_unpromoted(workspace, release):
-    """Send Serve a config that names a release past ``deploy``; the gateway comes up and does not serve it."""
+    """Send Serve a config that names a release past ``deploy``; the gateway does not serve it."""
     url = find_serve_url(workspace)
     dashboard(workspace).put_serve(render_config(read_config(LOCAL_CONFIG), release=release.digest, serve_url=url))
     end_s, said = time.monotonic() + 60, ""
@@ -102,35 +106,40 @@ def signalbox(workspace, *words):
     return time.monotonic() - started_s
 
 
-def test_stop_resume_and_rollback_are_seen_by_users(cluster_workspace, registry, candidate, jane):
+def test_before_the_first_release_it_says_what_to_do(bare):
+    end_s = time.monotonic() + 60
+    while "promote one" not in (said := httpx.get(f"{bare}/healthz", timeout=60).text) and time.monotonic() < end_s:
+        time.sleep(0.25)  # until the gateway is up, Serve answers 503 by itself
+    assert "promote one" in json.loads(said)["reason"]
+    response = httpx.post(f"{bare}/v1/chat/completions", json={"messages": QUESTION})
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "no_release")
+
+
+def test_stop_resume_and_rollback_are_seen_by_users(bare, cluster_workspace, registry, candidate, jane):
     (first, first_verdict), (second, second_verdict) = candidate(1), candidate(2)
-    url = find_serve_url(cluster_workspace)
     serve_unpromoted(cluster_workspace, first)
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0, timeout=60)
+    client = openai.OpenAI(base_url=f"{bare}/v1", api_key="-", max_retries=0, timeout=60)
 
     def ask():
         said = client.chat.completions.create(model="signalbox", messages=QUESTION).signalbox
         return said["release"], [attempt["rung"] for attempt in said["attempts"]]
 
-    try:
-        for release, verdict in ((first, first_verdict), (second, second_verdict)):
-            approve_by_wire(url, release, jane)
-            promote(release, verdict=verdict, registry=registry, policy=POLICY, reason="a test")
-            deploy(workspace=cluster_workspace, release_ref=release.digest)
-        assert ask() == (second.digest, ["small"])
-        why = ["--name", NAME, "--reason", "a test"]
-        took = {"stop": signalbox(cluster_workspace, "stop", *why)}
-        assert ask() == (second.digest, [])
-        assert httpx.get(f"{url}/healthz").json()["stopped"]
-        with pytest.raises(openai.NotFoundError):
-            client.chat.completions.create(model="small", messages=QUESTION)
-        deploy(workspace=cluster_workspace, release_ref=second.digest)
-        assert ask() == (second.digest, []), "whoever deploys it again does not end the stop"
-        took["resume"] = signalbox(cluster_workspace, "resume", *why)
-        assert ask() == (second.digest, ["small"])
-        took["rollback"] = signalbox(cluster_workspace, "rollback", *why)
-        assert ask() == (first.digest, ["small"])
-        print("seconds from the command to the answer:", {name: round(value, 1) for name, value in took.items()})
-        assert [fault for fault in verify(cluster_workspace).faults if NAME in fault.where] == []
-    finally:
-        dashboard(cluster_workspace).put_serve({"applications": []})
+    for release, verdict in ((first, first_verdict), (second, second_verdict)):
+        approve_by_wire(bare, release, jane)
+        promote(release, verdict=verdict, registry=registry, policy=POLICY, reason="a test")
+        deploy(workspace=cluster_workspace, release_ref=release.digest)
+    assert ask() == (second.digest, ["small"])
+    why = ["--name", NAME, "--reason", "a test"]
+    took = {"stop": signalbox(cluster_workspace, "stop", *why)}
+    assert ask() == (second.digest, [])
+    assert httpx.get(f"{bare}/healthz").json()["stopped"]
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="small", messages=QUESTION)
+    deploy(workspace=cluster_workspace, release_ref=second.digest)
+    assert ask() == (second.digest, []), "whoever deploys it again does not end the stop"
+    took["resume"] = signalbox(cluster_workspace, "resume", *why)
+    assert ask() == (second.digest, ["small"])
+    took["rollback"] = signalbox(cluster_workspace, "rollback", *why)
+    assert ask() == (first.digest, ["small"])
+    print("seconds from the command to the answer:", {name: round(value, 1) for name, value in took.items()})
+    assert [fault for fault in verify(cluster_workspace).faults if NAME in fault.where] == []
