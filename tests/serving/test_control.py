@@ -40,6 +40,7 @@ CHECKS = [{"kind": "complete_lineage", "sources": []}, {"kind": "approvals"}]
 POLICY = parse_policy({"name": "moves", "gate": "candidate", "checks": CHECKS})
 QUESTION = [{"role": "user", "content": "What is the yearly fee of a Harbour account?"}]
 NAME = "moves-test"
+PATIENCE_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def serve_unpromoted(workspace, release):
     """Send Serve a config that names a release past ``deploy``; the gateway does not serve it."""
     url = find_serve_url(workspace)
     dashboard(workspace).put_serve(render_config(read_config(LOCAL_CONFIG), release=release.digest, serve_url=url))
-    end_s, said = time.monotonic() + 60, ""
+    end_s, said = time.monotonic() + PATIENCE_S, ""
     while "never promoted" not in said and time.monotonic() < end_s:
         with suppress(httpx.TransportError):
             said = httpx.get(f"{url}/healthz", timeout=60).text
@@ -107,7 +108,7 @@ def signalbox(workspace, *words):
 
 
 def test_before_the_first_release_it_says_what_to_do(bare):
-    end_s = time.monotonic() + 60
+    end_s = time.monotonic() + PATIENCE_S
     while "promote one" not in (said := httpx.get(f"{bare}/healthz", timeout=60).text) and time.monotonic() < end_s:
         time.sleep(0.25)  # until the gateway is up, Serve answers 503 by itself
     assert "promote one" in json.loads(said)["reason"]
