@@ -206,7 +206,10 @@ def _divided(rank, num_workers, store, queue):
 
 
 def _train_divided(stage, dtype, rank, num_workers):
-    import deepspeed
+    from app.training.extensions import without_autotuning
+
+    with without_autotuning():
+        import deepspeed
 
     from app.training.zero import full_weight
 
