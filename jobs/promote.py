@@ -32,7 +32,9 @@ def main(
     index: Annotated[
         str | None, typer.Option(help="Propose the release in production with this index, judged on --questions.")
     ] = None,
-    questions: Annotated[str | None, typer.Option(help="Suite that --index is judged on.")] = None,
+    questions: Annotated[
+        str | None, typer.Option(help="Suite that judges --index; its rows name sources or chunks.")
+    ] = None,
     policy: Annotated[
         str | None, typer.Option(help="Policy that judges it: a file or a shipped one's name [candidate, retriever].")
     ] = None,

@@ -19,12 +19,15 @@ def suites() -> None:
 
 @app.command()
 def commit(
-    questions: Annotated[Path, typer.Argument(help="JSON lines with `question` and a list `answers`.")],
+    questions: Annotated[Path, typer.Argument(help="JSON lines: `question`, and `answers` or `source` or `chunk_id`.")],
     name: Annotated[str, typer.Option(help="Name of the suite to publish to.")],
     workspace: NewWorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Commit a file of questions as a suite. A gate refuses a suite that came after the training it judges."""
+    """Commit a file of questions as a suite. A gate refuses a suite that came after the training it judges.
+
+    Answers judge a model; the source of the document, or the chunk, that answers a question judges an index.
+    """
     from app.evaluation.suite import commit_questions
     from app.governance.evidence import leaf_of
     from app.registry.versions import open_registry

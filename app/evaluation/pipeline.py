@@ -28,6 +28,10 @@ KIND = "evaluation"
 EXECUTION_SETTINGS = {"num_workers", "num_threads", "worker_memory_bytes"}
 
 
+class NothingToCompare(UsageError):
+    """A suite names no accepted answers: it judges an index, by jobs.evaluate_retrieval; name another for a model."""
+
+
 class NobodyAnswers(UsageError):
     """An evaluation needs a model or something else that answers: name exactly one of them."""
 
@@ -51,6 +55,7 @@ def evaluate(
 
     Raises:
         NobodyAnswers: both or neither of model and answer are given.
+        NothingToCompare: no question of the suite has an accepted answer; those without are left out.
     """
     if (model is None) == (answer is None):
         raise NobodyAnswers("an evaluation needs a model or an answerer: name exactly one of them")
@@ -58,9 +63,11 @@ def evaluate(
     inputs = _inputs(model, suite, answer, parents, settings)
     if found := registry.find(KIND, name, inputs):
         return found
+    questions = [row for row in read_rows(registry.folder(suite) / ROWS_FILE) if row["answers"]]
+    if not questions:
+        raise NothingToCompare(f"suite {suite.ref} names no answers: it judges an index, by jobs.evaluate_retrieval")
     source = find_model(model, registry=registry) if model else answer
     assert source is not None
-    questions = read_rows(registry.folder(suite) / ROWS_FILE)
     answers = ask(questions, source, settings=settings)
     rows = judge(questions, answers)
     facts = {"model": inputs["model"], "suite": suite.digest, **figures(rows, answers, settings=settings)}

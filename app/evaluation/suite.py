@@ -1,4 +1,4 @@
-"""Suites: held-out questions with their accepted answers, as versions.
+"""Suites: held-out questions with their accepted answers, or with what answers them, as versions.
 
 A suite is committed before the training that it will judge: publishing it enters its digest in the ledger, and the gate
 looks which leaf came first. Guarantees: a suite's rows are sorted by question id and name no question twice. Not
@@ -32,6 +32,10 @@ SUITE = pa.schema(
 )
 
 
+GOLD = "chunk_id"
+"""Column of a suite that judges an index: the chunk that answers; where it is empty, any chunk of the `source` does."""
+
+
 class EmptySuite(UsageError):
     """A suite needs at least one question with an accepted answer: give it some."""
 
@@ -42,6 +46,9 @@ class BadQuestions(UsageError):
 
 def commit_questions(path: Path, *, name: str, registry: Registry) -> Version:
     """Publish a file of questions as a suite: JSON lines with `question`, `answers` and, if wanted, `subject`.
+
+    A line may name the `source` (of a document) or the `chunk_id` that answers it, and needs no `answers` then: such a
+    suite judges an index.
 
     Raises:
         BadQuestions: it cannot be read, or a line is no question.
@@ -61,7 +68,7 @@ def publish_suite(name: str, rows: Iterable[Mapping[str, Any]], *, origin: str, 
     Raises:
         EmptySuite: no row has an answer.
     """
-    by_id = {row["question_id"]: dict(row) for row in rows if row["answers"]}
+    by_id = {row["question_id"]: dict(row) for row in rows if row["answers"] or GOLD in row}
     if not by_id:
         raise EmptySuite(f"suite {name} has no question with an answer: give at least one")
     ordered = [by_id[identity] for identity in sorted(by_id)]
@@ -69,7 +76,8 @@ def publish_suite(name: str, rows: Iterable[Mapping[str, Any]], *, origin: str, 
     if found := registry.find("suite", name, inputs):
         return found
     with tempfile.TemporaryDirectory() as folder:
-        write_rows(Path(folder) / ROWS_FILE, ordered, schema=SUITE)
+        schema = SUITE.append(pa.field(GOLD, pa.string())) if any(GOLD in row for row in ordered) else SUITE
+        write_rows(Path(folder) / ROWS_FILE, [{GOLD: "", **row} for row in ordered], schema=schema)
         facts = {"num_rows": len(ordered), "origin": origin}
         return registry.publish("suite", name, folder=Path(folder), inputs=inputs, facts=facts)
 
@@ -77,9 +85,14 @@ def publish_suite(name: str, rows: Iterable[Mapping[str, Any]], *, origin: str, 
 def _row(path: Path, number: int, line: str) -> dict[str, object]:
     try:
         given = json.loads(line)
-        if not isinstance(given["answers"], list):
+        gold = {name: str(given[name]) for name in ("source", GOLD) if given.get(name)}
+        answers = given.get("answers", []) if gold else given["answers"]
+        if not isinstance(answers, list):
             raise TypeError
-        row = {"question": str(given["question"]), "answers": [str(answer) for answer in given["answers"]]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadQuestions(f"{path}:{number} needs `question` and a list `answers`: mend this line") from error
-    return {"question_id": digest_json(row), **row, "subject": str(given.get("subject", "")), "source": path.name}
+        row = {"question": str(given["question"]), "answers": [str(answer) for answer in answers]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = "needs `question` and a list `answers`, or the `source` or `chunk_id` that answers it"
+        raise BadQuestions(f"{path}:{number} {said}: mend this line") from error
+    identity, subject = digest_json({**row, **gold}), str(given.get("subject", ""))
+    told = {GOLD: "", **gold} if gold else {}
+    return {"question_id": identity, **row, "subject": subject, "source": path.name, **told}
