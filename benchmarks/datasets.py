@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -40,6 +41,8 @@ TYPES = {"URL": "DOMAIN_NAME"}
 """Types of the spans, by presidio's names where these differ."""
 SIMILARITY = 0.8
 FILES = ("few", "many")
+SETTLING_S = 15
+"""A head that has just come up starts its agents."""
 Rows = list[dict[str, Any]]
 Find = Callable[[str], Iterable[Hit]]
 
@@ -78,7 +81,7 @@ def main(
         ratios = {"duplicates_vs_exhaustive": {name: each["time_ratio"] for name, each in doubles.items()}}
         ratios |= {"personal_vs_presidio_speed": found["rows_per_s"] / baselines["presidio"]["rows_per_s"]}
         if cluster:
-            ratios["two_workers_vs_one_process"] = speed["two_workers"] / speed["one_process"]
+            ratios["two_workers_vs_one_process"] = speed["many_on_cluster"] / speed["many_in_one_process"]
             ratios["on_cluster_vs_one_process_of_few"] = speed["few_on_cluster"] / speed["few_in_one_process"]
         results = {"personal": found, "duplicates": doubles, "rows_per_s": speed}
         whole = record("datasets", params=params, results=results, baselines=baselines, ratios=ratios)
@@ -194,10 +197,12 @@ def speeds(pairs: Rows, *, few: int, many: int, cluster: bool) -> dict[str, floa
             chosen = [{**pairs[n % len(pairs)], "question": _numbered(pairs, n)} for n in range(number)]
             lines = "".join(json.dumps(each) + "\n" for each in chosen)
             (place / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-        speed["few_in_one_process"] = _import_speed(place / "few.jsonl", place / "few")
-        speed["one_process"] = _import_speed(place / "many.jsonl", place / "many")
-        if cluster:
-            speed["few_on_cluster"], speed["two_workers"] = _on_cluster(place)
+        with _cluster(place / "cluster") if cluster else nullcontext():
+            for name in FILES:
+                speed[f"{name}_in_one_process"] = _import_speed(place / f"{name}.jsonl", place / f"{name}_here")
+                if cluster:
+                    where = (place / f"{name}_there", place / "cluster")
+                    speed[f"{name}_on_cluster"] = _import_speed(place / f"{name}.jsonl", *where)
     return speed
 
 
@@ -214,13 +219,15 @@ def _import_speed(*arguments: Path) -> float:
     return float(ended.stdout.splitlines()[-1])
 
 
-def _on_cluster(place: Path) -> list[float]:
+@contextmanager
+def _cluster(place: Path) -> Iterator[None]:
     from app.core.cluster import ClusterSettings, down, up
 
-    workspace = Workspace.find(place / "cluster")
+    workspace = Workspace.find(place)
     up(workspace, settings=ClusterSettings())
     try:
-        return [_import_speed(place / f"{name}.jsonl", place / f"{name}_there", place / "cluster") for name in FILES]
+        time.sleep(SETTLING_S)
+        yield
     finally:
         down(workspace)
 
