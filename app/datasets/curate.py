@@ -20,7 +20,7 @@ from app.core.errors import SignalboxError, UsageError
 from app.core.parquet import read_rows, write_rows
 from app.datasets.formats import parse
 from app.datasets.messages import BadRow
-from app.datasets.quality import apply, divided_resemblances, drop_repeated, find_all, report, resembled
+from app.datasets.quality import apply, as_finding, divided_resemblances, drop_repeated, find_all, report, resembled
 from app.datasets.read import Found, RowFile, find_files, read_records
 from app.datasets.schema import (
     DOCUMENTS,
@@ -42,7 +42,7 @@ from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, REJECTS_FILE, ROWS_
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
 
-CODE_VERSION = "datasets-2"
+CODE_VERSION = "datasets-3"
 KIND = "dataset"
 SUITE = "suite"
 QUALITY = "quality"
@@ -221,7 +221,7 @@ def write_version(
     """Write the tables and the report of what was read; the version's facts come back.
 
     Args:
-        rows_stay: write findings and report only; what would be dropped stands in the report all the same.
+        rows_stay: write findings and report only; what would be dropped is a finding like any other.
     """
     examine = by.examining(
         by.settings, {each.ref: read_rows(whole_folder(each, by.registry) / ROWS_FILE) for each in by.suites}
@@ -233,6 +233,8 @@ def write_version(
     kept, dropped, noted = apply(unlike, examined, places, findings)
     rejects = [*read.rejects, *repeated, *dropped]
     rows = [{**row, "split": split_of(row, by.settings.splits)} for row in kept]
+    if rows_stay:
+        rows, noted, rejects = read.rows, [*noted, *map(as_finding, rejects)], []
     _check(rows, rejects, read, may_be_none=rows_stay)
     found = report(rows, noted, rejects, examined=examined, settings=by.settings.quality, looked=looked)
     found["documents_in_two_splits"] = len(divided_documents(rows))

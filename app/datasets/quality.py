@@ -23,7 +23,7 @@ from app.datasets.settings import QualitySettings
 
 Row = dict[str, Any]
 REPORT, DROP, MASK = "report", "drop", "mask"
-ALWAYS_REPORTED = ("other_answer", "language", "length")
+ALWAYS_REPORTED = ("other_answer", "language", "length", "exact_duplicate")
 SCALE = 1.4826
 """Of a median deviation to a standard deviation, for a normal distribution."""
 
@@ -131,6 +131,11 @@ def apply(
     return [kept[n] for n in unlike], [*rejects, *repeated], table
 
 
+def as_finding(reject: Mapping[str, Any]) -> dict[str, str]:
+    """What a row would be dropped for, as a finding in a row that stays."""
+    return {"row_id": reject["row_id"], "finding": reject["stage"], "detail": reject["reason"], "action": REPORT}
+
+
 def report(
     rows: Sequence[Row],
     findings: Sequence[Mapping[str, str]],
@@ -140,7 +145,7 @@ def report(
     settings: QualitySettings,
     looked: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The quality report as JSON.
+    """The quality report as JSON. Languages and lengths are those of rows that repeat no other.
 
     Args:
         looked: looks that were taken or not, each with how, or why not.
@@ -162,7 +167,7 @@ def report(
         "personal_by_kind": dict(sorted(kinds.items())),
         "languages": dict(Counter(one["language"] for one in examined).most_common()),
         "chars": _spread([one["num_chars"] for one in examined]),
-        "splits": dict(sorted(Counter(row["split"] for row in rows).items())),
+        "splits": dict(sorted(Counter(row["split"] for row in rows if row["split"]).items())),
         "looks": dict(looked),
     }
 

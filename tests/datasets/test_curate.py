@@ -226,6 +226,8 @@ def published(registry, folder, kind, rows, *, name, schema):
     [
         ("dataset", [{**CHUNK, "chunk_id": "1"}, {**CHUNK, "chunk_id": "2", "text": CHUNK["text"] + " Call \ufffd."}],
          "chunks.parquet", CHUNKS, {"encoding": 1, "near_duplicate": 1}),
+        ("dataset", [{**CHUNK, "chunk_id": "1"}, {**CHUNK, "chunk_id": "2"}], "chunks.parquet", CHUNKS,
+         {"exact_duplicate": 1}),
         ("dataset", [], "chunks.parquet", CHUNKS, {}),
         ("synthetic", [{"row_id": "r", "question": "Who?", "answer": "Jo", "answers": ["Jo"], "split": "train"}],
          "rows.parquet", SYNTHETIC, {}),
@@ -236,7 +238,7 @@ def test_documents_and_synthetic_rows_have_a_report_beside_them(
 ):
     version = published(registry, tmp_path / "made", kind, rows, name=name, schema=schema)
     report = assess(version, by=by)
-    assert (report.parents, report.facts["num_rows"]) == ([version.digest], len(rows))
+    assert (report.parents, report.facts["num_rows"], report.facts["num_rejected"]) == ([version.digest], len(rows), 0)
     assert report.facts["rows_with_finding"] == findings
     assert assess(version, by=by).digest == report.digest
     assert {row["row_id"] for row in table(registry, report, "findings")} <= {row.get("chunk_id") for row in rows}
