@@ -133,7 +133,7 @@ LINES = st.one_of(
 @given(
     lines=st.lists(LINES.filter(lambda line: line.strip() and b"\n" not in line), max_size=12), gzipped=st.booleans()
 )
-@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.settings(max_examples=60, deadline=None)
 def test_whatever_the_lines_are_each_is_a_row_or_a_reject(tmp_path_factory, lines, gzipped):
     path = tmp_path_factory.mktemp("lines") / ("rows.jsonl.gz" if gzipped else "rows.jsonl")
     data = b"\n".join(lines)
