@@ -3,14 +3,17 @@
 Quality is measured by ir-measures at depth 10, the mean over questions. Raw is what a script would write: FAISS' flat
 index over one vector a passage (cut where the encoder cuts), bm25s with its own tokenizer, English stop words and
 stemmer over the same texts. Searches and raw searches alternate, so that a busy machine slows both alike.
-``hybrid_untitled`` is the hybrid without what is added for a title that the question names; ``tuned`` is the hybrid
-whose weight was calibrated on the questions of ``--tune-on``.
+``hybrid_untitled`` is the hybrid without what is added for a title that the question names. With ``--tune-on``,
+``reranked`` is the hybrid behind a cross-encoder that was trained on those questions, ``tuned`` has the tuned encoder
+too, and ``unseen`` has the figures of the questions whose passages were not trained on; without, ``reranked`` is null:
+no re-ranker can be had here that was trained on other data.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median, quantiles
 from typing import Annotated, Any
@@ -23,16 +26,16 @@ from app.core.digests import digest_json
 from app.core.errors import exit_status
 from app.inference.encoder import MAX_TOKENS, Encoder, encoder_folder, load_tokenizer
 from app.inference.retrievers import Source
-from app.retrieval.calibrate import calibrate_weight
 from app.retrieval.embedding import embed_chunks
 from app.retrieval.filters import PUBLIC
 from app.retrieval.fusion import fuse
 from app.retrieval.index import write_index
 from app.retrieval.measure import DEPTH, measure
 from app.retrieval.search import SearchIndex
-from app.retrieval.settings import RetrievalSettings
+from app.retrieval.settings import RetrievalSettings, TuneSettings
 from benchmarks._questions import Passage, Set, load, made_up
 from benchmarks._record import record, write
+from benchmarks._tuned import divided, tuned
 
 MODES: dict[str, dict[str, Any]] = {
     "bm25": {"fusion": "lexical"},
@@ -59,7 +62,9 @@ def main(
     questions: Annotated[
         Path | None, typer.Option(help="Questions with the ids of their passages, JSON lines.")
     ] = None,
-    tune_on: Annotated[Path | None, typer.Option(help="Other questions, to calibrate the fusion's weight on.")] = None,
+    tune_on: Annotated[
+        Path | None, typer.Option(help="Questions to tune on; the same file: part of it is asked, the rest tuned on.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Take so many questions and ten times as many passages.")] = None,
     latencies: Annotated[int, typer.Option(help="Questions that are timed one by one.")] = 200,
     served: Annotated[bool, typer.Option(help="Measure through Ray Serve too, on a cluster of its own.")] = True,
@@ -72,6 +77,7 @@ def main(
     """Measure retrieval on a set of passages and questions."""
     with exit_status():
         given = load(passages, questions, tune_on=tune_on, limit=limit) if passages and questions else made_up()
+        given = divided(given, seed=seed) if tune_on and tune_on == questions else given
         figures = run(given, latencies=latencies, served=served, cache=cache)
         params = {"passages": [path.name for path in passages or ()], "questions": questions and questions.name}
         params |= {"tune_on": tune_on and tune_on.name, "limit": limit, "seed": seed, **figures.pop("params")}
@@ -81,7 +87,9 @@ def main(
             write(whole, out)
 
 
-def run(given: Set, *, latencies: int, served: bool, cache: Path | None) -> dict[str, Any]:
+def run(
+    given: Set, *, latencies: int, served: bool, cache: Path | None, tune: TuneSettings | None = None
+) -> dict[str, Any]:
     """Build, search and time; the parts of the benchmark's record."""
     encoder = Encoder()
     asked = [question.text for question in given.questions]
@@ -97,9 +105,14 @@ def run(given: Set, *, latencies: int, served: bool, cache: Path | None) -> dict
         index = SearchIndex.open(folder / "index")
         raw = Raw(given, whole)
         results, settings = quality(given, index, queries), index.settings.model_dump(mode="json")
+        results["reranked"] = None
         if given.tuning:
-            tuned, _ = _encode(encoder, [question.text for question in given.tuning], cache)
-            results["tuned"], settings["tuned"] = calibrated(given, index, queries, tuned)
+            made, settings["tuned"] = tuned(
+                given, index, encoder, queries, chunk_rows(given), [each.text for each in embedded(given)],
+                folder=folder / "tuned", settings=tune or TuneSettings(), depth=DEPTH * DEEPER,
+                scored=lambda places, found: _scored_some(given, places, found),
+            )  # fmt: skip
+            results |= made
         baselines: dict[str, Any] = {
             "bm25s": _scored(given, raw.by_words(asked)),
             "faiss": _scored(given, raw.near(queries)),
@@ -174,21 +187,6 @@ def quality(given: Set, index: SearchIndex, queries: NDArray[np.float32]) -> dic
         ]
 
     return {mode: _scored(given, ranked(change)) for mode, change in MODES.items()}
-
-
-def calibrated(
-    given: Set, index: SearchIndex, queries: NDArray[np.float32], tuning: NDArray[np.float32]
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Measures under the weight that is best on other questions, and how it was found."""
-    places: dict[str, set[int]] = {}
-    for number, passage in enumerate(given.passages):
-        places.setdefault(passage.key, set()).add(number)
-    asked = {each.text: set().union(*(places.get(key, set()) for key in each.gold)) for each in given.tuning}
-    order = {question.text: place for place, question in enumerate(given.tuning)}
-    chosen = calibrate_weight(index, asked, tuning[[order[text] for text in asked]])
-    settings = index.settings.model_copy(update={"dense_weight": chosen.weight})
-    hits = index.search([question.text for question in given.questions], queries, DEPTH * DEEPER, settings=settings)
-    return _scored(given, [unique(hit.document_id for hit in each) for each in hits]), chosen.to_json()
 
 
 class Raw:
@@ -292,10 +290,11 @@ def unique(keys: Any) -> list[str]:
 def table(figures: dict[str, Any]) -> str:
     """What is printed."""
     shown = {**figures["results"], **{f"raw {name}": figures["baselines"][name] for name in ("bm25s", "faiss")}}
-    rows = {name: each for name, each in shown.items() if "map_at_10" in each}
-    lines = [f"{'':12}" + "".join(f"{name:>13}" for name in next(iter(rows.values())))]
-    lines += [f"{name:12}" + "".join(f"{value:13.4f}" for value in each.values()) for name, each in rows.items()]
-    for name in ("build", "encode", "alone", "served"):
+    shown |= {f"unseen {name}": each for name, each in figures["results"].get("unseen", {}).items()}
+    rows = {name: each for name, each in shown.items() if each and "map_at_10" in each}
+    lines = [f"{'':16}" + "".join(f"{name:>13}" for name in next(iter(rows.values())))]
+    lines += [f"{name:16}" + "".join(f"{value:13.4f}" for value in each.values()) for name, each in rows.items()]
+    for name in ("build", "encode", "alone", "served", "tuning"):
         lines += [
             f"{name}: {_line(figures['results'].get(name, {}))}",
             f"  raw: {_line(figures['baselines'].get(name, {}))}",
@@ -318,6 +317,11 @@ def compared(sets: Mapping[str, dict[str, Any]]) -> str:
 
 def _line(figures: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items()) or "-"
+
+
+def _scored_some(given: Set, places: Sequence[int], found: Found) -> dict[str, float]:
+    some = replace(given, questions=[given.questions[place] for place in places])
+    return _scored(some, [unique(each) for each in found])
 
 
 def _scored(given: Set, found: Found) -> dict[str, float]:

@@ -7,7 +7,7 @@ Guarantees: the same index and questions give the same weight. Not guaranteed: t
 ask; synthetic ones share words with their chunks and lean towards BM25.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from app.core.errors import UsageError
 from app.retrieval.filters import Scope
 from app.retrieval.fusion import fuse
 from app.retrieval.measure import ndcg
-from app.retrieval.search import SearchIndex
+from app.retrieval.search import Candidates, SearchIndex
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,10 +46,10 @@ class Calibrated:
         return asdict(self)
 
 
-def gold_of(rows: Iterable[Mapping[str, Any]], index: SearchIndex) -> dict[str, set[int]]:
+def gold_of(rows: Iterable[Mapping[str, Any]], index: SearchIndex, *, most: int = MAX_QUESTIONS) -> dict[str, set[int]]:
     """Questions with the rows of the index that answer them: by chunk id, else by the document's source.
 
-    At most ``MAX_QUESTIONS``, evenly taken from all.
+    At most ``most``, evenly taken from all.
 
     Raises:
         TooFewQuestions: there are fewer than ``MIN_QUESTIONS``.
@@ -63,7 +63,7 @@ def gold_of(rows: Iterable[Mapping[str, Any]], index: SearchIndex) -> dict[str, 
             f"{len(found)} questions are about chunks of this index, and {MIN_QUESTIONS} are needed: name others, "
             "or leave --questions out to take the default weight"
         )
-    step = -(-len(found) // MAX_QUESTIONS)
+    step = -(-len(found) // most)
     return dict(list(found.items())[::step])
 
 
@@ -74,17 +74,24 @@ def calibrate_weight(index: SearchIndex, asked: Mapping[str, set[int]], vectors:
         asked: questions with the rows that answer them.
         vectors: embeddings of the questions, in their order.
     """
-    import numpy as np
-
     num = index.settings.num_candidates
     found = index.candidates(list(asked), vectors, num=num, scope=Scope(labels=None))
-    tried = [index.settings.model_copy(update={"fusion": "convex", "dense_weight": weight}) for weight in WEIGHTS]
-    gains = np.zeros((len(asked), len(WEIGHTS)))
-    for place, (each, gold) in enumerate(zip(found, asked.values(), strict=True)):
+    return best_weight(found, list(asked.values()), settings=index.settings)
+
+
+def best_weight(
+    found: Sequence[Candidates], gold: Sequence[Collection[int]], *, settings: SearchSettings
+) -> Calibrated:
+    """The weight that ranks candidates best, given the rows that answer each question; the rest is as the settings say."""
+    import numpy as np
+
+    tried = [settings.model_copy(update={"fusion": "convex", "dense_weight": weight}) for weight in WEIGHTS]
+    gains = np.zeros((len(found), len(WEIGHTS)))
+    for place, (each, wanted) in enumerate(zip(found, gold, strict=True)):
         for column, how in enumerate(tried):
             fused = fuse(each, how)
             order = np.argsort(-fused, kind="stable")[:DEPTH]
-            gains[place, column] = ndcg([int(row) in gold for row in each.rows[order]], num_relevant=len(gold))
+            gains[place, column] = ndcg([int(row) in wanted for row in each.rows[order]], num_relevant=len(wanted))
     means = gains.mean(axis=0)
     best = int(means.argmax())
     slack = gains[:, best].std() / np.sqrt(len(gains))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from app.core.settings import Settings
 
@@ -50,6 +50,85 @@ class SearchSettings(Settings):
     """Weight of the re-ranker against the fused score; a tuned retriever brings its own."""
 
 
+class TuneSettings(Settings):
+    """How an encoder and a re-ranker are tuned on questions whose chunks are known."""
+
+    seed: int = 0
+    """Seed of the split, the order and the negatives."""
+
+    held_out_share: Annotated[float, Field(gt=0, le=0.5)] = 0.12
+    """Share of the questions that is not trained on: averaging, weights and depth are chosen on it."""
+
+    max_held_out: PositiveInt = 250
+    """At most so many questions are held out."""
+
+    max_pairs: PositiveInt = 20_000
+    """At most so many questions are trained on, evenly taken from all."""
+
+    negatives_from: PositiveInt = 50
+    """Hard negatives are taken from so many of the best hits of the index's own hybrid search."""
+
+    max_lead: NonNegativeFloat = 0.5
+    """A hit whose fused score (0 to 1) is above that of the chunk that answers by more is taken for another answer that
+    nobody marked, and is no negative."""
+
+    max_overlap: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """A hit that shares a larger part of its words with a chunk that answers is taken for its twin (Jaccard)."""
+
+    encoder_epochs: Annotated[NonNegativeFloat, Field(le=100)] = 2.0
+    """How often the encoder sees every pair."""
+
+    encoder_batch: Annotated[PositiveInt, Field(ge=2)] = 32
+    """Questions of an encoder's step; the others' chunks are negatives too."""
+
+    encoder_learning_rate: PositiveFloat = 3e-5
+    """The highest rate; it rises over a tenth of the steps and falls to 0."""
+
+    encoder_shares: tuple[Weight, ...] = (0.0, 0.5, 1.0)
+    """Shares of the tuned weights in the average with the base's, of which the best is taken; 0 is the base alone."""
+
+    reranker_epochs: Annotated[NonNegativeFloat, Field(le=100)] = 1.0
+    """How often the re-ranker sees every question; 0: there is no re-ranker."""
+
+    reranker_batch: PositiveInt = 8
+    """Questions of a re-ranker's step."""
+
+    reranker_negatives: PositiveInt = 5
+    """Hard negatives beside every chunk that answers, drawn anew in every epoch."""
+
+    reranker_learning_rate: PositiveFloat = 1e-4
+    """The highest rate of the re-ranker."""
+
+    rerank_depths: tuple[PositiveInt, ...] = (10, 20)
+    """Depths of which the best is taken."""
+
+    max_tokens: Annotated[PositiveInt, Field(ge=8)] = 160
+    """Texts, and pairs of a question and a text, are cut to so many tokens in training."""
+
+    num_checkpoints: PositiveInt = 6
+    """Checkpoints over the run."""
+
+    num_workers: PositiveInt = 2
+    """Processes that train, each on its part of every batch."""
+
+    num_threads: PositiveInt = 1
+    """Threads of each."""
+
+    worker_memory_bytes: PositiveInt = 2 << 30
+    """Memory that Ray reserves for each."""
+
+    max_failures: NonNegativeInt = 2
+    """How often workers may die before the run fails."""
+
+    start_timeout_s: PositiveInt = 300
+    """How long workers may take to find each other."""
+
+    def inputs(self) -> dict[str, Any]:
+        """What decides the weights, as JSON."""
+        how = {"num_threads", "worker_memory_bytes", "max_failures", "start_timeout_s", "num_checkpoints"}
+        return self.model_dump(mode="json", exclude=how)
+
+
 class RetrievalSettings(Settings):
     """How chunks are embedded and indexed."""
 
@@ -75,6 +154,9 @@ class RetrievalSettings(Settings):
     search: SearchSettings = SearchSettings()
     """Fusion of words and vectors."""
 
+    tune: TuneSettings = TuneSettings()
+    """Tuning of encoder and re-ranker."""
+
     batch_size: PositiveInt = 256
     """Texts handed to an embedding actor at a time."""
 
@@ -86,4 +168,4 @@ class RetrievalSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the content of a version."""
-        return self.model_dump(mode="json", exclude={"batch_size", "num_workers", "worker_memory_bytes"})
+        return self.model_dump(mode="json", exclude={"batch_size", "num_workers", "worker_memory_bytes", "tune"})

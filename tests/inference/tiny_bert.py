@@ -16,11 +16,12 @@ def write_encoder(
     num_layers: int = 1,
     seed: int = 0,
     num_labels: int | None = None,
+    scale: float = 1.0,
     **config,
 ):
     """Write config, weights and tokenizer; the folder comes back. ``config`` goes over what ``config.json`` says.
 
-    With ``num_labels`` it is a cross-encoder.
+    With ``num_labels`` it is a cross-encoder; with a ``scale`` of 6 or so, random weights tell texts apart.
     """
     import json
 
@@ -38,6 +39,8 @@ def write_encoder(
         intermediate_size=2 * dim, max_position_embeddings=64, num_labels=num_labels or 2,
     )  # fmt: skip
     model = BertForSequenceClassification(shape) if num_labels else BertModel(shape, add_pooling_layer=False)
+    for weight in model.parameters():
+        weight.data.mul_(scale if weight.ndim == 2 else 1)
     model.save_pretrained(folder)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))

@@ -1,0 +1,175 @@
+"""How much of the tuned weights, of the vectors and of the re-ranker to take: chosen on questions nobody trained on.
+
+How: the tuned and the base weights are averaged at a few shares (Wortsman et al., Robust fine-tuning of zero-shot
+models, CVPR 2022); the candidates of every held-out question get new cosines under each, and the fusion's weight is
+calibrated anew; then the re-ranker scores the best, and its depth and weight are taken from a grid. By nDCG@10; of
+equals, the one nearer to the base.
+
+Guarantees: share 0, and weight 0 of a re-ranker, are among the choices, so that on the held-out questions a tuned
+retriever is never below its base. Not guaranteed: that the figures are as good on other questions: some forty choices
+are made on them. Candidates are those of the base, so what only a tuned encoder finds is not counted.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from app.core.statistics import bootstrap_mean, paired_bootstrap
+from app.retrieval.calibrate import best_weight
+from app.retrieval.fusion import fuse
+from app.retrieval.measure import DEPTH, MEASURES, measure, ndcg
+from app.retrieval.rerank import mix
+from app.retrieval.search import Candidates
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+POOL_DEPTH = 40
+WEIGHTS = tuple(round(step / 10, 1) for step in range(11))
+
+
+class Encodes(Protocol):
+    """What makes vectors; app.inference.encoder.Encoder does."""
+
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> "NDArray[np.float32]":
+        """float32 (n, dim), unit length."""
+        ...
+
+
+class Reranks(Protocol):
+    """What scores texts; app.inference.reranker.Reranker does."""
+
+    def many(self, questions: Sequence[str], texts: Sequence[Sequence[str]]) -> "list[NDArray[np.float32]]":
+        """Scores of each question's texts."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Questions, the rows that answer each, and what the base's search puts forward."""
+
+    questions: list[str]
+    gold: list[frozenset[int]]
+    found: list[Candidates]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A share of the tuned weights, the fusion's weight with it, and what the candidates are worth then."""
+
+    share: float
+    dense_weight: float
+    ndcg_at_10: float
+    found: list[Candidates]
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """How far and how much to re-rank; weight 0: not at all."""
+
+    depth: int
+    weight: float
+
+
+def pooled(held: HeldOut, *, dense_weight: float) -> HeldOut:
+    """The held-out questions with the best of their candidates, so that few chunks have to be encoded anew."""
+    import numpy as np
+
+    def best(found: Candidates) -> Candidates:
+        fused = fuse(found.dense, found.lexical, fusion="convex", dense_weight=dense_weight)
+        kept = np.sort(np.argsort(-fused, kind="stable")[:POOL_DEPTH])
+        return Candidates(found.rows[kept], found.dense[kept], found.lexical[kept])
+
+    return replace(held, found=[best(each) for each in held.found])
+
+
+def with_encoder(held: HeldOut, encoder: Encodes, texts: Sequence[str]) -> list[Candidates]:
+    """The candidates with another encoder's cosines."""
+    import numpy as np
+
+    rows = np.unique(np.concatenate([each.rows for each in held.found]))
+    chunks = encoder.encode([texts[row] for row in rows])
+    asked = encoder.encode(held.questions)
+    return [
+        Candidates(each.rows, chunks[np.searchsorted(rows, each.rows)] @ vector, each.lexical)
+        for each, vector in zip(held.found, asked, strict=True)
+    ]
+
+
+def choose_share(held: HeldOut, by_share: Mapping[float, list[Candidates]]) -> Chosen:
+    """The best share of the tuned weights, and of the vectors with it."""
+    chosen: Chosen | None = None
+    for share, found in sorted(by_share.items()):
+        weight = best_weight(found, held.gold)
+        if chosen is None or weight.ndcg_at_10 > chosen.ndcg_at_10:
+            chosen = Chosen(share, weight.weight, weight.ndcg_at_10, found)
+    assert chosen is not None
+    return chosen
+
+
+def ranked(
+    found: Sequence[Candidates], *, dense_weight: float, num: int
+) -> "list[tuple[NDArray[np.int64], NDArray[np.float32]]]":
+    """The best rows of each question with their fused scores."""
+    import numpy as np
+
+    results = []
+    for each in found:
+        fused = fuse(each.dense, each.lexical, fusion="convex", dense_weight=dense_weight)
+        order = np.argsort(-fused, kind="stable")[:num]
+        results.append((each.rows[order], fused[order]))
+    return results
+
+
+def choose_reranking(
+    held: HeldOut, chosen: Chosen, reranker: Reranks, texts: Sequence[str], *, depths: Sequence[int]
+) -> tuple[Reranking, "list[NDArray[np.int64]]"]:
+    """The best depth and weight, and the rows that each question finds with them."""
+    deepest = max(*depths, DEPTH)
+    before = ranked(chosen.found, dense_weight=chosen.dense_weight, num=deepest)
+    again = reranker.many(held.questions, [[texts[row] for row in rows[: max(depths)]] for rows, _ in before])
+
+    def rows_of(how: Reranking) -> "list[NDArray[np.int64]]":
+        mixed = (
+            mix(fused, scores[: how.depth], weight=how.weight) for (_, fused), scores in zip(before, again, strict=True)
+        )
+        return [rows[(-each).argsort(kind="stable")] for (rows, _), each in zip(before, mixed, strict=True)]
+
+    choices = [Reranking(min(depths), 0.0)]
+    choices += [Reranking(depth, weight) for depth in sorted(depths) for weight in WEIGHTS[1:]]
+    best = max(choices, key=lambda how: gain(rows_of(how), held.gold))
+    return best, rows_of(best)
+
+
+def gain(rows: Sequence[Any], gold: Sequence[Collection[int]]) -> float:
+    """Mean nDCG@10 of rankings."""
+    values = [
+        ndcg([int(row) in wanted for row in found[:DEPTH]], num_relevant=len(wanted))
+        for found, wanted in zip(rows, gold, strict=True)
+    ]
+    return sum(values) / len(values)
+
+
+def outcomes(rows: Sequence[Any], gold: Sequence[Collection[int]]) -> dict[str, list[float]]:
+    """Every measure of every question."""
+    names = [str(number) for number in range(len(gold))]
+    found = {name: [str(row) for row in each[:DEPTH]] for name, each in zip(names, rows, strict=True)}
+    return measure(found, {name: set(map(str, each)) for name, each in zip(names, gold, strict=True)})
+
+
+def compared(before: Mapping[str, list[float]], after: Mapping[str, list[float]]) -> dict[str, Any]:
+    """Each measure before and after, and the change, under bootstrap intervals; questions stay paired."""
+    return {
+        name: {
+            "before": bootstrap_mean(before[name]).to_dict(),
+            "after": bootstrap_mean(after[name]).to_dict(),
+            "change": paired_bootstrap(before[name], after[name]).to_dict(),
+        }
+        for name in MEASURES
+    }
+
+
+def average(base: Mapping[str, Any], tuned: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """Weights between the base's (share 0) and the tuned (1), by name."""
+    return {name: (1 - share) * base[name].float() + share * value.float() for name, value in tuned.items()}

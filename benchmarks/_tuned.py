@@ -1,0 +1,179 @@
+"""The benchmark's tuning: encoder and re-ranker on other questions by the Ray Train job's own pieces, then asked again.
+
+Guarantees: no question that is asked was trained on or chosen by. ``unseen`` are those none of whose passages answers a
+question of the tuning. Not guaranteed: the same figures on a machine that rounds differently.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.core.cluster import connect, down, up
+from app.core.workspace import Workspace
+from app.inference.encoder import Encoder, encoder_folder
+from app.inference.reranker import Reranker
+from app.inference.retrievers import ENCODER_FOLDER, RERANKER_FOLDER
+from app.retrieval.examples import groups_of
+from app.retrieval.finish import finish
+from app.retrieval.index import write_index
+from app.retrieval.prepare import prepare
+from app.retrieval.rerank import passage_of
+from app.retrieval.search import Hit, SearchIndex
+from app.retrieval.settings import SearchSettings, TuneSettings
+from app.retrieval.trainer import begin, fit
+from app.retrieval.tuning_plan import TunePlan
+from benchmarks._questions import Set
+
+ASKED_SHARE = 0.25
+NUM_TIMED = 50
+Scored = Callable[[Sequence[int], list[list[str]]], dict[str, float]]
+
+
+def divided(given: Set, *, seed: int = 0) -> Set:
+    """The questions of one file, some to be asked and the others to be tuned on.
+
+    An eighth is asked whose passages answer nothing else, and an eighth as it comes; the rest is tuned on.
+    """
+    keys = {key: number for number, key in enumerate(sorted({key for each in given.questions for key in each.gold}))}
+    groups = list(groups_of([frozenset(keys[key] for key in each.gold) for each in given.questions]))
+    random.Random(seed).shuffle(groups)
+    asked: list[int] = []
+    half = ASKED_SHARE / 2 * len(given.questions)
+    while groups and len(asked) < half:
+        asked += groups.pop()
+    rest = sorted(place for group in groups for place in group)
+    random.Random(seed).shuffle(rest)
+    cut = round(half)
+    asked += rest[:cut]
+    of = given.questions
+    return replace(given, questions=[of[n] for n in sorted(asked)], tuning=[of[n] for n in sorted(rest[cut:])])
+
+
+class Known:
+    """A re-ranker that scores a pair once, though two rankings ask for it."""
+
+    def __init__(self, reranker: Reranker) -> None:
+        self._reranker, self._scores = reranker, dict[tuple[str, str], float]()
+
+    def scores(self, question: str, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As the re-ranker gives them."""
+        new = [text for text in dict.fromkeys(texts) if (question, text) not in self._scores]
+        for text, score in zip(new, self._reranker.scores(question, new), strict=True):
+            self._scores[question, text] = float(score)
+        return np.array([self._scores[question, text] for text in texts], dtype=np.float32)
+
+
+def tuned(
+    given: Set,
+    index: SearchIndex,
+    encoder: Encoder,
+    queries: NDArray[np.float32],
+    rows: list[dict[str, Any]],
+    texts: list[str],
+    *,
+    folder: Path,
+    settings: TuneSettings,
+    scored: Scored,
+    depth: int,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Results (``reranked``, ``tuned``, ``unseen``, ``tuning``) and parameters.
+
+    Args:
+        rows, texts: the passages as chunks, and what of each is embedded.
+        scored: measures of some of the questions, by their places, from the ids found.
+    """
+    times: dict[str, float] = {}
+    folder.mkdir(parents=True)
+    asked = {each.text: places_of(given, each.gold) for each in given.tuning}
+    read = [passage_of(row["heading_path"], row["text"]) for row in rows]
+    plan = TunePlan(name="bench", base_folder=encoder_folder(), settings=settings)
+    with timed(times, "mine_s"):
+        prepared = prepare(asked, index, encoder, embedded=texts, read=read, settings=settings)
+    with timed(times, "train_s"):
+        begin(folder / "run" / "plan", plan, prepared)
+        workspace = Workspace.find(folder / "workspace")
+        up(workspace)
+        try:
+            with connect(workspace, log_to_driver=False):
+                checkpoint = fit(folder / "run", plan)
+        finally:
+            down(workspace)
+    made, threads = folder / "retriever", settings.num_workers * settings.num_threads
+    with timed(times, "choose_s"), checkpoint.as_directory() as trained:
+        facts = finish(made, Path(trained), plan, prepared, num_threads=threads)
+    print({name: value for name, value in facts.items() if name != "train"}, flush=True)
+    with timed(times, "index_s"):
+        new = Encoder(folder=made / ENCODER_FOLDER, num_threads=threads)
+        (folder / "index").mkdir()
+        write_index(folder / "index", new.encode(texts), rows)
+        again = SearchIndex.open(folder / "index")
+    questions = [each.text for each in given.questions]
+    chosen = SearchSettings(**facts["search"])
+    vectors = new.encode(questions)
+    known = Known(Reranker(made / RERANKER_FOLDER, num_threads=threads)) if facts["reranker"] else None
+    plain = {"questions": questions, "k": depth}
+    ways: dict[str, Callable[[], list[list[Hit]]]] = {
+        "hybrid": lambda: index.search(**plain, vectors=queries),
+        "encoder": lambda: again.search(**plain, vectors=vectors, settings=chosen),
+        "reranked": lambda: index.search(
+            **plain, vectors=queries, reranker=known,
+            settings=chosen.model_copy(update={"dense_weight": index.settings.dense_weight}),
+        ),
+        "tuned": lambda: again.search(**plain, vectors=vectors, settings=chosen, reranker=known),
+    }  # fmt: skip
+    with timed(times, "ask_s"):
+        found = {name: [[hit.document_id for hit in hits] for hits in search()] for name, search in ways.items()}
+    trained_on = frozenset[str]().union(*(each.gold for each in given.tuning))
+    unseen = [n for n, each in enumerate(given.questions) if not each.gold & trained_on]
+    everything = range(len(questions))
+    results: dict[str, Any] = {name: scored(everything, found[name]) for name in ("reranked", "tuned")}
+    results["tuned_encoder"] = scored(everything, found["encoder"])
+    if not known:
+        results["reranked"] = None
+    if unseen:
+        results["unseen"] = {name: scored(unseen, [each[n] for n in unseen]) for name, each in found.items()}
+    reranker = Reranker(made / RERANKER_FOLDER) if known else None
+    spent = latencies(again, Encoder(folder=made / ENCODER_FOLDER), reranker, questions, settings=chosen)
+    results["tuning"] = times | spent
+    facts["num_unseen"] = len(unseen)
+    return results, {"retriever": facts, "tune": settings.inputs()}
+
+
+def places_of(given: Set, keys: frozenset[str]) -> set[int]:
+    """Places of passages with these keys."""
+    return {number for number, passage in enumerate(given.passages) if passage.key in keys}
+
+
+def latencies(
+    index: SearchIndex,
+    encoder: Encoder,
+    reranker: Reranker | None,
+    questions: Sequence[str],
+    *,
+    settings: SearchSettings,
+) -> dict[str, float]:
+    """Median ms of a question, encoded and searched, without and with re-ranking, in turns, one thread."""
+    spent: dict[str, list[float]] = {"query_p50_ms": [], "query_reranked_p50_ms": []}
+    for question in questions[:NUM_TIMED]:
+        for name, used in zip(spent, (None, reranker), strict=True):
+            started_s = time.perf_counter()
+            index.search([question], encoder.encode([question]), 10, settings=settings, reranker=used)
+            spent[name].append(1000 * (time.perf_counter() - started_s))
+    return {name: median(each) for name, each in spent.items()}
+
+
+@contextmanager
+def timed(times: dict[str, float], name: str) -> Iterator[None]:
+    """Enter the seconds of a block into a table."""
+    started_s = time.perf_counter()
+    yield
+    times[name] = time.perf_counter() - started_s
+    print(f"{name}: {times[name]:.0f}", flush=True)
