@@ -116,7 +116,7 @@ def tuned(
         write_index(folder / "index", new.encode(texts), rows)
         again = SearchIndex.open(folder / "index")
     questions = [each.text for each in given.questions]
-    chosen = SearchSettings(**facts["search"])
+    chosen = SearchSettings(**{name: facts[name] for name in ("dense_weight", "rerank_weight", "rerank_depth")})
     vectors = new.encode(questions)
     known = Known(Reranker(made / RERANKER_FOLDER, num_threads=threads)) if facts["reranker"] else None
     plain = {"questions": questions, "k": depth}

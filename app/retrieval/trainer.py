@@ -22,7 +22,7 @@ from app.core.errors import SignalboxError
 from app.core.parquet import read_rows
 from app.core.progress import Progress, progress
 from app.inference.encoder import encoder_folder
-from app.inference.retrievers import find_source, retriever_of
+from app.inference.retrievers import ENCODER_FOLDER, KIND, find_source, retriever_of
 from app.registry.tables import CHUNKS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
@@ -35,7 +35,6 @@ from app.retrieval.search import SearchIndex
 from app.retrieval.settings import RetrievalSettings
 from app.retrieval.tuning_plan import TunePlan, read_lines, write_plan
 
-KIND = "retriever"
 CODE_VERSION = "retriever-1"
 POLL_S = 1.0
 
@@ -73,7 +72,7 @@ def tune_retriever(
         return found
     before = retriever_of(index, registry=registry)
     source = find_source(before, registry=registry)
-    base = source.folder or encoder_folder()
+    base = source.folder / ENCODER_FOLDER if source.folder else encoder_folder()
     place = whole_folder(index, registry)
     search, rows = SearchIndex.open(place), read_rows(place / CHUNKS_FILE)
     labelled = [row for each in questions for row in read_rows(whole_folder(each, registry) / ROWS_FILE)]

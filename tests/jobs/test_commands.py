@@ -21,6 +21,7 @@ JOBS = [
     "train",
     "evaluate",
     "evaluate_retrieval",
+    "tune_retriever",
     "promote",
     "retrain",
     "ensure_monitor",
@@ -52,6 +53,7 @@ NEEDED = {
     "train": ["--base", "x", "--data", "x"],
     "evaluate": ["--suite", "x"],
     "evaluate_retrieval": ["--questions", "x"],
+    "tune_retriever": ["--questions", "x"],
 }
 
 

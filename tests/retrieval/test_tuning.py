@@ -108,7 +108,7 @@ def test_a_finished_retriever_says_what_it_is_and_is_never_below_its_base(last, 
     assert len(facts["train"]["encoder_loss"]) > 3
     if facts["reranker"]:
         assert Reranker(tmp_path / "r" / "reranker").digest == facts["reranker"]
-        assert facts["search"]["rerank_weight"] > 0
+        assert facts["rerank_weight"] > 0
     else:
         assert not (tmp_path / "r" / "reranker").exists()
 
