@@ -20,14 +20,15 @@ from app.core.cluster import connect, down, up
 from app.core.workspace import Workspace
 from app.inference.encoder import Encoder, encoder_folder
 from app.inference.reranker import Reranker
-from app.inference.retrievers import ENCODER_FOLDER, RERANKER_FOLDER
+from app.inference.retrievers import ENCODER_FOLDER, RERANKER_FOLDER, Source
+from app.retrieval.embedding import embed_chunks, embedded_text, windows_of
 from app.retrieval.examples import groups_of
 from app.retrieval.finish import finish
 from app.retrieval.index import write_index
 from app.retrieval.prepare import prepare
 from app.retrieval.rerank import passage_of
 from app.retrieval.search import Hit, SearchIndex
-from app.retrieval.settings import SearchSettings, TuneSettings
+from app.retrieval.settings import RetrievalSettings, SearchSettings, TuneSettings
 from app.retrieval.trainer import begin, fit
 from app.retrieval.tuning_plan import TunePlan
 from benchmarks._questions import Set
@@ -77,7 +78,6 @@ def tuned(
     encoder: Encoder,
     queries: NDArray[np.float32],
     rows: list[dict[str, Any]],
-    texts: list[str],
     *,
     folder: Path,
     settings: TuneSettings,
@@ -87,7 +87,7 @@ def tuned(
     """Results (``reranked``, ``tuned``, ``unseen``, ``tuning``) and parameters.
 
     Args:
-        rows, texts: the passages as chunks, and what of each is embedded.
+        rows: the passages as chunks.
         scored: measures of some of the questions, by their places, from the ids found.
     """
     times: dict[str, float] = {}
@@ -96,7 +96,8 @@ def tuned(
     read = [passage_of(row["heading_path"], row["text"]) for row in rows]
     plan = TunePlan(name="bench", base_folder=encoder_folder(), settings=settings)
     with timed(times, "mine_s"):
-        prepared = prepare(asked, index, encoder, embedded=texts, read=read, settings=settings)
+        windows = windows_of([embedded_text(row, headings=True) for row in rows], RetrievalSettings(), source=Source())
+        prepared = prepare(asked, index, encoder, windows=windows, read=read, settings=settings)
     with timed(times, "train_s"):
         begin(folder / "run" / "plan", plan, prepared)
         workspace = Workspace.find(folder / "workspace")
@@ -113,21 +114,22 @@ def tuned(
     with timed(times, "index_s"):
         new = Encoder(folder=made / ENCODER_FOLDER, num_threads=threads)
         (folder / "index").mkdir()
-        write_index(folder / "index", new.encode(texts), rows)
+        vectors, of = embed_chunks(rows, settings=RetrievalSettings(), embed=new.encode_apart, source=Source())
+        write_index(folder / "index", vectors, rows, windows=of, kind="auto")
         again = SearchIndex.open(folder / "index")
     questions = [each.text for each in given.questions]
-    chosen = SearchSettings(**{name: facts[name] for name in ("dense_weight", "rerank_weight", "rerank_depth")})
-    vectors = new.encode(questions)
+    chosen = SearchSettings(**facts["search"])
+    coded = new.encode(questions)
     known = Known(Reranker(made / RERANKER_FOLDER, num_threads=threads)) if facts["reranker"] else None
     plain = {"questions": questions, "k": depth}
     ways: dict[str, Callable[[], list[list[Hit]]]] = {
         "hybrid": lambda: index.search(**plain, vectors=queries),
-        "encoder": lambda: again.search(**plain, vectors=vectors, settings=chosen),
+        "encoder": lambda: again.search(**plain, vectors=coded, settings=chosen),
         "reranked": lambda: index.search(
             **plain, vectors=queries, reranker=known,
             settings=chosen.model_copy(update={"dense_weight": index.settings.dense_weight}),
         ),
-        "tuned": lambda: again.search(**plain, vectors=vectors, settings=chosen, reranker=known),
+        "tuned": lambda: again.search(**plain, vectors=coded, settings=chosen, reranker=known),
     }  # fmt: skip
     with timed(times, "ask_s"):
         found = {name: [[hit.document_id for hit in hits] for hits in search()] for name, search in ways.items()}

@@ -108,7 +108,7 @@ def run(
         results["reranked"] = None
         if given.tuning:
             made, settings["tuned"] = tuned(
-                given, index, encoder, queries, chunk_rows(given), [each.text for each in embedded(given)],
+                given, index, encoder, queries, chunk_rows(given),
                 folder=folder / "tuned", settings=tune or TuneSettings(), depth=DEPTH * DEEPER,
                 scored=lambda places, found: _scored_some(given, places, found),
             )  # fmt: skip

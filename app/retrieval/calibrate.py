@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from app.core.errors import UsageError
 from app.retrieval.filters import Scope
-from app.retrieval.fusion import fuse
+from app.retrieval.fusion import Candidates, fuse
 from app.retrieval.measure import ndcg
-from app.retrieval.search import Candidates, SearchIndex
+from app.retrieval.search import SearchIndex
+from app.retrieval.settings import SearchSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +83,7 @@ def calibrate_weight(index: SearchIndex, asked: Mapping[str, set[int]], vectors:
 def best_weight(
     found: Sequence[Candidates], gold: Sequence[Collection[int]], *, settings: SearchSettings
 ) -> Calibrated:
-    """The weight that ranks candidates best, given the rows that answer each question; the rest is as the settings say."""
+    """The weight that ranks candidates best, given the rows that answer each question; all else as the settings say."""
     import numpy as np
 
     tried = [settings.model_copy(update={"fusion": "convex", "dense_weight": weight}) for weight in WEIGHTS]

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from app.core.statistics import bootstrap_mean, paired_bootstrap
 from app.retrieval.calibrate import best_weight
-from app.retrieval.fusion import fuse
+from app.retrieval.fusion import Candidates, fuse
 from app.retrieval.measure import DEPTH, MEASURES, measure, ndcg
 from app.retrieval.rerank import mix
-from app.retrieval.search import Candidates
+from app.retrieval.settings import SearchSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,10 +56,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A share of the tuned weights, the fusion's weight with it, and what the candidates are worth then."""
+    """A share of the tuned weights, the fusion with it, and what the candidates are worth then."""
 
     share: float
-    dense_weight: float
+    search: SearchSettings
     ndcg_at_10: float
     found: list[Candidates]
 
@@ -72,51 +72,52 @@ class Reranking:
     weight: float
 
 
-def pooled(held: HeldOut, *, dense_weight: float) -> HeldOut:
+def pooled(held: HeldOut, search: SearchSettings) -> HeldOut:
     """The held-out questions with the best of their candidates, so that few chunks have to be encoded anew."""
     import numpy as np
 
     def best(found: Candidates) -> Candidates:
-        fused = fuse(found.dense, found.lexical, fusion="convex", dense_weight=dense_weight)
-        kept = np.sort(np.argsort(-fused, kind="stable")[:POOL_DEPTH])
-        return Candidates(found.rows[kept], found.dense[kept], found.lexical[kept])
+        kept = np.sort(np.argsort(-fuse(found, search), kind="stable")[:POOL_DEPTH])
+        return Candidates(found.rows[kept], found.dense[kept], found.lexical[kept], found.titles[kept])
 
     return replace(held, found=[best(each) for each in held.found])
 
 
-def with_encoder(held: HeldOut, encoder: Encodes, texts: Sequence[str]) -> list[Candidates]:
-    """The candidates with another encoder's cosines."""
+def with_encoder(held: HeldOut, encoder: Encodes, windows: Sequence[Sequence[str]]) -> list[Candidates]:
+    """The candidates with another encoder's cosines, of the best window of each chunk; ``windows`` of all chunks."""
     import numpy as np
 
     rows = np.unique(np.concatenate([each.rows for each in held.found]))
-    chunks = encoder.encode([texts[row] for row in rows])
-    asked = encoder.encode(held.questions)
-    return [
-        Candidates(each.rows, chunks[np.searchsorted(rows, each.rows)] @ vector, each.lexical)
-        for each, vector in zip(held.found, asked, strict=True)
-    ]
+    starts = np.cumsum([0, *(len(windows[row]) for row in rows)])[:-1]
+    vectors = encoder.encode([window for row in rows for window in windows[row]])
+    changed = []
+    for each, asked in zip(held.found, encoder.encode(held.questions), strict=True):
+        cosines = np.maximum.reduceat(vectors @ asked, starts)[np.searchsorted(rows, each.rows)]
+        changed.append(replace(each, dense=cosines))
+    return changed
 
 
-def choose_share(held: HeldOut, by_share: Mapping[float, list[Candidates]]) -> Chosen:
+def choose_share(held: HeldOut, by_share: Mapping[float, list[Candidates]], search: SearchSettings) -> Chosen:
     """The best share of the tuned weights, and of the vectors with it."""
     chosen: Chosen | None = None
     for share, found in sorted(by_share.items()):
-        weight = best_weight(found, held.gold)
-        if chosen is None or weight.ndcg_at_10 > chosen.ndcg_at_10:
-            chosen = Chosen(share, weight.weight, weight.ndcg_at_10, found)
+        best = best_weight(found, held.gold, settings=search)
+        how = search.model_copy(update={"fusion": "convex", "dense_weight": best.weight})
+        if chosen is None or best.ndcg_at_10 > chosen.ndcg_at_10:
+            chosen = Chosen(share, how, best.ndcg_at_10, found)
     assert chosen is not None
     return chosen
 
 
 def ranked(
-    found: Sequence[Candidates], *, dense_weight: float, num: int
+    found: Sequence[Candidates], search: SearchSettings, *, num: int
 ) -> "list[tuple[NDArray[np.int64], NDArray[np.float32]]]":
     """The best rows of each question with their fused scores."""
     import numpy as np
 
     results = []
     for each in found:
-        fused = fuse(each.dense, each.lexical, fusion="convex", dense_weight=dense_weight)
+        fused = fuse(each, search)
         order = np.argsort(-fused, kind="stable")[:num]
         results.append((each.rows[order], fused[order]))
     return results
@@ -127,7 +128,7 @@ def choose_reranking(
 ) -> tuple[Reranking, "list[NDArray[np.int64]]"]:
     """The best depth and weight, and the rows that each question finds with them."""
     deepest = max(*depths, DEPTH)
-    before = ranked(chosen.found, dense_weight=chosen.dense_weight, num=deepest)
+    before = ranked(chosen.found, chosen.search, num=deepest)
     again = reranker.many(held.questions, [[texts[row] for row in rows[: max(depths)]] for rows, _ in before])
 
     def rows_of(how: Reranking) -> "list[NDArray[np.int64]]":

@@ -17,9 +17,8 @@ from typing import Self
 from app.core.errors import UsageError
 from app.core.files import replace_text
 from app.core.settings import Settings
-from app.retrieval.fusion import fuse
+from app.retrieval.fusion import Candidates, fuse
 from app.retrieval.lexical import WORD
-from app.retrieval.search import Candidates
 from app.retrieval.settings import SearchSettings, TuneSettings
 
 EXAMPLES_FILE = "examples.json"
@@ -47,7 +46,7 @@ class Examples(Settings):
     """All that workers learn from."""
 
     embedded: tuple[str, ...]
-    """What of each chunk is embedded, by its row."""
+    """What of each chunk is embedded, by its row; of a long one, its first window."""
 
     read: tuple[str, ...]
     """What of each chunk a re-ranker reads."""
@@ -122,7 +121,7 @@ def negatives_of(
     """
     import numpy as np
 
-    fused = fuse(found.dense, found.lexical, fusion=search.fusion, dense_weight=search.dense_weight)
+    fused = fuse(found, search)
     best = {int(found.rows[place]): float(fused[place]) for place in np.argsort(-fused, kind="stable")}
     known = [score for row, score in best.items() if row in gold]
     limit = max(known) + settings.max_lead if known else float("inf")

@@ -36,10 +36,10 @@ def finish(folder: Path, trained: Path, plan: TunePlan, prepared: Prepared, *, n
     Args:
         trained: the last checkpoint.
     """
-    held, read = pooled(prepared.held_out, dense_weight=prepared.search.dense_weight), prepared.examples.read
+    held, read = pooled(prepared.held_out, prepared.search), prepared.examples.read
     chosen = _choose_encoder(folder, trained, plan, prepared, num_threads=num_threads)
-    before = [rows for rows, _ in ranked(held.found, dense_weight=prepared.search.dense_weight, num=DEPTH)]
-    after = [rows for rows, _ in ranked(chosen.found, dense_weight=chosen.dense_weight, num=DEPTH)]
+    before = [rows for rows, _ in ranked(held.found, prepared.search, num=DEPTH)]
+    after = [rows for rows, _ in ranked(chosen.found, chosen.search, num=DEPTH)]
     base_values, encoder_values = outcomes(before, held.gold), outcomes(after, held.gold)
     figures = {"encoder": compared(base_values, encoder_values)}
     how, reranker = Reranking(min(plan.settings.rerank_depths), 0.0), None
@@ -62,9 +62,7 @@ def finish(folder: Path, trained: Path, plan: TunePlan, prepared: Prepared, *, n
         "dim": encoder.dim,
         "reranker": reranker,
         "encoder_share": chosen.share,
-        "dense_weight": chosen.dense_weight,
-        "rerank_weight": how.weight,
-        "rerank_depth": how.depth,
+        "search": {"dense_weight": chosen.search.dense_weight, "rerank_weight": how.weight, "rerank_depth": how.depth},
         "num_pairs": len(prepared.examples.train),
         "num_held_out": len(held.questions),
         "num_without_negatives": sum(not each.negatives for each in prepared.examples.train),
@@ -79,7 +77,7 @@ def _choose_encoder(folder: Path, trained: Path, plan: TunePlan, prepared: Prepa
 
     from app.inference.bert import read_weights
 
-    held = pooled(prepared.held_out, dense_weight=prepared.search.dense_weight)
+    held = pooled(prepared.held_out, prepared.search)
     tuned = load_file(trained / f"{ENCODER}.safetensors")
     base = read_weights(plan.base_folder)
     by_share = {0.0: held.found}
@@ -87,10 +85,8 @@ def _choose_encoder(folder: Path, trained: Path, plan: TunePlan, prepared: Prepa
         for share in {*plan.settings.encoder_shares} - {0.0}:
             place = Path(name) / str(share)
             write_encoder(place, average(base, tuned, share), base=plan.base_folder)
-            by_share[share] = with_encoder(
-                held, Encoder(folder=place, num_threads=num_threads), prepared.examples.embedded
-            )
-    chosen = choose_share(held, by_share)
+            by_share[share] = with_encoder(held, Encoder(folder=place, num_threads=num_threads), prepared.windows)
+    chosen = choose_share(held, by_share, prepared.search)
     write_encoder(folder / ENCODER_FOLDER, average(base, tuned, chosen.share), base=plan.base_folder)
     return chosen
 

@@ -21,6 +21,8 @@ class Prepared:
     examples: Examples
     held_out: HeldOut
     search: SearchSettings
+    windows: Sequence[Sequence[str]]
+    """What of each chunk is embedded, in windows."""
 
 
 def prepare(
@@ -28,7 +30,7 @@ def prepare(
     search: SearchIndex,
     encoder: "Encoder",
     *,
-    embedded: Sequence[str],
+    windows: Sequence[Sequence[str]],
     read: Sequence[str],
     settings: TuneSettings,
 ) -> Prepared:
@@ -36,7 +38,7 @@ def prepare(
 
     Args:
         encoder: of the index.
-        embedded, read: what of each chunk is embedded, and what a re-ranker reads.
+        windows, read: what of each chunk is embedded, in windows, and what a re-ranker reads.
 
     Raises:
         TooFewPairs: there are not enough questions.
@@ -50,4 +52,5 @@ def prepare(
         search=how, settings=settings,
     )  # fmt: skip
     held_out = HeldOut(*([each[place] for place in parts.held_out] for each in (questions, gold, found)))  # type: ignore[arg-type]
-    return Prepared(Examples(embedded=tuple(embedded), read=tuple(read), train=tuple(train)), held_out, how)
+    examples = Examples(embedded=tuple(each[0] for each in windows), read=tuple(read), train=tuple(train))
+    return Prepared(examples, held_out, how, windows)

@@ -27,8 +27,8 @@ from app.registry.tables import CHUNKS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
 from app.retrieval.calibrate import gold_of
+from app.retrieval.embedding import embedded_text, windows_of
 from app.retrieval.finish import finish
-from app.retrieval.pipeline import embedded_text
 from app.retrieval.prepare import Prepared, prepare
 from app.retrieval.rerank import passage_of
 from app.retrieval.search import SearchIndex
@@ -77,10 +77,12 @@ def tune_retriever(
     search, rows = SearchIndex.open(place), read_rows(place / CHUNKS_FILE)
     labelled = [row for each in questions for row in read_rows(whole_folder(each, registry) / ROWS_FILE)]
     asked = gold_of(labelled, search, most=settings.tune.max_pairs)
-    embedded = [embedded_text(row, headings=settings.embed_headings) for row in rows]
+    windows = windows_of(
+        [embedded_text(row, headings=settings.embed_headings) for row in rows], settings, source=source
+    )
     read = [passage_of(row["heading_path"], row["text"]) for row in rows]
     prepared = prepare(
-        asked, search, source.load_encoder(num_threads=settings.tune.num_threads), embedded=embedded, read=read,
+        asked, search, source.load_encoder(num_threads=settings.tune.num_threads), windows=windows, read=read,
         settings=settings.tune,
     )  # fmt: skip
     folder = registry.workspace.runs_dir / f"{name}-{hex_of(digest_json(inputs))[:12]}"

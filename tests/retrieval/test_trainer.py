@@ -15,7 +15,7 @@ from tests.retrieval.tuned import build_index, publish_retriever
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("cluster")
-def test_a_retriever_is_tuned_by_two_workers_and_found_again(registry, tmp_path, monkeypatch):
+def test_a_retriever_is_tuned_by_two_workers_and_found_again(registry, tmp_path):
     given = texts()
     (tmp_path / "chunks").mkdir()
     write_rows(tmp_path / "chunks" / CHUNKS_FILE, rows_of(given), schema=CHUNKS)
@@ -28,7 +28,7 @@ def test_a_retriever_is_tuned_by_two_workers_and_found_again(registry, tmp_path,
     write_rows(tmp_path / "rows" / ROWS_FILE, table, schema=schema)
     asked = registry.publish("synthetic", "words-qa", folder=tmp_path / "rows", inputs={"of": "rows"}, facts={})
     base = publish_retriever(registry, tmp_path / "base", name="base", num_layers=2, scale=4)
-    index = build_index(registry, dataset, monkeypatch, retriever=base)
+    index = build_index(registry, dataset, retriever=base)
 
     settings = RetrievalSettings(tune=TUNE.model_copy(update={"num_workers": 2, "worker_memory_bytes": 512 << 20}))
     tuned = tune_retriever(index, [asked], name="words", registry=registry, settings=settings)
@@ -42,6 +42,6 @@ def test_a_retriever_is_tuned_by_two_workers_and_found_again(registry, tmp_path,
     assert not list(registry.workspace.runs_dir.iterdir())
     assert tune_retriever(index, [asked], name="words", registry=registry, settings=settings) == tuned
 
-    again = build_index(registry, dataset, monkeypatch, retriever=tuned, name="again")
+    again = build_index(registry, dataset, retriever=tuned, name="again")
     assert again.facts["encoder"] == tuned.facts["encoder"]
     assert evaluate_index(again, asked, registry=registry).facts["num_questions"] == len(given)

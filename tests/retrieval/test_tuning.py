@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 from app.inference.bert import read_weights
 from app.inference.encoder import Encoder, digest_of
 from app.inference.reranker import Reranker
-from app.retrieval.choose import HeldOut, Reranking, average, choose_reranking, choose_share
+from app.retrieval.choose import HeldOut, Reranking, average, choose_reranking, choose_share, with_encoder
 from app.retrieval.examples import Example, Examples, TooFewPairs, batches, negatives_of, split
 from app.retrieval.finish import finish
+from app.retrieval.fusion import Candidates
 from app.retrieval.index import write_index
 from app.retrieval.prepare import prepare
 from app.retrieval.retriever_files import write_encoder as write_tuned
-from app.retrieval.search import Candidates, SearchIndex
+from app.retrieval.search import SearchIndex
 from app.retrieval.settings import SearchSettings, TuneSettings
 from app.retrieval.tuning import run_worker
 from app.retrieval.tuning_plan import ENCODER, RERANKER, STATE_FILE, SUMMARY_FILE, TunePlan, read_lines, write_plan
@@ -50,7 +51,9 @@ def prepared(base, tmp_path_factory):
     folder, given, encoder = tmp_path_factory.mktemp("index"), texts(), Encoder(folder=base)
     write_index(folder, encoder.encode(given), rows_of(given))
     asked = {f"what {text.split()[0]} {text.split()[3]}": {n} for n, text in enumerate(given)}
-    return prepare(asked, SearchIndex.open(folder), encoder, embedded=given, read=given, settings=TUNE)
+    return prepare(
+        asked, SearchIndex.open(folder), encoder, windows=[[text] for text in given], read=given, settings=TUNE
+    )
 
 
 def trained(folder: Path, base: Path, prepared, *, restore_from: Path | None = None, stop_after: int = 99) -> Path:
@@ -108,7 +111,7 @@ def test_a_finished_retriever_says_what_it_is_and_is_never_below_its_base(last, 
     assert len(facts["train"]["encoder_loss"]) > 3
     if facts["reranker"]:
         assert Reranker(tmp_path / "r" / "reranker").digest == facts["reranker"]
-        assert facts["rerank_weight"] > 0
+        assert facts["search"]["rerank_weight"] > 0
     else:
         assert not (tmp_path / "r" / "reranker").exists()
 
@@ -125,7 +128,7 @@ def test_sentence_transformers_reads_the_encoder(base: Path, tmp_path: Path):
 
 def found(rows, dense, lexical=None) -> Candidates:
     given = np.array(lexical if lexical is not None else np.zeros(len(rows)), dtype=np.float32)
-    return Candidates(np.array(rows), np.array(dense, dtype=np.float32), given)
+    return Candidates(np.array(rows), np.array(dense, dtype=np.float32), given, np.zeros(len(rows), dtype=np.float32))
 
 
 @pytest.mark.parametrize(
@@ -169,12 +172,22 @@ def test_no_chunk_stands_twice_in_a_batch_and_the_seed_decides_the_order():
     assert steps != batches(examples, size=4, epochs=1.5, seed=2, apart=True)
 
 
+def test_another_encoder_gives_the_cosine_of_the_best_window():
+    class Marks:
+        def encode(self, texts, batch_size=64):
+            return np.array([[1.0, 0.0] if "fee" in text else [0.0, 1.0] for text in texts], dtype=np.float32)
+
+    held = HeldOut(["fee"], [frozenset({0})], [found([0, 2], [0.5, 0.5])])
+    (changed,) = with_encoder(held, Marks(), [["card", "the fee"], ["unused"], ["school", "card", "office"]])
+    assert changed.dense.tolist() == [1.0, 0.0]
+
+
 def test_weights_that_hurt_are_not_taken():
     held = HeldOut(["a", "b"], [frozenset({1}), frozenset({2})], [found([1, 2], [0.9, 0.1]), found([1, 2], [0.1, 0.9])])
     worse = [found([1, 2], [0.1, 0.9]), found([1, 2], [0.9, 0.1])]
-    chosen = choose_share(held, {0.0: held.found, 1.0: worse})
+    chosen = choose_share(held, {0.0: held.found, 1.0: worse}, SearchSettings())
     assert chosen.share == 0
-    assert choose_share(held, {0.0: worse, 0.5: held.found}).share == 0.5
+    assert choose_share(held, {0.0: worse, 0.5: held.found}, SearchSettings()).share == 0.5
 
     class Contrary:
         def many(self, questions, texts):
