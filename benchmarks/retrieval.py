@@ -47,6 +47,7 @@ MODES: dict[str, dict[str, Any]] = {
 DEEPER = 5
 """Passages that share a key are one result: so many times more are looked at."""
 NUM_ENCODED = 256
+SHOWN = {"recall_at_1": "recall@1", "recall_at_5": "recall@5", "recall_at_10": "recall@10", "map_at_10": "MAP@10"}
 PART = 4096
 """Texts whose vectors the cache keeps together."""
 
@@ -304,14 +305,28 @@ def table(figures: dict[str, Any]) -> str:
 
 def compared(sets: Mapping[str, dict[str, Any]]) -> str:
     """README's table of several sets' figures, by the set's name."""
-    names = {"recall_at_1": "recall@1", "recall_at_5": "recall@5", "recall_at_10": "recall@10", "map_at_10": "MAP@10"}
     lines = ["| set | figure | BM25 | dense | RRF | hybrid |", "| --- | --- | --- | --- | --- | --- |"]
     for name, figures in sets.items():
-        for measured, shown in names.items():
+        for measured, shown in SHOWN.items():
             each = (figures["results"][mode][measured] for mode in ("bm25", "dense", "rrf", "hybrid"))
             lines.append(f"| {name} | {shown} | {' | '.join(f'{value:.3f}' for value in each)} |")
         ratio = figures["ratios"]["search_p50_vs_noop_plus_raw"]
         lines.append(f"| {name} | search p50 over no-op + raw | | | | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def compared_tuned(name: str, figures: dict[str, Any]) -> str:
+    """README's table of a set before and after tuning: all that was asked, and what is about passages not trained on."""
+    results, facts = figures["results"], figures["params"]["tuned"]["retriever"]
+    unseen = results.get("unseen", {})
+    parts = {f"{figures['params']['num_questions']} asked": results}
+    parts |= {f"{facts['num_unseen']} about passages not trained on": unseen} if unseen else {}
+    lines = ["| set | questions | figure | hybrid | re-ranked | tuned |", "| --- | --- | --- | --- | --- | --- |"]
+    for said, each in parts.items():
+        for measured, shown in SHOWN.items():
+            values = (each[way][measured] if each[way] else None for way in ("hybrid", "reranked", "tuned"))
+            cells = " | ".join("-" if value is None else f"{value:.3f}" for value in values)
+            lines.append(f"| {name} | {said} | {shown} | {cells} |")
     return "\n".join(lines)
 
 

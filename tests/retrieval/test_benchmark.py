@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks._questions import BadSet, load, made_up
-from benchmarks.retrieval import run
+from benchmarks._questions import BadSet, Question, Set, load, made_up
+from benchmarks._tuned import divided
+from benchmarks.retrieval import compared_tuned, run
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 GOALS = {
@@ -71,7 +72,30 @@ def test_a_small_run_has_the_figures_of_the_issue():
     assert figures["results"]["hybrid"]["recall_at_5"] > 0.9
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("retrieval_*.json")), ids=lambda path: path.stem)
+def test_one_file_of_questions_is_divided_into_asked_and_tuned_on():
+    questions = [Question(f"q{n}", frozenset({f"p{n // 2}", f"page {n // 6}"})) for n in range(400)]
+    parts = divided(Set([], questions))
+    assert sorted(each.text for each in parts.questions + parts.tuning) == sorted(each.text for each in questions)
+    assert 90 <= len(parts.questions) <= 115
+    trained_on = frozenset().union(*(each.gold for each in parts.tuning))
+    unseen = [each for each in parts.questions if not each.gold & trained_on]
+    assert 40 <= len(unseen) < len(parts.questions)
+    assert parts == divided(Set([], questions))
+
+
+TUNED = sorted(RESULTS.glob("retrieval_*_tuned.json"))
+
+
+@pytest.mark.parametrize("path", TUNED, ids=lambda path: path.stem)
+def test_tuning_helps_also_where_no_passage_was_trained_on_in_every_result_file(path: Path):
+    figures = json.loads(path.read_text())
+    for results in (figures["results"], figures["results"]["unseen"]):
+        for measure in ("recall_at_10", "map_at_10", "ndcg_at_10"):
+            assert results["tuned"][measure] > results["hybrid"][measure]
+    assert "| tuned |" in compared_tuned(path.stem, figures)
+
+
+@pytest.mark.parametrize("path", sorted({*RESULTS.glob("retrieval_*.json")} - {*TUNED}), ids=lambda path: path.stem)
 def test_the_hybrid_is_above_its_parts_and_meets_the_goals_in_every_result_file(path: Path):
     figures = json.loads(path.read_text())
     hybrid, parts = figures["results"]["hybrid"], [figures["results"][part] for part in ("bm25", "dense")]
