@@ -316,7 +316,7 @@ def compared(sets: Mapping[str, dict[str, Any]]) -> str:
 
 
 def compared_tuned(name: str, figures: dict[str, Any]) -> str:
-    """README's table of a set before and after tuning: all that was asked, and what is about passages not trained on."""
+    """README's table of a set before and after tuning: all that was asked, and what no passage was trained on for."""
     results, facts = figures["results"], figures["params"]["tuned"]["retriever"]
     unseen = results.get("unseen", {})
     parts = {f"{figures['params']['num_questions']} asked": results}
