@@ -17,8 +17,8 @@ from typing import Self
 from app.core.errors import UsageError
 from app.core.files import replace_text
 from app.core.settings import Settings
+from app.core.text import words
 from app.retrieval.fusion import Candidates, fuse
-from app.retrieval.lexical import WORD
 from app.retrieval.settings import SearchSettings, TuneSettings
 
 EXAMPLES_FILE = "examples.json"
@@ -125,20 +125,20 @@ def negatives_of(
     best = {int(found.rows[place]): float(fused[place]) for place in np.argsort(-fused, kind="stable")}
     known = [score for row, score in best.items() if row in gold]
     limit = max(known) + settings.max_lead if known else float("inf")
-    words = [words_of(texts[row]) for row in sorted(gold)]
+    answers = [words_of(texts[row]) for row in sorted(gold)]
     return tuple(
         row
         for row in list(best)[: settings.negatives_from]
         if row not in gold
         and best[row] <= limit
         and texts[row].strip()
-        and all(_overlap(words_of(texts[row]), each) <= settings.max_overlap for each in words)
+        and all(_overlap(words_of(texts[row]), each) <= settings.max_overlap for each in answers)
     )
 
 
 def words_of(text: str) -> frozenset[str]:
     """The different words of a text."""
-    return frozenset(WORD.findall(text.casefold()))
+    return frozenset(words(text))
 
 
 def _overlap(a: frozenset[str], b: frozenset[str]) -> float:
