@@ -301,7 +301,9 @@ def _yaml(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
         yield Found(0, None, f"the file is larger than {settings.yaml_bytes} bytes")
         return
     try:
-        value = yaml.safe_load(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        _check_names(yaml.compose(text, yaml.SafeLoader))
+        value = yaml.safe_load(text)
         _check_aliases(value, settings.yaml_bytes)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         yield Found(0, None, f"is not YAML in UTF-8 ({error})", len(data))
@@ -311,6 +313,23 @@ def _yaml(file: RowFile, settings: ReadSettings) -> Iterator[Found]:
         if found.record is not None and "seed_examples" in found.record:
             found.record.setdefault("path", Path(file.source).parent.as_posix())
         yield found
+
+
+def _check_names(node: Any) -> None:
+    """Refuse a mapping that names a field twice; a node that aliases point to is looked at once."""
+    waiting, seen = [node], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in seen or isinstance(each, yaml.ScalarNode):
+            continue
+        seen.add(id(each))
+        if isinstance(each, yaml.MappingNode):
+            names = [key.value for key, _ in each.value if isinstance(key, yaml.ScalarNode)]
+            if len(set(names)) < len(names):
+                raise ValueError(f"the field {_twice(names)!r} stands twice in a mapping")
+            waiting += [value for _, value in each.value]
+        else:
+            waiting += each.value
 
 
 def _check_aliases(value: object, limit: int) -> None:

@@ -65,6 +65,7 @@ def records(folder, *, settings=SMALL):
         ("qna.yaml", b"seed_examples: [{question: a, answer: b}]\n", 1, []),
         ("qna.yaml", b"a: [\n", 0, ["is not YAML"]),
         ("qna.yaml", b"a: " + b"x" * 3000, 0, ["larger than 2000"]),
+        ("qna.yaml", b"a: [{b: 1, c: 2, b: 3}]\n", 0, ["'b' stands twice"]),
         ("qna.yaml", b"a: &a [x]\nb: *a\n", 1, []),
         ("qna.yaml", b"a: &a [*a]\n", 0, ["aliases stand for too much"]),
         ("qna.yaml", BOMB, 0, ["aliases stand for too much"]),
