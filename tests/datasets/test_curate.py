@@ -24,6 +24,7 @@ from app.governance.evidence import Evidence
 from app.governance.gate import judge
 from app.governance.impact import find_impact
 from app.governance.policy import load_policy
+from app.ledger.verify import verify
 from app.registry.tables import CHUNKS
 from app.registry.whole import NoChunks
 from app.retrieval.settings import RetrievalSettings
@@ -260,8 +261,11 @@ def test_the_data_gate_of_rows_is_green_for_whole_ones_and_red_for_few(by, regis
 def test_a_file_s_reach_is_known_and_once_erased_it_stays_out(by, registry, tmp_path):
     source = write(tmp_path / "rows.jsonl", pairs(20))
     version = import_rows(source, "fees", by=by)
-    assert find_impact(registry, "rows.jsonl").counts()["synthetic rows"] == 20
+    assess(version, by=by)
+    found = find_impact(registry, "rows.jsonl").counts()
+    assert (found["synthetic rows"], found["quality versions"]) == (20, 1)
     erase(registry, documents=["rows.jsonl"], reason="asked for", actor="test")
+    assert verify(registry.workspace).faults == []
     assert table(registry, version, "rows") == []
     with pytest.raises(NoRows, match="erased: leaf"):
         import_rows(source, "fees", by=by)
