@@ -24,6 +24,7 @@ from app.governance.promotion import (
 )
 from app.governance.release import build_release, parts_of
 from app.governance.stoplights import ask_about_release
+from app.inference.retrievers import RetrieverMismatch
 from app.loop import build_retrieval_release, find_knowledge, put_into_production
 from app.loop_index import NothingToSearchFor, propose_index
 from app.registry.tables import CHUNKS, CHUNKS_FILE, ROWS_FILE
@@ -290,6 +291,20 @@ def test_an_encoder_that_was_swapped_after_the_verdict(house):
     shutil.copy(other, house.registry.folder(retriever) / "encoder")
     refused(house, proposal.release, ArtifactChanged, "retriever tuned@1: encoder/model.safetensors is not the file")
     assert any("model.safetensors" in fault for fault in house.play.faults())
+
+
+def test_a_retriever_that_nobody_published(house):
+    house.first()
+    index = house.index(house.retriever())
+    facts = index.facts | {"retriever": "sha256:" + "0" * 64}
+    odd = house.registry.publish(
+        "index", "odd", folder=house.registry.folder(index), inputs=index.manifest["inputs"] | {"odd": 1},
+        parents=index.parents, facts=facts,
+    )  # fmt: skip
+    says = r"index odd@1 was made with a retriever that is not in the registry \(sha256:0"
+    with pytest.raises(RetrieverMismatch, match=says):
+        house.propose(odd)
+    refused(house, beside(house, odd, house.propose(index).verdict), RetrieverMismatch, says)
 
 
 def test_questions_that_were_seen_before_or_committed_after_the_tuning(house):
