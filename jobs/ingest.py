@@ -28,6 +28,9 @@ def main(
 
     What cannot be read is a row of the version's rejects table.
 
+    Beside NAME, a file NAME.meta.yaml (or .meta.json) may say its title, date, modified, language, licence, uri and
+    access_labels; in Markdown the front matter, in JSON rows the fields. One that cannot be read refuses its document.
+
     The same documents and settings give the version that is already there, without work.
     """
     with job(workspace, config, begins=True) as here:

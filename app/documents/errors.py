@@ -21,3 +21,7 @@ class ConverterBroken(SignalboxError):
 
 class DocumentsLost(SignalboxError):
     """Documents went in that came out neither published nor rejected: report this, nothing was published."""
+
+
+class BadLabels(CannotConvert):
+    """Access labels are named but cannot be read: publishing the document without them would show it to everyone."""

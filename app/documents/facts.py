@@ -14,9 +14,11 @@ from io import BytesIO
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
-from app.documents.errors import CannotConvert
+from app.documents.errors import BadLabels, CannotConvert
 from app.documents.sections import Facts, one_line
 
+LABELS = "access_labels"
+LABEL = re.compile(r"^\S(.*\S)?$")
 CORE_PROPERTIES = "docProps/core.xml"
 HEAD_CHARS = 65_536
 MAX_FACT_CHARS = 300
@@ -46,7 +48,11 @@ EPUB = {"created": ("date",), "language": ("language",), "licence": ("rights",)}
 
 
 def facts_of_fields(fields: Mapping[str, Any], *, names: Mapping[str, tuple[str, ...]] = FIELDS) -> Facts:
-    """Facts from named values, as in a row, a front matter or a page's meta elements; names are in lower case."""
+    """Facts from named values, as in a row, a front matter or a page's meta elements; names are in lower case.
+
+    Raises:
+        BadLabels: access labels are there, but no list of words.
+    """
     found = {fact: next((fields[name] for name in keys if fields.get(name)), None) for fact, keys in names.items()}
     return Facts(
         language=language_code(found.get("language")),
@@ -54,11 +60,31 @@ def facts_of_fields(fields: Mapping[str, Any], *, names: Mapping[str, tuple[str,
         modified=iso_date(found.get("modified")),
         uri=_uri(found.get("uri")),
         licence=_short(found.get("licence")),
+        access_labels=labels_of(fields),
     )
 
 
+def labels_of(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The access labels among named values: a list of words, or words with commas between.
+
+    Raises:
+        BadLabels: what is there is something else.
+    """
+    if LABELS not in fields:
+        return ()
+    value = fields[LABELS]
+    labels = [each.strip() for each in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(labels, list) or not all(isinstance(each, str) and LABEL.match(each) for each in labels):
+        raise BadLabels(f"{LABELS} must be a list of words, as [hr, board]")
+    return tuple(sorted(set(labels)))
+
+
 def front_matter(text: str) -> tuple[dict[str, Any], str]:
-    """The fields of a YAML front matter, by names in lower case, and the text below it."""
+    """The fields of a YAML front matter, by names in lower case, and the text below it.
+
+    Raises:
+        BadLabels: it names access labels, but is not YAML.
+    """
     match = FRONT_MATTER.match(text)
     if match is None:
         return {}, text
@@ -67,8 +93,10 @@ def front_matter(text: str) -> tuple[dict[str, Any], str]:
     try:
         fields = yaml.safe_load(match.group(1))
     except (yaml.YAMLError, ValueError, RecursionError):
-        return {}, text
+        fields = None
     if not isinstance(fields, dict):
+        if LABELS in match.group(1).lower():
+            raise BadLabels(f"its front matter names {LABELS} but is not YAML: mend it")
         return {}, text
     return {str(name).lower(): value for name, value in fields.items()}, text[match.end() :]
 

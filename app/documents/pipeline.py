@@ -183,7 +183,7 @@ def write_tables(folder: Path, found: Scan, outcomes: Iterator[Outcome], *, sour
 
 def _inputs(found: Scan, *, settings: DocumentSettings, limit: int | None) -> dict[str, Any]:
     """What decides the content: names and bytes read, names refused with the reason, settings, tokenizer, code."""
-    files = [[file.source, file.digest] for file in found.files]
+    files = [[file.source, file.digest, *([file.sidecar.digest] if file.sidecar else [])] for file in found.files]
     refused = [[row["source"], row["reason"]] for row in found.rejects]
     return {
         "documents": digest_json({"files": files, "refused": refused}),

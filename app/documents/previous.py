@@ -39,16 +39,20 @@ def version_before(registry: Registry, name: str, inputs: Mapping[str, Any]) -> 
 
 def unchanged(folder: Path, files: Mapping[int, SourceFile]) -> Iterator[Outcome]:
     """Outcomes of the files that a version's folder knows, by their place in the order of the work."""
-    known = {(file.source, file.digest): place for place, file in files.items() if file.format not in ROWS_FORMATS}
+    known = {
+        (file.source, file.digest, file.sidecar.digest if file.sidecar else None): place
+        for place, file in files.items()
+        if file.format not in ROWS_FORMATS
+    }
     faults = _faults(folder)
     for document, chunks, parents in _documents(folder):
-        place = known.get((document["source"], document["document_id"]))
+        place = known.get((document["source"], document["document_id"], document.get("sidecar")))
         whole = len(chunks) == document["num_chunks"] and len(parents) == document["num_parents"]
         if place is not None and whole:
             parts = faults.get(document["document_id"], [])
             yield Outcome(order=[place, 0], document=document, chunks=chunks, parents=parents, parts=parts, reject=None)
     for row in _rows(folder / REJECTS_FILE):
-        place = known.get((row["source"], row["digest"]))
+        place = known.get((row["source"], row["digest"], None))
         if place is not None and row["stage"] in ("convert", "chunk") and not TRY_AGAIN.match(row["reason"]):
             yield rejected([place, 0], cast(Reject, row))
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from app.core.digests import digest_bytes, digest_file
-from app.documents.errors import EmptyCorpus, SourceNotFound
+from app.documents.errors import BadLabels, CannotConvert, EmptyCorpus, SourceNotFound
 from app.documents.facts import facts_of_fields
 from app.documents.guard import unpack_fault
 from app.documents.schema import Reject, reject
 from app.documents.sections import Facts
 from app.documents.settings import LimitSettings
+from app.documents.sidecar import Sidecar, document_of, read_sidecar
 
 FORMATS = {
     ".md": "md",
@@ -70,6 +71,7 @@ class SourceFile:
     format: str
     digest: str
     num_bytes: int
+    sidecar: Sidecar | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def scan(source: str | Path, *, limits: LimitSettings) -> Scan:
     root = _readable_root(source)
     found = Scan()
     if root.is_file():
-        _add_file(root, root.name, found, limits=limits)
+        beside = [path for path in root.parent.iterdir() if document_of(path.name) == root.name]
+        _add_file(root, root.name, found, limits=limits, sidecars=beside)
     else:
         _walk(root, root, found, limits=limits)
     if not found.files and not found.rejects:
@@ -199,7 +202,10 @@ def _row(source: str, number: int, line: bytes) -> TextRow | Reject:
     if not text.strip():
         return reject(place, "the text is empty", stage="read", num_bytes=len(line))
     name = _row_name(row) or str(number)
-    facts = facts_of_fields({str(key).lower(): value for key, value in row.items()})
+    try:
+        facts = facts_of_fields({str(key).lower(): value for key, value in row.items()})
+    except BadLabels as error:
+        return reject(place, str(error), stage="read", num_bytes=len(line))
     title = _first(row, TITLE_FIELDS) or name
     return TextRow(f"{source}#{name}", digest_bytes(line.strip()), title, text, len(line), facts)
 
@@ -238,7 +244,10 @@ def _walk(folder: Path, root: Path, found: Scan, *, limits: LimitSettings) -> No
     except OSError as error:
         found.rejects.append(_fault(_relative(folder, root) + "/", f"the folder cannot be read: {error.strerror}"))
         return
+    sidecars = _sidecars(entries)
     for entry in entries:
+        if document_of(entry.name) in sidecars:
+            continue
         path, source = Path(entry.path), _relative(Path(entry.path), root)
         if entry.name.startswith("."):
             found.num_hidden += 1
@@ -247,7 +256,18 @@ def _walk(folder: Path, root: Path, found: Scan, *, limits: LimitSettings) -> No
         elif fault := _entry_fault(entry, root):
             found.rejects.append(_fault(source, fault))
         else:
-            _add_file(path, source, found, limits=limits)
+            _add_file(path, source, found, limits=limits, sidecars=sidecars.get(entry.name, ()))
+
+
+def _sidecars(entries: Iterable[os.DirEntry[str]]) -> dict[str, list[Path]]:
+    """The sidecars in a folder by the names of their documents, which are there."""
+    files = {entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)}
+    found: dict[str, list[Path]] = {}
+    for entry in entries:
+        name = document_of(entry.name)
+        if name in files and not entry.name.startswith("."):
+            found.setdefault(str(name), []).append(Path(entry.path))
+    return found
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -265,19 +285,24 @@ def _entry_fault(entry: os.DirEntry[str], root: Path) -> str | None:
     return None if Path(entry.path).is_file() else "not a regular file"
 
 
-def _add_file(path: Path, source: str, found: Scan, *, limits: LimitSettings) -> None:
+def _add_file(path: Path, source: str, found: Scan, *, limits: LimitSettings, sidecars: Iterable[Path] = ()) -> None:
     try:
         num_bytes = path.stat().st_size
         kind = format_of(path.name)
         if fault := _file_fault(path, kind, num_bytes, limits=limits):
             found.rejects.append(reject(source, fault, stage="read", num_bytes=num_bytes))
             return
-        found.files.append(SourceFile(path, source, str(kind), digest_file(path), num_bytes))
+        sidecar = read_sidecar(sidecars)
+        found.files.append(SourceFile(path, source, str(kind), digest_file(path), num_bytes, sidecar))
+    except CannotConvert as error:
+        found.rejects.append(reject(source, str(error), stage="read", num_bytes=num_bytes))
     except OSError as error:
         found.rejects.append(_fault(source, f"cannot be read: {error.strerror}"))
 
 
 def _file_fault(path: Path, kind: str | None, num_bytes: int, *, limits: LimitSettings) -> str | None:
+    if name := document_of(path.name):
+        return f"a sidecar of no document: there is no file {name} beside it"
     if path.suffix.lower() in MACRO_SUFFIXES:
         return f"a {path.suffix} file may hold macros: save it in the format without them"
     if kind is None:

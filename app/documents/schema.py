@@ -25,10 +25,13 @@ DOCUMENTS = pa.schema(
         pa.field("modified", pa.string()),
         pa.field("uri", pa.string()),
         pa.field("licence", pa.string()),
+        pa.field("access_labels", pa.list_(pa.string())),
+        pa.field("sidecar", pa.string()),
         pa.field("num_bytes", pa.int64()),
     ]
 )
-"""A row for each document. Dates are as it says them, in ISO 8601; ``uri`` is its own, else one below ``base_uri``."""
+"""A row for each document. Dates are as it says them, in ISO 8601; ``uri`` is its own, else one below ``base_uri``;
+``sidecar`` is the digest of the file beside it (see sidecar.py)."""
 PARENTS = pa.schema(
     [
         pa.field("parent_id", pa.string(), nullable=False),

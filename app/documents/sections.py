@@ -35,7 +35,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a document says of itself, None where nothing. Dates are ISO 8601; the language is an ISO 639-1 code."""
+    """What is said of a document, None where nothing. Dates are ISO 8601; the language is an ISO 639-1 code.
+
+    Who may see its chunks holds all of ``access_labels``.
+    """
 
     language: str | None = None
     created: str | None = None
@@ -43,10 +46,12 @@ class Facts:
     uri: str | None = None
     licence: str | None = None
     num_pages: int | None = None
+    access_labels: tuple[str, ...] = ()
 
     def or_else(self, other: "Facts") -> "Facts":
-        """These facts, with another's in place of those that are missing."""
-        return Facts(**{name: mine if mine is not None else asdict(other)[name] for name, mine in asdict(self).items()})
+        """These facts, with another's in place of those that are missing, and the labels of both."""
+        facts = {name: mine if mine is not None else asdict(other)[name] for name, mine in asdict(self).items()}
+        return Facts(**facts | {"access_labels": tuple(sorted({*self.access_labels, *other.access_labels}))})
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,14 @@ class Converted:
         """Characters of text, headings not counted."""
         return sum(len(section.text) for section in self.sections)
 
-    def with_facts(self, facts: Facts) -> "Converted":
-        """The same document with ``facts`` where it has none."""
-        return replace(self, facts=self.facts.or_else(facts))
+    def with_facts(self, facts: Facts, *, first: bool = False) -> "Converted":
+        """The same document with ``facts`` where it has none; ``first`` in place of its own."""
+        return replace(self, facts=facts.or_else(self.facts) if first else self.facts.or_else(facts))
+
+    def renamed(self, title: str) -> "Converted":
+        """The same document under another title."""
+        parts = (replace(part, heading_path=(title, *part.heading_path[1:])) for part in self.sections)
+        return replace(self, title=title, sections=tuple(parts))
 
     def to_json(self) -> dict[str, Any]:
         """The form that crosses the sandbox's pipe."""
@@ -92,7 +102,8 @@ class Converted:
             for path, text, pages in value["sections"]
         )
         faults = tuple(Fault(str(part), str(reason)) for part, reason in value["faults"])
-        return cls(str(value["title"]), parts, Facts(**value["facts"]), faults)
+        labels = tuple(map(str, value["facts"]["access_labels"]))
+        return cls(str(value["title"]), parts, Facts(**value["facts"] | {"access_labels": labels}), faults)
 
 
 @dataclass

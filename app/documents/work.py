@@ -82,23 +82,28 @@ class FileWorker:
             converted = self._sandbox.convert(file)
         except CannotConvert as error:
             return _refused([part.index, 0], file, error)
-        return self._published([part.index, 0], file.source, file.digest, file.format, converted, file.num_bytes)
+        if file.sidecar:
+            converted = file.sidecar.apply(converted)
+        return self._published([part.index, 0], file.source, file.digest, file, converted, file.num_bytes)
 
     def _row(self, order: list[int], row: TextRow | Reject, file: SourceFile) -> Outcome:
         if not isinstance(row, TextRow):
             return rejected(order, row)
         converted = convert_text(row.text, title=row.title).with_facts(row.facts)
-        return self._published(order, row.source, row.document_id, file.format, converted, row.num_bytes)
+        if file.sidecar:
+            converted = file.sidecar.apply_to_row(converted)
+        return self._published(order, row.source, row.document_id, file, converted, row.num_bytes)
 
     def _published(
-        self, order: list[int], source: str, document_id: str, kind: str, converted: Converted, num_bytes: int
+        self, order: list[int], source: str, document_id: str, file: SourceFile, converted: Converted, num_bytes: int
     ) -> Outcome:
         cut = cut_sections(converted.sections, settings=self._settings.chunk, count_tokens=self._count_tokens)
         parents = list(cut)
         if not parents:
             row = reject(source, "no text was found in it", stage="chunk", num_bytes=num_bytes, digest=document_id)
             return rejected(order, row)
-        document = self._document(source, document_id, kind, converted, parents) | {"num_bytes": num_bytes}
+        document = self._document(source, document_id, file.format, converted, parents) | {"num_bytes": num_bytes}
+        document["sidecar"] = file.sidecar.digest if file.sidecar else None
         chunks = [chunk_row(document, chunk, parent=parent.ordinal) for parent in parents for chunk in parent.chunks]
         parts = [
             reject(f"{source}#{fault.part}", fault.reason, stage="part", num_bytes=0, digest=document_id)
@@ -129,6 +134,7 @@ class FileWorker:
             "title": converted.title,
             "format": kind,
             **facts,
+            "access_labels": list(converted.facts.access_labels),
             **own,
             **counts,
         }

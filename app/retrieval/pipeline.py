@@ -112,9 +112,10 @@ def chunk_rows(folder: Path, *, labels: Mapping[str, Sequence[str]]) -> list[dic
     rows, path = read_rows(folder / CHUNKS_FILE), folder / DOCUMENTS_FILE
     documents = {row["document_id"]: row for row in read_rows(path)} if path.exists() else {}
     columns = {column for document in documents.values() for column in document}
+    labelled = any(document.get(LABELS) for document in documents.values())
     for row in rows:
         document = documents.get(row["document_id"], {})
-        if labels or LABELS in columns or LABELS in row:
+        if labels or labelled or LABELS in row:
             given = (each for pattern, named in labels.items() if fnmatchcase(row["source"], pattern) for each in named)
             row[LABELS] = sorted({*(row.get(LABELS) or ()), *(document.get(LABELS) or ()), *given})
         if DAYS & columns:

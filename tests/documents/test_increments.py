@@ -144,3 +144,27 @@ def test_two_runs_of_the_same_work_do_not_share_a_spool(tmp_path: Path):
         two.remove()
     with Spool(tmp_path / "s.jsonl") as again:
         assert again.orders == [(0, 0)]
+
+
+def test_a_document_whose_sidecar_changed_is_converted_again(folder: Path, registry: Registry, converter: Converts):
+    sidecar = folder / "a.md.meta.yaml"
+    labels = []
+    for text in (
+        None,
+        "access_labels: [hr]",
+        "access_labels: [hr]",
+        "access_labels: [board]",
+        "access_labels: [",
+        None,
+    ):
+        sidecar.unlink(missing_ok=True)
+        if text:
+            sidecar.write_text(text)
+        converter.asked.clear()
+        version = ingest(folder, registry)
+        rows = {
+            row["source"]: row["access_labels"] for row in read_rows(registry.folder(version) / "documents.parquet")
+        }
+        labels.append((rows.get("a.md"), "a.md" in converter.asked, version.facts["num_found"]))
+    found = [([], True), (["hr"], True), (["hr"], False), (["board"], True), (None, False), ([], False)]
+    assert labels == [(*each, 7) for each in found]
