@@ -8,6 +8,7 @@ recovered from type sizes and positions (see layout.py).
 
 import json
 import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -161,7 +162,11 @@ class DocumentReader:
         limit_s = max(1, int(self._limits.timeout_s - GRACE_S))
         try:
             modern: bytes = convert_to_modern_format(BytesIO(data), kind, MODERN[kind], timeout_s=limit_s).getvalue()
-        except (RuntimeError, OSError, ValueError) as error:
+        except subprocess.TimeoutExpired as error:
+            raise CannotConvert(
+                f"not converted within {limit_s} s by LibreOffice (documents.limits.timeout_s)"
+            ) from error
+        except (subprocess.SubprocessError, RuntimeError, OSError, ValueError) as error:
             raise CannotConvert("LibreOffice could not read it (damaged, or encrypted with a password)") from error
         return modern
 

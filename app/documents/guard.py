@@ -16,6 +16,9 @@ from app.documents.settings import MIB, LimitSettings
 ZIPPED = ("docx", "pptx", "xlsx", "epub")
 OLD_OFFICE = ("doc", "ppt", "xls", "rtf")
 OLE_MAGIC = bytes.fromhex("d0cf11e0a1b11ae1")
+VBA = "_VBA_PROJECT".encode("utf-16-le")
+STRICT = b"purl.oclc.org/ooxml/"
+NOT_STRICT = ("xlsx", "pptx")
 SMALL_BYTES = 8 * MIB
 MAX_MEMBERS = 20_000
 HEAD_BYTES = 4096
@@ -45,6 +48,8 @@ def check(data: bytes, *, kind: str, limits: LimitSettings) -> None:
         if data.startswith(OLE_MAGIC):
             raise CannotConvert("encrypted with a password, or in the older binary format under a newer suffix")
         _check_archive(data, kind=kind, limits=limits)
+    if kind in OLD_OFFICE and VBA in data:
+        raise CannotConvert("it holds macros (_VBA_PROJECT): save it without them")
     if kind == "xml" and ENTITY.search(data):
         raise CannotConvert("its XML declares entities, which may swell or read other files; resolve them first")
 
@@ -102,5 +107,9 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, kind: st
         head = part.read(HEAD_BYTES)
     if ENTITY.search(head):
         raise CannotConvert(f"its XML declares entities ({member.filename}), which may swell or read other files")
+    if member.filename == "_rels/.rels" and kind in NOT_STRICT and STRICT in head:
+        raise CannotConvert(
+            f"strict Open XML, which is not read: save it as an ordinary .{kind} file (Office's default)"
+        )
     if kind == "epub" and DRM.search(head):
         raise CannotConvert("encrypted by a rights management system")

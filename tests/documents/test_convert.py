@@ -9,6 +9,7 @@ import pytest
 
 from app.core.digests import digest_file
 from app.documents.errors import CannotConvert
+from app.documents.models import libreoffice
 from app.documents.pdf import page_fault
 from app.documents.read import SourceFile, format_of
 from app.documents.sandbox import Sandbox
@@ -143,3 +144,25 @@ def test_old_office_files_need_libreoffice(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_a_page_that_cannot_be_parsed_says_why_without_a_key(message: str, reason: str):
     assert page_fault(message).startswith(reason)
+
+
+@pytest.mark.skipif(not libreoffice(), reason="LibreOffice is not installed: install soffice to run this test")
+def test_an_old_office_file_is_read_by_libreoffice(tmp_path: Path, converter: Sandbox):
+    (tmp_path / "fees.rtf").write_text(r"{\rtf1\ansi{\pard\b Fees\par}{\pard The annual fee is 12 euros.\par}}")
+    converted = convert(converter, tmp_path / "fees.rtf")
+    assert "The annual fee is 12 euros." in converted.sections[-1].text
+
+
+def test_no_picture_is_drawn_by_libreoffice(tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch):
+    program = tmp_path / "soffice"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path / 'called'}\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("DOCLING_LIBREOFFICE_CMD", str(program))
+    (tmp_path / "a.rtf").write_text(r"{\rtf1 text}")
+    with Sandbox(limits=LimitSettings()) as sandbox:
+        for name in ("docx/sources/drawingml.docx", "xlsx/sources/xlsx_emf.xlsx"):
+            convert(sandbox, shared_data / "docling_convert" / name)
+        assert not (tmp_path / "called").exists()
+        with pytest.raises(CannotConvert, match="LibreOffice could not read it"):
+            convert(sandbox, tmp_path / "a.rtf")
+    assert (tmp_path / "called").exists()

@@ -12,6 +12,7 @@ from app.documents.guard import END_OF_DIRECTORY, check, gunzip, num_members
 from app.documents.settings import MIB, LimitSettings
 
 LIMITS = LimitSettings()
+STRICT = b'<Relationship Type="http://purl.oclc.org/ooxml/officeDocument/relationships/officeDocument"/>'
 ENTITIES = b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><x>&b;</x>'
 
 
@@ -41,6 +42,9 @@ def encrypted(data: bytes) -> bytes:
         ("epub", packed({"META-INF/encryption.xml": b"http://www.w3.org/2001/04/xmlenc#aes128-cbc"}), "rights manag"),
         ("xlsx", packed({f"a{n}.bin": b"" for n in range(20_001)}), "more than 20000 parts"),
         ("xml", ENTITIES, "declares entities"),
+        ("doc", b"\xd0\xcf\x11\xe0" + "_VBA_PROJECT".encode("utf-16-le"), r"macros \(_VBA_PROJECT\)"),
+        ("xlsx", packed({"_rels/.rels": STRICT}), "strict Open XML, which is not read: save it as an ordinary .xlsx"),
+        ("pptx", packed({"_rels/.rels": STRICT}), "strict Open XML"),
     ],
 )
 def test_what_is_not_worth_opening_is_refused(kind: str, data: bytes, reason: str):
@@ -54,6 +58,8 @@ def test_what_is_not_worth_opening_is_refused(kind: str, data: bytes, reason: st
         ("docx", packed({"word/document.xml": os.urandom(MIB)})),
         ("epub", packed({"META-INF/encryption.xml": b"http://www.idpf.org/2008/embedding", "a.xhtml": ENTITIES})),
         ("docx", b"no archive at all"),
+        ("docx", packed({"_rels/.rels": STRICT})),
+        ("xlsx", packed({"_rels/.rels": b"<Relationships/>", "xl/other.rels": STRICT})),
         ("docx", b"PK\x03\x04" + END_OF_DIRECTORY + b"\xff" * 4),
         ("xml", b"<!DOCTYPE x SYSTEM 'x.dtd'><x/>"),
         ("html", ENTITIES),
