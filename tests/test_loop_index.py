@@ -80,7 +80,7 @@ class House:
         """Questions of a suite or synthetic rows; the number in a question names its chunk."""
         numbers = ["".join(filter(str.isdigit, each)) for each in asked]
         pairs = zip(asked, numbers, strict=True)
-        rows = [{"question": each, "chunk_id": f"c{n}", "split": "train"} for each, n in pairs]
+        rows = [{"question": each, "chunk_id": f"c{n}", "split": "calibration"} for each, n in pairs]
         schema = pa.schema(dict.fromkeys(rows[0], pa.string()))
         return self.publish(kind, ROWS_FILE, rows, schema=schema, name=name, **given)
 

@@ -123,12 +123,12 @@ class Contamination(Check):
         return len(found) / max(len(rows), 1), len(found), len(rows), example
 
     def _rows(self, version: Version, evidence: Evidence) -> list[Row]:
-        """Rows to be compared; where an index is judged, their questions alone."""
+        """Rows to be compared; where an index is judged, their questions alone, of every split: it learns of all."""
         rows = evidence.rows(version)
         if evidence.artifact.kind != INDEX:
             return rows
-        kept = (self.question, "split")
-        return [{name: row[name] for name in kept if name in row} | {"answer": "any"} for row in rows]
+        asked = [row[self.question] for row in rows if row.get(self.question) is not None]
+        return [{self.question: each, "answer": "any"} for each in asked]
 
 
 class MinQuestions(Check):
