@@ -23,7 +23,7 @@ from app.core.parquet import RowWriter
 from app.core.progress import progress
 from app.documents.errors import DocumentsLost, EmptyCorpus
 from app.documents.models import converter_versions, libreoffice, pdf_reader
-from app.documents.previous import unchanged, version_before
+from app.documents.previous import row_files, unchanged, unchanged_rows, version_before, whole_row_files
 from app.documents.read import ROWS_FORMATS, Scan, scan
 from app.documents.sandbox import Sandbox
 from app.documents.schema import DOCUMENTS, PARENTS, REJECTS, Reject, reject
@@ -62,7 +62,8 @@ def ingest(
     key = hex_of(digest_json({"name": name, "inputs": inputs}))
     with Spool(registry.workspace.root / "ingest" / f"{key}.jsonl") as spool, tempfile.TemporaryDirectory() as folder:
         parts = split_work(found.files, num_workers=settings.num_workers, limit=limit)
-        take_over(spool, parts, folder=_folder_before(registry, name, inputs))
+        before, rows_before = _before(registry, name, inputs)
+        take_over(spool, parts, folder=before, rows_before=rows_before)
         held = {order[0] for order in spool.orders}
         convert_files([part for part in parts if part.index not in held], spool, settings=settings)
         check_complete(parts, spool.orders)
@@ -72,13 +73,20 @@ def ingest(
     return version
 
 
-def take_over(spool: Spool, parts: Sequence[Part], *, folder: Path | None) -> None:
+def take_over(
+    spool: Spool, parts: Sequence[Part], *, folder: Path | None, rows_before: Mapping[str, list[str]] | None = None
+) -> None:
     """Fill the spool with what need not be converted: outcomes of a killed run, and documents of the version before."""
     files = {part.index: part.file for part in parts if part.file.format not in ROWS_FORMATS}
     spool.keep(lambda order: order[0] in files)
     held = {order[0] for order in spool.orders}
     if folder is not None:
         for outcome in unchanged(folder, {place: file for place, file in files.items() if place not in held}):
+            spool.add(outcome)
+        same = row_files(part.file for part in parts)
+        places = {part.file.source: part.index for part in parts if part.file.source in same}
+        same = {source: digests for source, digests in same.items() if (rows_before or {}).get(source) == digests}
+        for outcome in unchanged_rows(folder, {source: places[source] for source in same}) if same else ():
             spool.add(outcome)
 
 
@@ -148,7 +156,7 @@ def write_tables(folder: Path, found: Scan, outcomes: Iterator[Outcome], *, sour
         EmptyCorpus: there is no document to publish.
     """
     rejects, formats, counts = list(found.rejects), Counter[str](), Counter[str]()
-    row_files: set[str] = set()
+    sources: set[str] = set()
     with ExitStack() as stack:
         writers = {file: stack.enter_context(RowWriter(folder / file, schema=TABLES[file])) for file in TABLES}
         for outcome in outcomes:
@@ -160,7 +168,7 @@ def write_tables(folder: Path, found: Scan, outcomes: Iterator[Outcome], *, sour
                     writers[file].add(one)
             if document:
                 formats[document["format"]] += 1
-                row_files |= files_of_rows(document["source"]) if document["format"] in ROWS_FORMATS else set()
+                sources |= files_of_rows(document["source"]) if document["format"] in ROWS_FORMATS else set()
                 counts.update({name: document[name] or 0 for name in ("num_pages", "num_tables", "num_chunks")})
         rejects.sort(key=lambda row: (row["source"], row["reason"]))
         for row in rejects:
@@ -172,7 +180,7 @@ def write_tables(folder: Path, found: Scan, outcomes: Iterator[Outcome], *, sour
         "num_documents": num_documents,
         "num_chunks": counts["num_chunks"],
         "num_rejected": len(rejects) - num_parts,
-        "num_found": count_found(num_documents, rejects, row_files),
+        "num_found": count_found(num_documents, rejects, sources),
         "num_parts_rejected": num_parts,
         "num_pages": counts["num_pages"],
         "num_tables": counts["num_tables"],
@@ -193,12 +201,17 @@ def _inputs(found: Scan, *, settings: DocumentSettings, limit: int | None) -> di
         "converter": converter_versions(settings.pdf),
         "libreoffice": libreoffice(),
         "code_version": CODE_VERSION,
+        "row_files": row_files(found.files),
     }
 
 
-def _folder_before(registry: Registry, name: str, inputs: Mapping[str, Any]) -> Path | None:
+def _before(registry: Registry, name: str, inputs: Mapping[str, Any]) -> tuple[Path | None, dict[str, list[str]]]:
+    """The folder of the version before, and the files of rows that may be taken from it."""
     version = version_before(registry, name, inputs)
-    return registry.folder(version) if version else None
+    if version is None:
+        return None, {}
+    folder = registry.folder(version)
+    return folder, whole_row_files(version, folder) if inputs["limit"] is None else {}
 
 
 def _decided(spool: Spool, erased: ErasedDocuments, *, limit: int | None) -> Iterator[Outcome]:

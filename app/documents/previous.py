@@ -1,13 +1,13 @@
 """Documents that the version before holds already, so that an unchanged one is not converted again.
 
 Guarantees: only rows that were made by the same code, converters and settings from the same bytes under the same name
-are taken, and only where every row of the document is still there (an erasure may have taken some). Not guaranteed:
-rows of JSON and JSON Lines files, which cost no conversion, are read again.
+are taken, and only where every row of the document is still there (an erasure may have taken some). A file of rows is
+taken whole or not at all: not where one of its rows was a duplicate or erased, or the version lacks rows that it had.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from itertools import groupby
+from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,8 @@ from app.registry.versions import Registry, Version
 SAME = ("settings", "tokenizer", "code_version", "converter")
 """The inputs that must be the same for rows to be taken over."""
 TABLES = (DOCUMENTS_FILE, CHUNKS_FILE, PARENTS_FILE, REJECTS_FILE)
+MAY_CHANGE = ("duplicate of ", "erased: ")
+"""How reasons begin that hang on other documents than the one that they refuse."""
 TRY_AGAIN = re.compile(r"^(not converted within|the converter |needs more than|a \.\w+ file needs)")
 """Reasons that another run may not meet with."""
 Row = dict[str, Any]
@@ -55,6 +57,43 @@ def unchanged(folder: Path, files: Mapping[int, SourceFile]) -> Iterator[Outcome
         place = known.get((row["source"], row["digest"], None))
         if place is not None and row["stage"] in ("convert", "chunk") and not TRY_AGAIN.match(row["reason"]):
             yield rejected([place, 0], cast(Reject, row))
+
+
+def row_files(files: Iterable[SourceFile]) -> dict[str, list[str]]:
+    """What tells files of rows from others of their names: the digests of their bytes and of their sidecars."""
+    found = (file for file in files if file.format in ROWS_FORMATS)
+    return {file.source: [file.digest, *([file.sidecar.digest] if file.sidecar else [])] for file in found}
+
+
+def whole_row_files(version: Version, folder: Path) -> dict[str, list[str]]:
+    """The files of rows that a version holds all outcomes of, as ``row_files`` tells them."""
+    inputs, facts = version.manifest["inputs"], version.facts
+    counts = [pq.ParquetFile(folder / file).metadata.num_rows for file in (DOCUMENTS_FILE, CHUNKS_FILE)]
+    if inputs["limit"] is not None or counts != [facts["num_documents"], facts["num_chunks"]]:
+        return {}
+    found: dict[str, list[str]] = dict(inputs.get("row_files", {}))
+    for row in _rows(folder / REJECTS_FILE):
+        if row["reason"].startswith(MAY_CHANGE):
+            found.pop(_file_of(row["source"], found), None)
+    return found
+
+
+def unchanged_rows(folder: Path, places: Mapping[str, int]) -> Iterator[Outcome]:
+    """Outcomes of whole files of rows, in order, by the files' places in the order of the work."""
+    numbers = {source: count() for source in places}
+    for document, chunks, parents in _documents(folder):
+        if (source := _file_of(document["source"], places)) and document["format"] in ROWS_FORMATS:
+            order = [places[source], next(numbers[source])]
+            yield Outcome(order=order, document=document, chunks=chunks, parents=parents, parts=[], reject=None)
+    for row in _rows(folder / REJECTS_FILE):
+        if source := _file_of(row["source"], places):
+            yield rejected([places[source], next(numbers[source])], cast(Reject, row))
+
+
+def _file_of(source: str, known: Container[str]) -> str:
+    """The known file that a source is a row of, or that it is; nothing where there is none."""
+    ends = [*(place for place, letter in enumerate(source) if letter == "#"), len(source)]
+    return next((source[:end] for end in ends if source[:end] in known), "")
 
 
 def _documents(folder: Path) -> Iterator[tuple[Row, list[Row], list[Row]]]:

@@ -15,6 +15,7 @@ from app.documents import pipeline
 from app.documents.errors import CannotConvert
 from app.documents.previous import unchanged
 from app.documents.read import SourceFile, scan
+from app.documents.read import read_rows as read_rows_of
 from app.documents.sections import Converted, Facts, Fault, Section
 from app.documents.settings import ChunkSettings, DocumentSettings
 from app.documents.spool import Spool
@@ -168,3 +169,60 @@ def test_a_document_whose_sidecar_changed_is_converted_again(folder: Path, regis
         labels.append((rows.get("a.md"), "a.md" in converter.asked, version.facts["num_found"]))
     found = [([], True), (["hr"], True), (["hr"], False), (["board"], True), (None, False), ([], False)]
     assert labels == [(*each, 7) for each in found]
+
+
+@pytest.fixture
+def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files whose rows are read."""
+    read: list[str] = []
+
+    def note(file: SourceFile, **options: object) -> Iterator[object]:
+        read.append(file.source)
+        return read_rows_of(file, **options)
+
+    monkeypatch.setattr("app.documents.work.read_rows", note)
+    return read
+
+
+ROWS = '{"id": 1, "text": "one"}\nnot a row\n{"id": 3, "text": "three"}\n{"id": 4, "text": ""}\n'
+
+
+@pytest.mark.usefixtures("converter")
+def test_rows_of_an_unchanged_file_are_not_read_again(
+    folder: Path, tmp_path: Path, registry: Registry, rows_read: list[str]
+):
+    (folder / "rows.jsonl").write_text(ROWS)
+    (folder / "zero.jsonl").write_text('{"id": 1, "text": "nil"}\n')
+    first = ingest(folder, registry)
+    (folder / "a.md").write_text("Another text.")
+    (folder / "zero.jsonl").write_text('{"id": 1, "text": "nothing"}\n')
+    rows_read.clear()
+    second = ingest(folder, registry)
+    assert set(rows_read) == {"zero.jsonl"}
+    assert second.digest == from_nothing(folder, tmp_path).digest
+    assert (first.facts["num_found"], second.facts["num_found"]) == (10, 10)
+
+
+@pytest.mark.usefixtures("converter")
+@pytest.mark.parametrize("spoiled", ["a duplicate", "an erased row", "a limit", "a sidecar", "nothing"])
+def test_rows_are_read_again_where_their_file_is_not_whole(
+    folder: Path, tmp_path: Path, registry: Registry, rows_read: list[str], spoiled: str
+):
+    if spoiled == "a duplicate":
+        (folder / "zero.jsonl").write_text('{"id": 1, "text": "one"}\n')
+    limit = 8 if spoiled == "a limit" else None
+    first = pipeline.ingest(folder, "docs", registry=registry, settings=SETTINGS, limit=limit)
+    if spoiled == "an erased row":
+        path = registry.folder(first) / "documents.parquet"
+        rows = pq.read_table(path).filter(pc.field("source") != "rows.jsonl#1")
+        path.parent.chmod(0o700)
+        path.unlink()
+        pq.write_table(rows, path)
+    if spoiled == "a sidecar":
+        (folder / "rows.jsonl.meta.yaml").write_text("access_labels: [hr]")
+    (folder / "a.md").write_text("Another text.")
+    rows_read.clear()
+    second = ingest(folder, registry)
+    read = {"a duplicate": {"zero.jsonl"}, "nothing": set()}.get(spoiled, {"rows.jsonl"})
+    assert set(rows_read) == read
+    assert second.digest == from_nothing(folder, tmp_path).digest
