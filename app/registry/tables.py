@@ -17,6 +17,8 @@ WINDOWS_FILE = "windows.parquet"
 """The ``row`` of ``CHUNKS_FILE`` that each vector belongs to, ascending; without it, every chunk has one vector."""
 LEXICAL_FOLDER = "lexical"
 """BM25 over the same chunks; an index without it gets it from its chunk table when it is opened."""
+SHARDS_FILE = "shards.json"
+"""The folders in which a divided index holds the files named above, and the number of the first row of each."""
 REJECTS_FILE = "rejects.parquet"
 """What did not make it into the version, each with its reason."""
 

@@ -19,8 +19,8 @@ from app.inference.encoder import MAX_TOKENS, load_tokenizer
 from app.inference.retrievers import ENCODER_FOLDER, Source
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
-from app.retrieval.index import read_index
 from app.retrieval.settings import RetrievalSettings
+from app.retrieval.shards import Local
 from app.retrieval.windows import cut
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ def known_vectors(
 
 
 def _vectors_in(version: Version, folder: Path, *, headings: bool) -> dict[tuple[str, str], Vectors]:
-    opened = read_index(folder)
-    rows = opened.chunks.select(["heading_path", "text"]).to_pylist()
-    parts = opened.vectors.of_chunks()
-    return {embedded_text(row, headings=headings): part for row, part in zip(rows, parts, strict=True)}
+    known: dict[tuple[str, str], Vectors] = {}
+    for shard in Local.open(folder).shards:
+        rows = shard.parts.chunks.select(["heading_path", "text"]).to_pylist()
+        texts = (embedded_text(row, headings=headings) for row in rows)
+        known.update(zip(texts, shard.parts.vectors.of_chunks(), strict=True))
+    return known

@@ -67,11 +67,13 @@ def write_index(
     kind: str = "flat",
     lexical: LexicalSettings | None = None,
     search: SearchSettings | None = None,
+    words: Lexical | None = None,
 ) -> None:
     """Write vectors (n, dim) of unit length and their chunk rows.
 
     Args:
         windows: the row that each vector belongs to, ascending; None: every row has one vector.
+        words: BM25 over the rows, where it is made already.
 
     Raises:
         IndexBroken: a row has no vector, or a vector no row.
@@ -88,7 +90,8 @@ def write_index(
         )
     table = chunk_table(rows)
     pq.write_table(table, folder / CHUNKS_FILE, compression="zstd", row_group_size=ROW_GROUP_SIZE)
-    build_lexical(table, settings=lexical or LexicalSettings()).write(folder / LEXICAL_FOLDER)
+    words = words or build_lexical(table, settings=lexical or LexicalSettings())
+    words.write(folder / LEXICAL_FOLDER)
     write_search(folder, search=search or SearchSettings(), lexical=lexical or LexicalSettings())
 
 
@@ -125,7 +128,7 @@ def read_index(folder: Path) -> Opened:
         index = faiss.read_index(str(folder / INDEX_FILE), faiss.IO_FLAG_MMAP_IFC)
         windows = _read_windows(folder)
         chunks = pq.read_table(folder / CHUNKS_FILE)
-        search, words = _read_settings(folder)
+        search, words = read_settings(folder)
         lexical, titles = _read_lexical(folder, chunks, words), Titles(chunks, language=words.language)
     except (RuntimeError, OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise IndexBroken(f"the index in {folder} cannot be opened: build it again") from error
@@ -158,7 +161,8 @@ def _read_lexical(folder: Path, chunks: pa.Table, settings: LexicalSettings) -> 
         return build_lexical(chunks, settings=settings)
 
 
-def _read_settings(folder: Path) -> tuple[SearchSettings, LexicalSettings]:
+def read_settings(folder: Path) -> tuple[SearchSettings, LexicalSettings]:
+    """How an index is searched, and how its words were made."""
     path = folder / SEARCH_FILE
     how = json.loads(path.read_text()) if path.exists() else {"search": {}, "lexical": {}}
     return SearchSettings(**BEFORE_TITLES | how["search"]), LexicalSettings(**how["lexical"])

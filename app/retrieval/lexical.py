@@ -8,6 +8,7 @@ statistics hide what a caller may not see: how rare a word is, is counted over a
 import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -84,6 +85,20 @@ class Lexical:
         num, empty = about.pop("num_texts"), about.pop("empty")
         engine = None if empty else bm25s.BM25.load(folder, mmap=True, show_progress=False)
         return cls(engine, num_texts=num, settings=LexicalSettings(**about))
+
+    def part(self, start: int, stop: int) -> "Lexical":
+        """BM25 of the texts from ``start`` to before ``stop``: their scores stay those among all texts."""
+        import numpy as np
+
+        if self._engine is None:
+            return Lexical(None, num_texts=stop - start, settings=self.settings)
+        engine, scores = copy(self._engine), self._engine.scores
+        inside = (scores["indices"] >= start) & (scores["indices"] < stop)
+        ends = np.concatenate([[0], np.cumsum(inside)]).astype(scores["indptr"].dtype)
+        indices = (scores["indices"][inside] - start).astype(scores["indices"].dtype)
+        kept = {"data": scores["data"][inside], "indices": indices, "indptr": ends[scores["indptr"]]}
+        engine.scores = {**scores, **kept, "num_docs": stop - start}
+        return Lexical(engine, num_texts=stop - start, settings=self.settings)
 
     def __len__(self) -> int:
         return self._num

@@ -25,9 +25,10 @@ from app.registry.whole import chunks_of
 from app.retrieval.calibrate import Calibrated, calibrate_weight, gold_of
 from app.retrieval.embedding import Embed, embed_chunks, embedding_identity, known_vectors
 from app.retrieval.filters import DATE, LABELS
-from app.retrieval.index import IndexBroken, write_index, write_search
+from app.retrieval.index import IndexBroken, write_search
 from app.retrieval.search import SearchIndex
 from app.retrieval.settings import RetrievalSettings, SearchSettings
+from app.retrieval.shards import write_shards
 from app.retrieval.vectors import choose_kind
 
 if TYPE_CHECKING:
@@ -80,8 +81,10 @@ def build_index(
     vectors, windows = embed_chunks(rows, settings=settings, embed=embed, source=source, known=known)
     with tempfile.TemporaryDirectory() as folder:
         place, search = Path(folder), tuned_search(settings.search, retriever)
-        kind = choose_kind(len(vectors)) if settings.kind == "auto" else settings.kind
-        write_index(place, vectors, rows, windows=windows, kind=kind, lexical=settings.lexical, search=search)
+        most = settings.max_shard_vectors
+        kind = choose_kind(min(len(vectors), most)) if settings.kind == "auto" else settings.kind
+        write = partial(write_shards, windows=windows, most=most, kind=kind, lexical=settings.lexical, search=search)
+        layout = write(place, vectors, rows)
         weight: dict[str, Any] = {"from": retriever.ref if retriever and search != settings.search else "the settings"}
         if questions:
             found = _calibrated(place, questions, source=source, registry=registry)
@@ -89,6 +92,7 @@ def build_index(
             write_search(place, search=search, lexical=settings.lexical)
             weight = {"from": questions.ref} | found.to_json()
         facts = {**source.facts(), "kind": kind, "num_chunks": len(rows), "num_vectors": len(vectors)}
+        facts["num_shards"] = len(layout.starts)
         facts["embedding"] = embedding_identity(settings, encoder=source.encoder)
         facts |= {"search": search.model_dump(mode="json"), "dense_weight": weight}
         parents = [dataset.digest, *(each.digest for each in (questions, retriever) if each)]

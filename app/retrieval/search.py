@@ -11,21 +11,21 @@ hit is a good one; a threshold is the caller's, and is best put on ``similarity`
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from app.retrieval.filters import DATE, PUBLIC, Scope, mask_of
+from app.retrieval.filters import DATE, PUBLIC, Scope
 from app.retrieval.fusion import Candidates, fuse
-from app.retrieval.index import Opened, read_index
+from app.retrieval.index import read_settings
 from app.retrieval.rerank import Reranks, mix, passage_of
 from app.retrieval.settings import SearchSettings
+from app.retrieval.shards import Local, Parts, gather
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MASKS_KEPT = 64
 COLUMNS = ("chunk_id", "document_id", "source", "title", "heading_path", "text")
 PLACES = {"page": "page_start", "page_end": "page_end", "date": DATE}
 
@@ -70,26 +70,22 @@ class Hit:
 class SearchIndex:
     """An opened index."""
 
-    def __init__(self, parts: Opened) -> None:
-        self._parts, self.settings = parts, parts.settings
-        self._mask = lru_cache(maxsize=MASKS_KEPT)(lambda scope: mask_of(parts.chunks, scope))
+    def __init__(self, parts: Parts, *, settings: SearchSettings, dim: int) -> None:
+        """Take the parts of an index, how it is searched, and how many numbers its vectors have."""
+        self._parts, self.settings, self.dim = parts, settings, dim
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open an index version's folder.
+        """Open an index version's folder, all its shards where it is divided.
 
         Raises:
             IndexBroken: it is not one, or it is damaged.
         """
-        return cls(read_index(folder))
+        parts = Local.open(folder)
+        return cls(parts, settings=read_settings(folder)[0], dim=parts.shards[0].parts.vectors.dim)
 
     def __len__(self) -> int:
-        return len(self._parts.vectors)
-
-    @property
-    def dim(self) -> int:
-        """Numbers in a vector."""
-        return self._parts.vectors.dim
+        return len(self._parts)
 
     def places(self, *, chunk_id: str | None = None, source: str | None = None) -> list[int]:
         """Rows of the chunk table with that id; where there is none, those of the document with that source."""
@@ -97,11 +93,11 @@ class SearchIndex:
 
     @cached_property
     def _by_id(self) -> dict[str, list[int]]:
-        return _grouped(self._parts.chunks["chunk_id"].to_pylist())
+        return self._parts.places("chunk_id")
 
     @cached_property
     def _by_source(self) -> dict[str, list[int]]:
-        return _grouped(self._parts.chunks["source"].to_pylist())
+        return self._parts.places("source")
 
     def search(
         self,
@@ -127,17 +123,9 @@ class SearchIndex:
     def candidates(
         self, questions: Sequence[str], vectors: "NDArray[np.float32]", *, num: int, scope: Scope = PUBLIC
     ) -> list[Candidates]:
-        """What either part finds for each question, ``num`` chunks each, with the scores of all of them."""
-        import numpy as np
-
-        parts, mask = self._parts, self._mask(scope)
-        results = []
-        for question, vector, near in zip(questions, vectors, parts.vectors.nearest(vectors, num, mask), strict=True):
-            lexical = parts.lexical.scores(question)
-            rows = np.union1d(near, _top(lexical, num, mask))
-            dense, titles = parts.vectors.cosines(vector, rows), parts.titles.scores(question, rows)
-            results.append(Candidates(rows, dense, np.asarray(lexical[rows]), titles))
-        return results
+        """What cosine and BM25 find for each question, ``num`` chunks each, with the scores of all of them."""
+        found = self._parts.candidates(questions, vectors, num, scope)
+        return [gather(each, num) for each in zip(*found, strict=True)]
 
     def _best(
         self, question: str, found: Candidates, k: int, how: SearchSettings, reranker: Reranks | None
@@ -146,7 +134,7 @@ class SearchIndex:
 
         fused = fuse(found, how)
         order = np.argsort(-fused, kind="stable")[: max(k, how.rerank_depth) if reranker else k]
-        rows = self._parts.chunks.take(found.rows[order]).to_pylist()
+        rows = self._parts.take(found.rows[order].tolist())
         again = _scored(reranker, question, rows[: how.rerank_depth]) if reranker else np.zeros(0, np.float32)
         final = mix(fused[order], again, weight=how.rerank_weight)
         parts = (found.dense[order], found.lexical[order], fused[order], found.titles[order])
@@ -162,25 +150,7 @@ def _scored(reranker: Reranks, question: str, rows: Sequence[dict[str, Any]]) ->
     return reranker.scores(question, [passage_of(row["heading_path"], row["text"]) for row in rows])
 
 
-def _top(scores: "NDArray[np.float32]", num: int, mask: "NDArray[np.bool_] | None") -> "NDArray[np.int64]":
-    """Places of the best scores above 0 under a mask, in no order."""
-    import numpy as np
-
-    places = np.flatnonzero(scores > 0 if mask is None else (scores > 0) & mask)
-    if len(places) <= num:
-        return places
-    values = scores[places]
-    return places[np.argpartition(-values, num - 1)[:num]]
-
-
 def _hit(row: dict[str, Any], scores: Scores, *, score: float) -> Hit:
     known: dict[str, Any] = {name: row[name] for name in COLUMNS} | {"heading_path": tuple(row["heading_path"])}
     where: dict[str, Any] = {name: row.get(column) for name, column in PLACES.items()}
     return Hit(**known, **where, score=score, similarity=scores.dense, scores=scores)
-
-
-def _grouped(values: Sequence[str]) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = {}
-    for place, value in enumerate(values):
-        groups.setdefault(value, []).append(place)
-    return groups

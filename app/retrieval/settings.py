@@ -148,6 +148,10 @@ class RetrievalSettings(Settings):
     kind: Literal["auto", "flat", "hnsw", "ivf", "ivf-rabitq"] = "auto"
     """Index of the vectors; ``auto`` takes one by the number of chunks."""
 
+    max_shard_vectors: PositiveInt = 1_000_000
+    """Vectors in one part of an index; a larger index is divided at the bounds of documents, and its parts may be
+    served by several replicas (``shard_replicas`` of the serving application)."""
+
     lexical: LexicalSettings = LexicalSettings()
     """Matching of words."""
 

@@ -74,12 +74,19 @@ class ChunkVectors:
         """Numbers in a vector."""
         return int(self._index.d)
 
+    @property
+    def num_vectors(self) -> int:
+        """Vectors of all chunks together."""
+        return int(self._index.ntotal)
+
     def nearest(
         self, vectors: "NDArray[np.float32]", num: int, mask: "NDArray[np.bool_] | None" = None
     ) -> "list[NDArray[np.int64]]":
         """The ``num`` chunks nearest to each vector (n, dim), best first; fewer where a mask leaves fewer chunks."""
         import numpy as np
 
+        if not len(self):
+            return [np.zeros(0, dtype=np.int64) for _ in vectors]
         hidden = None if mask is None else mask[self._rows]
         single = len(self) == self._index.ntotal
         allowed = len(self) if mask is None else int(mask.sum())

@@ -42,6 +42,7 @@ from app.registry.tables import CHUNKS
 from app.registry.versions import open_registry
 from app.retrieval.index import write_index
 from app.retrieval.search import SearchIndex
+from app.retrieval.shards import write_shards
 from app.retrieval.vectors import build, search
 from app.serving import replicas
 from app.serving.log import receipt_proof
@@ -221,6 +222,19 @@ def test_the_index_forgets_the_vector_and_finds_the_others(world):
     hits = index.search([""] * 5, np.eye(5, DIM, dtype=np.float32), 5)
     assert [found[0].chunk_id for place, found in enumerate(hits) if place != 1] == ["c0", "c2", "c3", "c4"]
     assert all(hit.chunk_id != "c1" for found in hits for hit in found)
+
+
+def test_a_divided_index_forgets_in_the_shard_that_knew(world, tmp_path):
+    vectors, folder = np.eye(5, DIM, dtype=np.float32), tmp_path / "divided"
+    folder.mkdir()
+    write_shards(folder, vectors, [chunk(n) for n in range(5)], windows=np.arange(5), most=2)
+    index = world.publish("index", "divided", folder=folder, inputs={"i": 2}, parents=[world.world["dataset"].digest])
+    assert len(SearchIndex.open(world.folder(index))) == 5
+    erase(world, subjects=[NAME], reason="asked for", actor="jane")
+    left = SearchIndex.open(world.folder(index))
+    assert (len(left), left.places(chunk_id="c1"), verify(world.workspace).faults) == (4, [], [])
+    found = left.search([""] * 5, vectors, 5)
+    assert [hits[0].chunk_id for place, hits in enumerate(found) if place != 1] == ["c0", "c2", "c3", "c4"]
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "ivf-rabitq", "hnsw"])

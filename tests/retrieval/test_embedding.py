@@ -69,17 +69,20 @@ def files_of(registry: Registry, version: Version) -> dict[str, str]:
     return {name: entry["sha256"] for name, entry in version.manifest["files"].items()}
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "ivf-rabitq"])
-def test_a_next_version_is_that_of_a_build_from_nothing(tmp_path: Path, encoder: Encoder, kind: str):
+@pytest.mark.parametrize(("kind", "most"), [("flat", 99), ("flat", 3), ("hnsw", 99), ("ivf", 99), ("ivf-rabitq", 99)])
+def test_a_next_version_is_that_of_a_build_from_nothing(tmp_path: Path, encoder: Encoder, kind: str, most: int):
     here, fresh = (open_registry(Workspace.find(tmp_path / name)) for name in ("here", "fresh"))
-    built(here, tmp_path / "1", FIRST, Counting(encoder), kind=kind)
+    how = {"kind": kind, "max_shard_vectors": most}
+    built(here, tmp_path / "1", FIRST, Counting(encoder), **how)
     embed, whole = Counting(encoder), Counting(encoder)
-    after = built(here, tmp_path / "2", NEXT, embed, kind=kind)
-    other = built(fresh, tmp_path / "3", NEXT, whole, kind=kind)
+    after = built(here, tmp_path / "2", NEXT, embed, **how)
+    other = built(fresh, tmp_path / "3", NEXT, whole, **how)
     assert files_of(here, after) == files_of(fresh, other)
     assert after.digest == other.digest
     changed = ["fees. The annual fee is 15 euros.", "new. Votes."]
     assert embed.given == (whole.given if kind == "ivf-rabitq" else changed)
+    assert (after.facts["num_shards"] > 1) == (most == 3)
+    assert len(SearchIndex.open(here.folder(after))) == 4
     assert after.facts["num_vectors"] > after.facts["num_chunks"] == 4
 
 
@@ -128,6 +131,6 @@ def test_no_vector_depends_on_the_batch_or_on_other_chunks(tmp_path: Path, encod
         version = built(registry, tmp_path / name, documents, Counting(encoder))
         index = SearchIndex.open(registry.folder(version))
         parts.append({row: index.places(chunk_id=row)[0] for row in ("fees.md:The annual fee is 12 euros.",)})
-        vectors = index._parts.vectors.of_chunks()
+        vectors = index._parts.shards[0].parts.vectors.of_chunks()
         parts[-1] = [vectors[place] for place in parts[-1].values()]
     assert np.array_equal(parts[0][0], parts[1][0])

@@ -10,7 +10,7 @@ from app.inference.retrievers import Source
 from app.registry.tables import ROWS_FILE
 from app.retrieval.calibrate import TooFewQuestions, calibrate_weight, gold_of
 from app.retrieval.evaluate import ROWS, NothingToAsk, evaluate_index
-from app.retrieval.index import write_index
+from app.retrieval.index import read_index, write_index
 from app.retrieval.measure import measure, ndcg
 from app.retrieval.search import SearchIndex
 from app.retrieval.settings import SearchSettings
@@ -71,7 +71,7 @@ def test_an_evaluation_has_intervals_outcomes_and_the_change_from_another_index(
     index = registry.publish("index", "words", folder=folder, inputs={"n": 1})
     other = tmp_path / "other"
     other.mkdir()
-    rows = SearchIndex.open(folder)._parts.chunks.to_pylist()
+    rows = read_index(folder).chunks.to_pylist()
     write_index(other, vectors, rows, search=SearchSettings(fusion="dense"))
     before = registry.publish("index", "vectors", folder=other, inputs={"n": 2})
     questions = publish_questions(registry, tmp_path / "rows", asked())
