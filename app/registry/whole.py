@@ -7,6 +7,7 @@ Guarantees: what comes back held when it was read; what an erasure left of a fil
 it is loaded, a file that an erasure is about to replace. Not guaranteed: that nobody swaps a file after that.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from app.core.digests import digest_bytes, digest_file
@@ -24,15 +25,18 @@ class NoChunks(UsageError):
     """The dataset holds rows instead of documents: name one that was ingested."""
 
 
-def whole_folder(version: Version, registry: Registry) -> Path:
+def whole_folder(version: Version, registry: Registry, *, only: Callable[[str], bool] = bool) -> Path:
     """A version's folder, to be read only.
+
+    Args:
+        only: which files, by their names, are to be read; the others are not looked at.
 
     Raises:
         ArtifactChanged: its manifest or one of its files is not the one published.
     """
     check_manifest(version, registry)
     folder = registry.folder(version)
-    check_files(version, folder, erasures=erasures_in(registry.ledger, registry.store), under_way=True)
+    check_files(version, folder, erasures=erasures_in(registry.ledger, registry.store), under_way=True, only=only)
     return folder
 
 
@@ -54,14 +58,22 @@ def check_manifest(version: Version, registry: Registry) -> None:
         raise _changed(version, "its manifest")
 
 
-def check_files(version: Version, folder: Path, *, erasures: Erasures | None = None, under_way: bool = False) -> None:
+def check_files(
+    version: Version,
+    folder: Path,
+    *,
+    erasures: Erasures | None = None,
+    under_way: bool = False,
+    only: Callable[[str], bool] = bool,
+) -> None:
     """ArtifactChanged when a file of a version is missing or is not the one published, or what an erasure left of it.
 
     Args:
         under_way: take bytes that the last erasure has named and not replaced yet.
+        only: which files are looked at, by their names; all of them by default.
     """
     erasures = erasures or Erasures()
-    for name, entry in version.manifest["files"].items():
+    for name, entry in ((name, entry) for name, entry in version.manifest["files"].items() if only(name)):
         erased = erasures.of(version.kind, version.digest, name)
         wanted = {erased[-1][1].new if erased else entry["sha256"]}
         wanted |= {erased[-1][1].old} if erased and under_way else set()

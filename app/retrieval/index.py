@@ -162,7 +162,10 @@ def _read_lexical(folder: Path, chunks: pa.Table, settings: LexicalSettings) -> 
 
 
 def read_settings(folder: Path) -> tuple[SearchSettings, LexicalSettings]:
-    """How an index is searched, and how its words were made."""
+    """How an index is searched, and how its words were made; IndexBroken when the file that says so is damaged."""
     path = folder / SEARCH_FILE
-    how = json.loads(path.read_text()) if path.exists() else {"search": {}, "lexical": {}}
-    return SearchSettings(**BEFORE_TITLES | how["search"]), LexicalSettings(**how["lexical"])
+    try:
+        how = json.loads(path.read_text()) if path.exists() else {"search": {}, "lexical": {}}
+        return SearchSettings(**BEFORE_TITLES | how["search"]), LexicalSettings(**how["lexical"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IndexBroken(f"the index in {folder} does not say how it is searched: build it again") from error

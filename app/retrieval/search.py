@@ -82,7 +82,16 @@ class SearchIndex:
             IndexBroken: it is not one, or it is damaged.
         """
         parts = Local.open(folder)
-        return cls(parts, settings=read_settings(folder)[0], dim=parts.shards[0].parts.vectors.dim)
+        return cls.of(parts, folder, dim=parts.shards[0].parts.vectors.dim)
+
+    @classmethod
+    def of(cls, parts: Parts, folder: Path, *, dim: int) -> Self:
+        """An index whose parts are opened already, here or elsewhere, searched as its folder says.
+
+        Raises:
+            IndexBroken: the folder does not say how.
+        """
+        return cls(parts, settings=read_settings(folder)[0], dim=dim)
 
     def __len__(self) -> int:
         return len(self._parts)

@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from app.core.settings import Settings
 from app.retrieval.filters import Scope
+from app.retrieval.shards import Call
 from app.routing.router import RUNGS
 from app.serving import replicas
 from app.serving.access import AccessList
@@ -42,6 +43,11 @@ OPTIONS = {
 BATCH_WAIT_S = 0.005
 
 
+def retry_of(settings: ServingSettings) -> Retry:
+    """How calls to a replica that died are made again."""
+    return Retry(REPLICA_GONE, settings.retry_deadline_s, settings.first_retry_s)
+
+
 class ReleaseConfig(Settings):
     """The deployments' ``user_config``."""
 
@@ -55,13 +61,36 @@ class ReleaseConfig(Settings):
 USER_CONFIG = ReleaseConfig().model_dump()
 
 
-class RetrieverDeployment:
-    """Finds passages."""
+class ShardDeployment:
+    """Holds those shards of divided indexes that are dealt out to it."""
 
     def __init__(self, settings: ServingSettings) -> None:
-        self._worker = replicas.Retriever(settings)
+        self._worker = replicas.ShardHolder(settings)
+
+    async def call(self, index: str, number: int, method: str, args: Sequence[Any]) -> Any:
+        return await asyncio.to_thread(self._worker.call, index, number, method, args)
+
+
+class RetrieverDeployment:
+    """Finds passages; asks the shards of a divided index at once and gathers what they say."""
+
+    def __init__(self, settings: ServingSettings, shards: Sequence[DeploymentHandle] = ()) -> None:
+        self._shards, self._retry = shards, retry_of(settings)
+        self._worker = replicas.Retriever(settings, scatter=self._scatter if shards else None)
+
+    def _scatter(self, index: str, calls: Sequence[Call]) -> list[Any]:
+        """Results of calls to shards; called in a worker's thread, made in the replica's loop."""
+        return asyncio.run_coroutine_threadsafe(self._gather(index, calls), self._loop).result()
+
+    async def _gather(self, index: str, calls: Sequence[Call]) -> list[Any]:
+        def made(number: int, method: str, args: Sequence[Any]) -> Any:
+            handle = self._shards[number % len(self._shards)]
+            return self._retry.call(lambda: handle.call.remote(index, number, method, args))
+
+        return list(await asyncio.gather(*(made(*call) for call in calls)))
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(replicas.preload_if_possible, self._worker, ReleaseConfig(**user_config).release)
 
     async def preload(self, release: str) -> None:
@@ -158,7 +187,7 @@ class GatewayDeployment:
     ) -> None:
         self._registry, self._authorities = replicas.registry_of(settings), settings.authorities
         registry = self._registry
-        retry = Retry(REPLICA_GONE, settings.retry_deadline_s, settings.first_retry_s)
+        retry = retry_of(settings)
         self._log = RequestLog(
             registry.workspace.requests_dir,
             ledger=registry.ledger,
@@ -186,13 +215,19 @@ class GatewayDeployment:
 
 def build(args: ServingSettings) -> serve.Application:
     """The application of some settings; ``args`` in a Serve config."""
-    retriever = _deployment(RetrieverDeployment, "retriever", user_config=USER_CONFIG).bind(args)
+    retriever = build_retriever(args)
     generators = {
         rung: _deployment(GeneratorDeployment, rung, user_config=USER_CONFIG).bind(rung, args) for rung in RUNGS
     }
     reader = _deployment(ReaderDeployment, "reader").bind(retriever)
     gateway = _deployment(serve.ingress()(GatewayDeployment), "gateway", user_config=USER_CONFIG)
     return gateway.bind(args, retriever, generators, reader)
+
+
+def build_retriever(args: ServingSettings) -> serve.Application:
+    """The retriever, with the holders of shards that the settings ask for."""
+    shards = [_deployment(ShardDeployment, f"shards-{number}").bind(args) for number in range(args.shard_replicas)]
+    return _deployment(RetrieverDeployment, "retriever", user_config=USER_CONFIG).bind(args, shards)
 
 
 def _deployment(target: type, name: str, **options: Any) -> serve.Deployment:

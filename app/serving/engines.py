@@ -1,7 +1,8 @@
 """From a version in the registry to something that runs: engines of models, indexes, and the search over them."""
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from app.inference.models import find_model
 from app.registry.versions import Registry, Version
@@ -10,17 +11,40 @@ from app.routing.calibrate import calibrate
 from app.routing.settings import RoutingSettings
 from app.serving.schema import Passage
 
+Scatter: TypeAlias = Callable[[str, Sequence[tuple[int, str, tuple[Any, ...]]]], list[Any]]
+"""Digest of an index, and calls to its shards (number, method, arguments) -> their results."""
+
 
 def load_engine(registry: Registry, digest: str, *, num_threads: int) -> Any:
     """The text engine of a model version; an adapter is put on its base model."""
     return find_model(registry.get("model", digest), registry=registry).load(num_threads=num_threads)
 
 
-def load_index(registry: Registry, digest: str) -> Any:
-    """The search index of an index version."""
-    from app.retrieval.search import SearchIndex
+def load_index(registry: Registry, digest: str, *, scatter: Scatter | None = None) -> Any:
+    """The search index of an index version.
 
-    return SearchIndex.open(whole_folder(registry.get("index", digest), registry))
+    Args:
+        scatter: makes calls to the shards of an index that others hold; None: a divided index is opened here, whole.
+    """
+    from app.retrieval.search import SearchIndex
+    from app.retrieval.shards import Layout, Scattered
+
+    version = registry.get("index", digest)
+    if scatter is None or version.facts.get("num_shards", 1) == 1:
+        return SearchIndex.open(whole_folder(version, registry))
+    folder = whole_folder(version, registry, only=lambda name: "/" not in name)
+    parts = Scattered(Layout.of(folder), functools.partial(scatter, digest))
+    return SearchIndex.of(parts, folder, dim=int(version.facts["dim"]))
+
+
+def load_shard(registry: Registry, digest: str, number: int) -> Any:
+    """One shard of an index version."""
+    from app.retrieval.shards import Layout, Shard
+
+    version = registry.get("index", digest)
+    own = f"{Layout.of(registry.folder(version)).folders[number]}/"
+    folder = whole_folder(version, registry, only=lambda name: "/" not in name or name.startswith(own))
+    return Shard.open(folder, number)
 
 
 def to_passage(hit: Any) -> Passage:

@@ -4,6 +4,7 @@ Each method takes a batch and returns one result per item, in order. Items of on
 releases; they are grouped, so that a swap of releases needs no pause.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -16,7 +17,7 @@ from app.inference.retrievers import PINNED, Models, made_with, source_named
 from app.registry.versions import Registry, open_registry
 from app.retrieval.filters import PUBLIC, Scope
 from app.serving.cascade import Extract, Quote, Retrieval
-from app.serving.engines import load_engine, load_index, to_passage
+from app.serving.engines import Scatter, load_engine, load_index, load_shard, to_passage
 from app.serving.loaded import Loaded
 from app.serving.release import Prompt, resolve_release
 from app.serving.schema import Generation, Passage
@@ -60,6 +61,42 @@ class Asked:
     scope: Scope = PUBLIC
 
 
+class Fresh:
+    """Indexes, or shards of one number, by their index's digest; opened again when an erasure took something away."""
+
+    def __init__(self, registry: Registry, load: Callable[[str], Any], *, limit: int) -> None:
+        self._registry, self._loaded = registry, Loaded[Any](load, limit=limit)
+        self._marks: dict[str, tuple[str, float]] = {}
+
+    def get(self, digest: str) -> Any:
+        """What was opened; whether something was erased is looked up once in a while."""
+        mark, looked_s = self._marks.get(digest, ("", 0.0))
+        if not looked_s or time.monotonic() - looked_s >= LOOK_AGAIN_S:
+            now = self._registry.store.erased_mark("index", digest)
+            if now != mark:
+                self._loaded.forget(digest)
+            self._marks[digest] = (now, time.monotonic())
+        return self._loaded.get(digest)
+
+
+class ShardHolder:
+    """Holds shards of indexes and makes the calls that a retriever scatters."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._registry, self._limit = registry_of(settings), settings.max_loaded
+        self._shards: dict[int, Fresh] = {}
+
+    def call(self, digest: str, number: int, method: str, args: Sequence[Any]) -> Any:
+        """The result of a method of a shard (``app.retrieval.shards.Shard``)."""
+        load = functools.partial(_load_shard, self._registry, number)
+        held = self._shards.setdefault(number, Fresh(self._registry, load, limit=self._limit))
+        return getattr(held.get(digest), method)(*args)
+
+
+def _load_shard(registry: Registry, number: int, digest: str) -> Any:
+    return load_shard(registry, digest, number)
+
+
 class Retriever:
     """Embeds questions and searches indexes, each with the encoder and the re-ranker that it was made with.
 
@@ -67,41 +104,30 @@ class Retriever:
     searches with: the reader's thresholds were measured with it.
     """
 
-    def __init__(self, settings: ServingSettings) -> None:
+    def __init__(self, settings: ServingSettings, *, scatter: Scatter | None = None) -> None:
+        """``scatter`` makes calls to the shards of divided indexes; None: they are opened here."""
         self._registry = registry_of(settings)
         self._models: Loaded[Models] = Loaded(
             lambda name: source_named(name, registry=self._registry).load(num_threads=settings.num_threads),
             limit=settings.max_loaded + 1,
         )
-        self._indexes: Loaded[Any] = Loaded(
-            lambda digest: load_index(self._registry, digest), limit=settings.max_loaded
-        )
+        load = functools.partial(load_index, self._registry, scatter=scatter)
+        self._indexes = Fresh(self._registry, load, limit=settings.max_loaded)
         self._made_with: dict[str, str] = {}
         self._models.get(PINNED)
-        self._marks: dict[str, tuple[str, float]] = {}
 
     def preload(self, ref: str) -> None:
-        """Load the index of a release and its retriever, so that its first request need not wait."""
-        self._searcher(resolve_release(self._registry, ref).index)
+        """Load the index of a release, all its shards, and its retriever, so that its first request need not wait."""
+        len(self._searcher(resolve_release(self._registry, ref).index).index)
 
     def _searcher(self, digest: str) -> Any:
         """An index with what it was made with."""
         from app.retrieval.searcher import Searcher
 
-        index = self._index(digest)
+        index = self._indexes.get(digest)
         if digest not in self._made_with:
             self._made_with[digest] = made_with(self._registry.get("index", digest), registry=self._registry)
         return Searcher(index, self._models.get(self._made_with[digest]))
-
-    def _index(self, digest: str) -> Any:
-        """An index, opened again when an erasure took something from it; that is looked up once in a while."""
-        mark, looked_s = self._marks.get(digest, ("", 0.0))
-        if not looked_s or time.monotonic() - looked_s >= LOOK_AGAIN_S:
-            now = self._registry.store.erased_mark("index", digest)
-            if now != mark:
-                self._indexes.forget(digest)
-            self._marks[digest] = (now, time.monotonic())
-        return self._indexes.get(digest)
 
     def encode(self, texts: Sequence[str]) -> Any:
         """Embeddings by the pinned encoder, float32 (n, 384)."""

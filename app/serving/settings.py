@@ -1,6 +1,6 @@
 """Settings of the serving application; they are the ``args`` of its Serve config."""
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from app.core.settings import Settings
 
@@ -23,6 +23,10 @@ class ServingSettings(Settings):
 
     max_loaded: PositiveInt = 3
     """Versions of a model or an index that a replica keeps in memory; the least recently used goes first."""
+
+    shard_replicas: NonNegativeInt = 0
+    """Replicas among which the shards of a divided index (``retrieval.max_shard_vectors``) are dealt out; each keeps
+    its own in memory, and a question is asked of all. 0: every replica of the retriever holds every shard."""
 
     num_threads: PositiveInt = 1
     """Threads of the text engine and the encoder in one replica."""

@@ -45,11 +45,11 @@ def publish_retriever(registry, folder, *, parents=(), name="tuned", facts=None,
 
 
 def build_index(registry, dataset, **given):
-    """An index as jobs.index builds it, but that the encoder runs here instead of in an actor."""
+    """An index as jobs.index builds it, but that the encoder runs here instead of in an actor; ``how`` are settings."""
 
     def embed(texts):
         return find_source(given.get("retriever"), registry=registry).load_encoder().encode_apart(texts)
 
     name = given.pop("name", dataset.name)
-    settings = RetrievalSettings()
+    settings = RetrievalSettings(**given.pop("how", {}))
     return pipeline.build_index(dataset, name=name, registry=registry, settings=settings, embed=embed, **given)

@@ -4,13 +4,14 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
 import openai
 import pytest
 
-from app.core.cluster import dashboard
+from app.core.cluster import connect, dashboard
 from app.governance.promotion import rollback
 from app.ledger.log import REQUEST_BATCH, Ledger
 from app.registry.versions import open_registry
@@ -19,6 +20,9 @@ from app.routing.settings import RoutingSettings
 from app.serving.deploy import APPLICATION, deploy
 from app.serving.errors import NotDeployed, NotPromoted
 from app.serving.log import read_log
+from app.serving.replicas import Asked
+from app.serving.settings import ServingSettings
+from tests.retrieval.tuned import TEXTS, build_index, publish_dataset
 from tests.routing.test_router import SURE, UNSURE
 from tests.serving.promoted import build, put_into_production
 from tests.serving.tiny import publish_index, publish_model
@@ -103,8 +107,8 @@ def under_load(url, *, max_retries=0, num_users=3):
             user.join()
 
 
-def replica_pids(workspace):
-    deployments = dashboard(workspace).serve_status()["applications"][APPLICATION]["deployments"]
+def replica_pids(workspace, application=APPLICATION):
+    deployments = dashboard(workspace).serve_status()["applications"][application]["deployments"]
     return {name: [replica["pid"] for replica in each["replicas"]] for name, each in deployments.items()}
 
 
@@ -204,3 +208,43 @@ def test_a_killed_gateway_is_bridged_by_the_clients_retries(serving, cluster_wor
         load.wait_for(5)
     assert load.errors == []
     assert replica_pids(cluster_workspace)["gateway"] != before
+
+
+def test_a_shards_holder_that_is_killed_loses_no_question_while_a_new_version_comes(cluster_workspace, tmp_path):
+    """A retriever of its own, over two holders of shards, while users ask an index and then its next version."""
+    from ray import serve
+
+    from app.serving.deployment import build_retriever
+
+    registry = open_registry(cluster_workspace)
+    dataset = publish_dataset(registry, tmp_path / "dataset", name="divided")
+    indexes = [build_index(registry, dataset, how={"max_shard_vectors": most}) for most in (2, 1)]
+    stop, found = threading.Event(), []
+
+    def ask(handle):
+        while not stop.is_set():
+            number = int(len(found) > 40)
+            asked = Asked(indexes[number].digest, TEXTS[len(found) % 5], 2)
+            found.append((asked.question, handle.retrieve.remote(asked).result(timeout_s=60).passages[0].text))
+
+    with connect(cluster_workspace, log_to_driver=False):
+        settings = ServingSettings(workspace=str(cluster_workspace.root), shard_replicas=2)
+        handle = serve.run(build_retriever(settings), name="divided", route_prefix=None)
+        try:
+            with ThreadPoolExecutor(2) as pool:
+                users = [pool.submit(ask, handle) for _ in range(2)]
+                wait_until(lambda: len(found) > 10, users)
+                os.kill(replica_pids(cluster_workspace, "divided")["shards-1"][0], signal.SIGKILL)
+                wait_until(lambda: len(found) > 60, users)
+                stop.set()
+                assert [user.result(timeout=60) for user in users] == [None, None]
+        finally:
+            stop.set()
+            serve.delete("divided")
+    assert [asked for asked, _ in found] == [answer for _, answer in found]
+
+
+def wait_until(done, users):
+    end_s = time.monotonic() + 60
+    while not done() and time.monotonic() < end_s and not any(user.done() for user in users):
+        time.sleep(0.05)

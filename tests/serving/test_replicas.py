@@ -80,6 +80,27 @@ def test_the_reader_quotes_through_an_encoder_elsewhere():
     assert replicas.Reader(encode).read("What is the yearly fee?", []).quotes == []
 
 
+def test_a_divided_index_answers_from_the_shards_that_others_hold(registry, settings, tmp_path):
+    dataset, how = publish_dataset(registry, tmp_path / "dataset"), {"max_shard_vectors": 2}
+    index = build_index(registry, dataset, how=how)
+    holders, calls = [replicas.ShardHolder(settings) for _ in range(2)], []
+
+    def scatter(digest, made):
+        calls.append([number for number, _, _ in made])
+        return [holders[number % 2].call(digest, number, method, args) for number, method, args in made]
+
+    asked = [replicas.Asked(index.digest, text, 3) for text in TEXTS]
+    found = replicas.Retriever(settings, scatter=scatter).retrieve(asked)
+    assert index.facts["num_shards"] == 3
+    assert found == replicas.Retriever(settings).retrieve(asked)
+    assert calls[0] == [0, 1, 2]
+    changed = registry.folder(index) / "shard-0001" / "chunks.parquet"
+    changed.write_bytes(changed.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactChanged, match="shard-0001/chunks"):
+        replicas.ShardHolder(settings).call(index.digest, 1, "take", ([2],))
+    assert len(replicas.ShardHolder(settings).call(index.digest, 0, "take", ([0],))) == 1
+
+
 def test_indexes_of_two_encoders_answer_one_batch_side_by_side(registry, settings, tmp_path):
     dataset = publish_dataset(registry, tmp_path / "dataset")
     retrievers = [publish_retriever(registry, tmp_path / f"r{dim}", dim=dim, name=f"r{dim}") for dim in (32, 48)]
