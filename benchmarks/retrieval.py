@@ -114,6 +114,8 @@ def run(
                 scored=lambda places, found: _scored_some(given, places, found),
             )  # fmt: skip
             results |= made
+        else:
+            settings["reranked"] = "null: a re-ranker is trained on the questions of --tune-on, and none were given"
         baselines: dict[str, Any] = {
             "bm25s": _scored(given, raw.by_words(asked)),
             "faiss": _scored(given, raw.near(queries)),
