@@ -23,7 +23,7 @@ from app.core.parquet import read_rows
 from app.core.progress import Progress, progress
 from app.inference.encoder import encoder_folder
 from app.inference.retrievers import ENCODER_FOLDER, KIND, find_source, retriever_of
-from app.registry.tables import CHUNKS_FILE, ROWS_FILE
+from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
 from app.retrieval.calibrate import gold_of
@@ -33,6 +33,7 @@ from app.retrieval.prepare import Prepared, prepare
 from app.retrieval.rerank import passage_of
 from app.retrieval.search import SearchIndex
 from app.retrieval.settings import RetrievalSettings
+from app.retrieval.shards import Local
 from app.retrieval.tuning_plan import TunePlan, read_lines, write_plan
 
 CODE_VERSION = "retriever-1"
@@ -74,7 +75,8 @@ def tune_retriever(
     source = find_source(before, registry=registry)
     base = source.folder / ENCODER_FOLDER if source.folder else encoder_folder()
     place = whole_folder(index, registry)
-    search, rows = SearchIndex.open(place), read_rows(place / CHUNKS_FILE)
+    parts = Local.open(place)
+    search, rows = SearchIndex.of(parts, place, dim=source.dim), parts.take(range(len(parts)))
     labelled = [row for each in questions for row in read_rows(whole_folder(each, registry) / ROWS_FILE)]
     asked = gold_of(labelled, search, most=settings.tune.max_pairs)
     windows = windows_of(
