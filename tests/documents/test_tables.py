@@ -1,5 +1,7 @@
 """Ruled tables: borders, merged and open cells, bands cut into rows; drawings and pieces stay as they were."""
 
+import random
+
 import pytest
 
 from app.documents.columns import Word
@@ -146,3 +148,30 @@ def test_a_table_stands_where_it_begins_and_its_text_is_no_heading():
     blocks = converted.sections[0].text.split("\n\n")
     assert [blocks[0], blocks[2]] == ["Some text before it.", "And some after it."]
     assert blocks[1].split("\n")[2] == "| Annual fee | 12 euros | May |"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_word_is_lost_whatever_is_drawn(seed: int):
+    rng = random.Random(seed)
+    xs, ys = [20.0 * n for n in range(12)], [12.0 * n for n in range(40)]
+    shapes = []
+    for _ in range(rng.randint(1, 60)):
+        left, right = sorted(rng.choices(xs, k=2))
+        top, bottom = sorted(rng.choices(ys, k=2))
+        shapes.append(
+            rng.choice(
+                [
+                    Shape([(left, top), (right, top)]),
+                    Shape([(left, top), (left, bottom)]),
+                    box(left, top, right, bottom, is_light=rng.random() < 0.3),
+                    Shape([(rng.random() * 300, rng.random() * 500) for _ in range(rng.randint(1, 5))]),
+                ]
+            )
+        )
+    words = [
+        word(f"w{n}", rng.random() * 240, rng.random() * 480, upright=rng.random() < 0.9)
+        for n in range(rng.randint(0, 150))
+    ]
+    found = with_tables(words, shapes)
+    said = {part for each in found for row in each.rows for cell in row for part in cell.split()}
+    assert said | {each.text for each in found if not each.rows} == {each.text for each in words}
