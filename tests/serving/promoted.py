@@ -35,6 +35,11 @@ def build(registry, name, facts):
     return release, verdicts[0]
 
 
+def let_through(registry, index):
+    """A verdict on an index, as a release that searches with a tuned retriever names one."""
+    return _judge(registry, index, {})
+
+
 def put_into_production(registry, release, verdict):
     """Approve and promote what was built."""
     said = {"printed_name": "Jane Doe", "meaning": "approved for production"}

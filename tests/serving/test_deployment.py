@@ -22,9 +22,9 @@ from app.serving.errors import NotDeployed, NotPromoted
 from app.serving.log import read_log
 from app.serving.replicas import Asked
 from app.serving.settings import ServingSettings
-from tests.retrieval.tuned import TEXTS, build_index, publish_dataset
+from tests.retrieval.tuned import TEXTS, build_index, publish_dataset, publish_retriever
 from tests.routing.test_router import SURE, UNSURE
-from tests.serving.promoted import build, put_into_production
+from tests.serving.promoted import build, let_through, put_into_production
 from tests.serving.tiny import publish_index, publish_model
 
 pytestmark = pytest.mark.cluster
@@ -38,7 +38,7 @@ def release_of(cluster_workspace, tmp_path_factory):
     base = tmp_path_factory.mktemp("serving")
     index = publish_index(registry, base / "index")
 
-    def publish(seed, *, trusting=False):
+    def publish(seed, *, trusting=False, index=index, **more):
         rows = [Row(SURE, True), Row(UNSURE, trusting)] * 50
         (base / f"router-{seed}").mkdir()
         Router.fit({"small": rows}, settings=RoutingSettings()).save(base / f"router-{seed}")
@@ -49,6 +49,7 @@ def release_of(cluster_workspace, tmp_path_factory):
         }
         prices = {"small_usd_per_1k_tokens": 0.1, "large_usd_per_1k_tokens": 0.5}
         facts = {**models, "index": index.digest, "router": router.digest, "prices": prices, "extractive": True}
+        facts |= more
         return put_into_production(registry, *build(registry, "serving-test", facts))
 
     return publish
@@ -141,8 +142,17 @@ def test_search_and_errors(serving, client):
         client.chat.completions.create(model="small", messages=[{"role": "user", "content": ""}])
 
 
-def test_a_new_release_swaps_in_under_load(serving, cluster_workspace, release_of):
-    second, before = release_of(2, trusting=True), replica_pids(cluster_workspace)
+@pytest.fixture(scope="module")
+def tuned(cluster_workspace, tmp_path_factory):
+    """An index whose vectors are another encoder's, of another size, and the verdict that let it through."""
+    registry, base = open_registry(cluster_workspace), tmp_path_factory.mktemp("tuned")
+    retriever = publish_retriever(registry, base / "retriever", reranks=True, dim=48)
+    index = publish_index(registry, base / "index", retriever=retriever)
+    return {"index": index, "index_verdict": let_through(registry, index).digest}
+
+
+def test_a_new_release_with_another_encoder_swaps_in_under_load(serving, cluster_workspace, release_of, tuned):
+    second, before = release_of(2, trusting=True, **tuned), replica_pids(cluster_workspace)
     with under_load(serving) as load:
         deploy(workspace=cluster_workspace, release_ref=second.digest)
         num_before = len(load.answers)
@@ -171,10 +181,11 @@ def test_every_request_is_in_the_log_and_every_part_in_the_ledger(serving, clien
         time.sleep(0.2)
         table = read_log(cluster_workspace.requests_dir)
     row = {row["request_id"]: row for row in table.to_pylist()}[last.signalbox["request_id"]]
-    assert (row["route"], row["status"], len(row["embedding"])) == ("small", 200, 384)
+    registry = open_registry(cluster_workspace)
+    dim = registry.get("index", registry.get("release", row["release"]).facts["index"]).facts["dim"]
+    assert (row["route"], row["status"], len(row["embedding"])) == ("small", 200, dim)
     assert row["cost_usd"] > 0
     assert len(set(table["request_id"].to_pylist())) == table.num_rows
-    registry = open_registry(cluster_workspace)
     ledger: Ledger = registry.ledger
     answered: set[str] = set()
     while row["release"] not in answered and time.monotonic() < end_s:

@@ -10,9 +10,9 @@ CHUNKS = [
 ]
 
 
-def publish_index(registry, folder):
-    """An index over ``CHUNKS``."""
-    from app.inference.encoder import Encoder
+def publish_index(registry, folder, *, retriever=None):
+    """An index over ``CHUNKS``, with the pinned encoder or a retriever's."""
+    from app.inference.retrievers import find_source
     from app.retrieval.index import write_index
 
     folder.mkdir()
@@ -28,8 +28,11 @@ def publish_index(registry, folder):
         }
         for ordinal, (heading, text) in enumerate(CHUNKS)
     ]
-    write_index(folder, Encoder().encode([row["text"] for row in rows]), rows)
-    return registry.publish("index", "serving-test", folder=folder, inputs={"chunks": len(rows)})
+    source = find_source(retriever, registry=registry)
+    write_index(folder, source.load_encoder().encode([row["text"] for row in rows]), rows)
+    parents = [retriever.digest] if retriever else []
+    inputs, facts = {"chunks": len(rows), "encoder": source.encoder}, source.facts()
+    return registry.publish("index", "serving-test", folder=folder, inputs=inputs, parents=parents, facts=facts)
 
 
 def publish_model(registry, folder, *, name, seed):
