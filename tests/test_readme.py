@@ -26,10 +26,12 @@ def tables():
     made = {"demo": demo.table, "ledger": ledger.table, "impact": impact.table}
     each = {name: make(json.loads((RESULTS / f"{name}.json").read_text())) for name, make in made.items()}
     sets = {name: json.loads((RESULTS / f"retrieval_{name}.json").read_text()) for name in SETS}
-    return {**each, "retrieval": retrieval.compared(sets)}
+    tuned = json.loads((RESULTS / "retrieval_obliqa_tuned.json").read_text())
+    both = {"retrieval": retrieval.compared(sets), "tuned": retrieval.compared_tuned("obliqa", tuned)}
+    return {**each, **both}
 
 
-@pytest.mark.parametrize("name", ["demo", "ledger", "impact", "retrieval"])
+@pytest.mark.parametrize("name", ["demo", "ledger", "impact", "retrieval", "tuned"])
 def test_a_table_is_the_benchmark_files(name):
     assert tables()[name] in README
 
