@@ -57,10 +57,10 @@ def renew(database: Database, lease: Lease, *, duration_s: float, now: datetime 
         _set(connection, lease, expected_epoch=lease.epoch, expires_at=expires_at)
 
 
-def give_back(database: Database, lease: Lease) -> None:
+def give_back(database: Database, lease: Lease, *, now: datetime | None = None) -> None:
     """Let another holder take it at once; the epoch stays."""
     with database.write() as connection:
-        _set(connection, lease, expected_epoch=lease.epoch, expires_at=_expiry(utc_now(), -1))
+        _set(connection, lease, expected_epoch=lease.epoch, expires_at=_expiry(now or utc_now(), -1))
 
 
 def guard(connection: Connection, lease: Lease) -> None:

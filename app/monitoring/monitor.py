@@ -86,7 +86,7 @@ class Monitor:
     def close(self) -> None:
         """Give the lease back, so that a successor need not wait."""
         if self._lease:
-            give_back(self.registry.database, self._lease)
+            give_back(self.registry.database, self._lease, now=self.clock())
             self._lease = None
 
     def _hold(self) -> Lease | None:
