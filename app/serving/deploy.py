@@ -2,7 +2,8 @@
 
 Guarantees: only what a promotion or a rollback put into production is deployed, and without its models when it was
 stopped; when ``deploy`` returns, every deployment is healthy and the gateway answers with that release. A change of
-the release alone restarts nothing: Serve hands it to the running replicas. Not guaranteed: that a config with other
+the release alone restarts nothing: Serve hands it to the running replicas. A refusal of an earlier deployment is not
+taken for one of this. Not guaranteed: that a config with other
 settings (``args``, ``runtime_env``) keeps the replicas; Serve replaces them one after the other.
 """
 
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -22,6 +24,7 @@ from app.core.workspace import Workspace
 from app.registry.versions import open_registry
 from app.serving.errors import NotDeployed
 from app.serving.release import resolve_production
+from app.serving.settings import ReleaseConfig
 
 LOCAL_CONFIG = Path(__file__).resolve().parents[2] / "serve_configs" / "local.yaml"
 APPLICATION = "signalbox"
@@ -46,8 +49,9 @@ def deploy(
     found = resolve_production(open_registry(workspace), release_ref)
     release, stopped = found.digest, found.stopped
     board, url = dashboard(workspace), find_serve_url(workspace)
-    board.put_serve(render_config(read_config(config_path), release=release, serve_url=url, stopped=stopped))
-    wait_until_serving(release, board=board, serve_url=url, timeout_s=timeout_s, stopped=stopped)
+    asked = ReleaseConfig(release=release, stopped=stopped, attempt=uuid4().hex)
+    board.put_serve(render_config(read_config(config_path), asked, serve_url=url))
+    wait_until_serving(asked, board=board, serve_url=url, timeout_s=timeout_s)
     return release
 
 
@@ -73,11 +77,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def render_config(
-    config: Mapping[str, Any], *, release: str, serve_url: str | None = None, stopped: bool = False
-) -> dict[str, Any]:
+def render_config(config: Mapping[str, Any], asked: ReleaseConfig, *, serve_url: str | None = None) -> dict[str, Any]:
     """The config with the release in every ``user_config`` and the HTTP options of the cluster that runs."""
-    changed = {"release": release} | ({"stopped": True} if stopped else {})
+    changed = asked.model_dump(exclude_defaults=True)
     applications = [_render_application(each, changed) for each in config["applications"]]
     rendered = {**config, "applications": applications}
     if serve_url:
@@ -86,9 +88,7 @@ def render_config(
     return rendered
 
 
-def wait_until_serving(
-    release: str, *, board: Dashboard, serve_url: str, timeout_s: float, stopped: bool = False
-) -> None:
+def wait_until_serving(asked: ReleaseConfig, *, board: Dashboard, serve_url: str, timeout_s: float) -> None:
     """Wait until every deployment is healthy and the gateway serves the release; a stop waits for the gateway alone.
 
     Raises:
@@ -96,7 +96,7 @@ def wait_until_serving(
     """
     end_s, missing = time.monotonic() + timeout_s, "nothing was heard from Serve"
     while missing and time.monotonic() < end_s:
-        missing = _what_is_missing(release, board, serve_url, stopped)
+        missing = _what_is_missing(asked, board, serve_url)
         if missing:
             time.sleep(POLL_S)
     if missing:
@@ -104,13 +104,13 @@ def wait_until_serving(
         raise NotDeployed(message)
 
 
-def _what_is_missing(release: str, board: Dashboard, serve_url: str, stopped: bool) -> str:
+def _what_is_missing(asked: ReleaseConfig, board: Dashboard, serve_url: str) -> str:
     """Why the application does not serve the release yet; empty when it does."""
     try:
         application = board.serve_status().get("applications", {}).get(APPLICATION, {})
-        if not stopped and (trouble := next(_troubles(application), "")):
+        if not asked.stopped and (trouble := next(_troubles(application), "")):
             return trouble
-        return _health_trouble(httpx.get(f"{serve_url}/healthz", timeout=5.0, trust_env=False), release, stopped)
+        return _health_trouble(httpx.get(f"{serve_url}/healthz", timeout=5.0, trust_env=False), asked)
     except (httpx.TransportError, ClusterUnreachable) as error:
         return f"{type(error).__name__}: {error}"
 
@@ -126,16 +126,17 @@ def _troubles(application: Mapping[str, Any]) -> Iterator[str]:
             yield f"deployment {name} {deployment['status']}: {deployment['message']}"
 
 
-def _health_trouble(response: httpx.Response, release: str, stopped: bool) -> str:
+def _health_trouble(response: httpx.Response, asked: ReleaseConfig) -> str:
     try:
         body = response.json()
     except ValueError:
         return f"/healthz answered {response.status_code} without JSON"
-    if body.get("refused") == release:
+    serves = body.get("release")
+    if body.get("refused") == asked.release and body.get("attempt") == asked.attempt:
         raise NotDeployed(f"the gateway keeps what it serves, as the new release failed: {body['reason']}")
-    if body.get("release") == release and bool(body.get("stopped")) != stopped:
-        return f"the gateway serves {release} {'with' if stopped else 'without'} its models still"
-    return "" if body.get("release") == release else f"the gateway serves {body.get('release') or body.get('reason')}"
+    if serves == asked.release and bool(body.get("stopped")) != asked.stopped:
+        return f"the gateway serves {serves} {'with' if asked.stopped else 'without'} its models still"
+    return "" if serves == asked.release else f"the gateway serves {serves or body.get('reason')}"
 
 
 def _render_application(application: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:

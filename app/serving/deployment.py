@@ -16,7 +16,6 @@ from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from app.core.settings import Settings
 from app.retrieval.filters import Scope
 from app.retrieval.shards import Call
 from app.routing.router import RUNGS
@@ -30,7 +29,7 @@ from app.serving.log import RequestLog
 from app.serving.release import Prompt, Release, resolve_release
 from app.serving.retry import Retry
 from app.serving.schema import Generation, Passage
-from app.serving.settings import ServingSettings
+from app.serving.settings import ReleaseConfig, ServingSettings
 
 REPLICA_GONE = (RayActorError, WorkerCrashedError, ReplicaUnavailableError)
 OPTIONS = {
@@ -46,16 +45,6 @@ BATCH_WAIT_S = 0.005
 def retry_of(settings: ServingSettings) -> Retry:
     """How calls to a replica that died are made again."""
     return Retry(REPLICA_GONE, settings.retry_deadline_s, settings.first_retry_s)
-
-
-class ReleaseConfig(Settings):
-    """The deployments' ``user_config``."""
-
-    release: str = "assistant@production"
-    """Reference or digest of the release to serve."""
-
-    stopped: bool = False
-    """What the ledger said when this was deployed; a change makes the gateway ask the ledger, which decides."""
 
 
 USER_CONFIG = ReleaseConfig().model_dump()
@@ -204,7 +193,8 @@ class GatewayDeployment:
         )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        await self._gateway.take(ReleaseConfig(**user_config).release)
+        config = ReleaseConfig(**user_config)
+        await self._gateway.take(config.release, attempt=config.attempt)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._gateway, self._registry, authorities=self._authorities)

@@ -64,15 +64,18 @@ class Gateway:
     ) -> None:
         self._access = access
         self._settings, self._backends, self._resolve, self._log = settings, backends, resolve, log
-        self._ref, self._release, self._looked_s = "", None, 0.0
+        self._ref, self._attempt, self._release, self._looked_s = "", "", None, 0.0
         self._reason, self._refused = "no release has been named yet: deploy with a release", ""
         self.counts: Counter[str] = Counter()
 
     _release: Release | None
 
-    async def take(self, ref: str) -> None:
-        """Serve another release once its versions are loaded; until then, and when it cannot be loaded, the old one."""
-        self._ref, self._looked_s = ref, time.monotonic()
+    async def take(self, ref: str, *, attempt: str = "") -> None:
+        """Serve another release once its versions are loaded; until then, and when it cannot be loaded, the old one.
+
+        ``attempt`` names who asked, for ``health``.
+        """
+        self._ref, self._attempt, self._looked_s = ref, attempt, time.monotonic()
         try:
             release = await asyncio.to_thread(self._resolve, ref)
             if self._release is not None:
@@ -91,20 +94,24 @@ class Gateway:
         """
         waited_s = time.monotonic() - self._looked_s
         if self._release is None and self._ref and waited_s >= self._settings.resolve_period_s:
-            await self.take(self._ref)
+            await self.take(self._ref, attempt=self._attempt)
         if self._release is None:
             raise unavailable(self._reason, code="no_release")
         return self._release
 
     async def health(self) -> tuple[int, dict[str, Any]]:
-        """HTTP status and body of ``/healthz``: 200 when a release serves; ``refused`` names one that could not be."""
-        log = {"logged": self._log.num_logged, "dropped": self._log.num_dropped}
+        """HTTP status and body of ``/healthz``: 200 when a release serves.
+
+        ``refused`` names one that could not be, in the deployment that ``attempt`` names.
+        """
+        counted = {"logged": self._log.num_logged, "dropped": self._log.num_dropped}
+        about = {"refused": self._refused, "attempt": self._attempt, "log": counted}
         try:
             release = await self.release()
         except ApiError as error:
-            return 503, {"status": "unavailable", "reason": str(error), "refused": self._refused, "log": log}
+            return 503, {"status": "unavailable", "reason": str(error), **about}
         named = {"release": release.digest, "release_name": release.ref, "stopped": release.stopped}
-        return 200, {"status": "ok", **named, "reason": self._reason, "refused": self._refused, "log": log}
+        return 200, {"status": "ok", **named, "reason": self._reason, **about}
 
     async def models(self) -> dict[str, Any]:
         """``/v1/models``: names that can be asked for, and the version behind each."""

@@ -48,3 +48,16 @@ class ServingSettings(Settings):
 
     resolve_period_s: NonNegativeFloat = 2.0
     """While no release serves, how often the gateway looks whether there is one."""
+
+
+class ReleaseConfig(Settings):
+    """The deployments' ``user_config``."""
+
+    release: str = "assistant@production"
+    """Reference or digest of the release to serve."""
+
+    stopped: bool = False
+    """What the ledger said when this was deployed; a change makes the gateway ask the ledger, which decides."""
+
+    attempt: str = ""
+    """Names one deployment, so that deploying the same release again is a change; the gateway's refusal names it."""

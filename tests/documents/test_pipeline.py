@@ -45,7 +45,8 @@ def test_every_document_is_published_or_rejected_and_a_second_run_does_nothing(m
     assert {row["document_id"] for row in chunks} == {row["document_id"] for row in documents}
     assert sum(row["num_chunks"] for row in documents) == len(chunks) == len({row["chunk_id"] for row in chunks})
     assert "duplicate of copy.md" in {row["reason"] for row in rejects}
-    formats = {"docx", "jsonl", "md", "pdf", "pptx", "xlsx"} | ({"ppt", "xls"} if libreoffice() else set())
+    assert "macros" in next(row["reason"] for row in rejects if row["source"].endswith(".xls"))
+    formats = {"docx", "jsonl", "md", "pdf", "pptx", "xlsx"} | ({"ppt"} if libreoffice() else set())
     assert set(version.facts["by_format"]) == formats
 
     again = ingest(mixed_folder, "mixed", registry=registry, settings=SETTINGS)

@@ -30,6 +30,7 @@ from app.routing.router import Router, Row
 from app.routing.settings import RoutingSettings
 from app.serving.approvals import RemoteDesk
 from app.serving.deploy import LOCAL_CONFIG, deploy, find_serve_url, read_config, render_config
+from app.serving.settings import ReleaseConfig
 from tests.routing.test_router import SURE, UNSURE
 from tests.serving.promoted import answers_of
 from tests.serving.tiny import publish_index, publish_model
@@ -89,7 +90,8 @@ def approve_by_wire(url, release, signer):
 def serve_unpromoted(workspace, release):
     """Send Serve a config that names a release past ``deploy``; the gateway does not serve it."""
     url = find_serve_url(workspace)
-    dashboard(workspace).put_serve(render_config(read_config(LOCAL_CONFIG), release=release.digest, serve_url=url))
+    asked = ReleaseConfig(release=release.digest)
+    dashboard(workspace).put_serve(render_config(read_config(LOCAL_CONFIG), asked, serve_url=url))
     end_s, said = time.monotonic() + PATIENCE_S, ""
     while "never promoted" not in said and time.monotonic() < end_s:
         with suppress(httpx.TransportError):

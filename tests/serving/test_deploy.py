@@ -5,7 +5,7 @@ from app.core.jobs import Dashboard
 from app.serving import deploy as module
 from app.serving.deploy import LOCAL_CONFIG, ConfigUnreadable, find_serve_url, read_config, render_config
 from app.serving.errors import NoRelease, NotDeployed, NotPromoted
-from app.serving.settings import ServingSettings
+from app.serving.settings import ReleaseConfig, ServingSettings
 
 RELEASE = "sha256:" + "a" * 64
 
@@ -22,7 +22,9 @@ def test_the_local_config_is_one_that_serve_and_the_application_take():
 
 
 def test_nothing_but_the_release_is_written_into_the_application():
-    rendered = render_config(read_config(LOCAL_CONFIG), release=RELEASE, serve_url="http://127.0.0.1:20123")
+    rendered = render_config(
+        read_config(LOCAL_CONFIG), ReleaseConfig(release=RELEASE), serve_url="http://127.0.0.1:20123"
+    )
     application = rendered["applications"][0]
     configs = {each["name"]: each.get("user_config") for each in application["deployments"]}
     assert configs.pop("reader") is None
@@ -33,7 +35,7 @@ def test_nothing_but_the_release_is_written_into_the_application():
 
 
 def test_a_stop_is_written_beside_the_release():
-    rendered = render_config(read_config(LOCAL_CONFIG), release=RELEASE, stopped=True)
+    rendered = render_config(read_config(LOCAL_CONFIG), ReleaseConfig(release=RELEASE, stopped=True))
     configs = [each.get("user_config") for each in rendered["applications"][0]["deployments"]]
     assert {"release": RELEASE, "stopped": True} in configs
 
@@ -67,6 +69,7 @@ def test_the_serve_url_comes_from_the_environment_where_no_local_cluster_is(work
 HEALTHY = {"status": "RUNNING", "deployments": {"gateway": {"status": "HEALTHY", "message": ""}}}
 UPDATING = {"status": "DEPLOYING", "deployments": {}}
 SICK = {"status": "RUNNING", "deployments": {"small": {"status": "UPDATING", "message": "loading"}}}
+REFUSED = {"release": "old", "refused": RELEASE, "reason": "no file"}
 FAILED = {"status": "DEPLOY_FAILED", "message": "no such module"}
 
 
@@ -75,7 +78,8 @@ def wait(monkeypatch, application, health, timeout_s=0.2, stopped=False):
     monkeypatch.setattr(module, "POLL_S", 0.01)
     monkeypatch.setattr(Dashboard, "serve_status", lambda _: {"applications": {"signalbox": application}})
     monkeypatch.setattr(httpx, "get", lambda *_, **__: health)
-    module.wait_until_serving(RELEASE, board=board, serve_url="http://serve", timeout_s=timeout_s, stopped=stopped)
+    asked = ReleaseConfig(release=RELEASE, stopped=stopped, attempt="this")
+    module.wait_until_serving(asked, board=board, serve_url="http://serve", timeout_s=timeout_s)
 
 
 def test_it_waits_until_the_gateway_serves_the_release(monkeypatch):
@@ -100,7 +104,8 @@ def test_a_stop_waits_for_the_gateway_alone(monkeypatch):
         (HEALTHY, httpx.Response(200, json={"release": "sha256:old", "reason": ""}), "sha256:old"),
         (HEALTHY, httpx.Response(503, json={"reason": "no release"}), "no release"),
         (HEALTHY, httpx.Response(500, text="Internal"), "500"),
-        (HEALTHY, httpx.Response(200, json={"release": "old", "refused": RELEASE, "reason": "no file"}), "no file"),
+        (HEALTHY, httpx.Response(200, json=REFUSED | {"attempt": "this"}), "as the new release failed: no file"),
+        (HEALTHY, httpx.Response(200, json=REFUSED | {"attempt": "before"}), "the gateway serves old"),
         (FAILED, None, "no such module"),
         ({}, None, "NOT_STARTED"),
     ],
