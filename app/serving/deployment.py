@@ -22,6 +22,7 @@ from app.routing.router import RUNGS
 from app.serving import replicas
 from app.serving.access import AccessList
 from app.serving.cascade import Extract, Retrieval
+from app.serving.embeddings import Embedded
 from app.serving.errors import ReleaseNotLoaded
 from app.serving.gateway import Gateway
 from app.serving.http import create_app
@@ -88,6 +89,9 @@ class RetrieverDeployment:
     async def encode(self, texts: Sequence[str]) -> Any:
         return await asyncio.to_thread(self._worker.encode, texts)
 
+    async def embed(self, index: str, texts: Sequence[str]) -> Embedded:
+        return await asyncio.to_thread(self._worker.embed, index, texts)
+
     async def retrieve(self, asked: replicas.Asked) -> Retrieval:
         result: Retrieval = await self._batch(asked)
         return result
@@ -144,6 +148,10 @@ class Handles:
         asked = replicas.Asked(index, question, top_k, scope)
         found: Retrieval = await self._retry.call(lambda: self._retriever.retrieve.remote(asked))
         return found
+
+    async def embed(self, index: str, texts: Sequence[str]) -> Embedded:
+        embedded: Embedded = await self._retry.call(lambda: self._retriever.embed.remote(index, texts))
+        return embedded
 
     async def generate(self, rung: str, model: str, prompt: Prompt, max_new_tokens: int) -> Generation:
         handle = self._generators[rung]

@@ -23,9 +23,10 @@ from app.ledger.receipts import HEADER, ReceiptUnreadable
 from app.retrieval.filters import Scope
 from app.serving.access import AccessList
 from app.serving.cascade import Answer, Backends, answer, cost_large_only_usd, cost_usd
+from app.serving.embeddings import AT_ONCE, EmbeddingRequest, respond
 from app.serving.errors import ApiError, as_api_error, no_receipt, unavailable, unknown_model
 from app.serving.log import RequestLog
-from app.serving.release import Release
+from app.serving.release import ENCODER, Release
 from app.serving.schema import (
     Account,
     AssistantMessage,
@@ -116,7 +117,7 @@ class Gateway:
     async def models(self) -> dict[str, Any]:
         """``/v1/models``: names that can be asked for, and the version behind each."""
         release = await self.release()
-        known = {rung: model.ref for rung, model in release.models.items()}
+        known = {rung: model.ref for rung, model in release.models.items()} | {ENCODER: release.encoder.ref}
         entries = [
             {
                 "id": name,
@@ -125,7 +126,7 @@ class Gateway:
                 "owned_by": "signalbox",
                 "version": known.get(name, release.ref),
             }
-            for name in release.model_names
+            for name in (*release.model_names, ENCODER)
         ]
         return {"object": "list", "data": entries}
 
@@ -136,6 +137,21 @@ class Gateway:
         found = await self._backends.retrieve(release.index, request.query, request.top_k, scope)
         passages = [passage.model_dump(mode="json") for passage in found.passages]
         return {"object": "list", "release": release.digest, "data": passages}
+
+    async def embed(self, request: EmbeddingRequest) -> dict[str, Any]:
+        """``/v1/embeddings``: vectors by the encoder of the index that serves. They show nothing of the documents.
+
+        Raises:
+            ApiError: there is no such encoder in the release, or the request cannot be met.
+        """
+        release, texts = await self.release(), request.texts()
+        if request.model not in release.encoder_names:
+            raise unknown_model(request.model, release.encoder_names)
+        parts = []
+        for start in range(0, len(texts), AT_ONCE):
+            parts.append(await self._backends.embed(release.index, texts[start : start + AT_ONCE]))
+            request.check(parts[-1], start=start)
+        return await asyncio.to_thread(respond, request, parts, release)
 
     async def chat(
         self,

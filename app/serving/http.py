@@ -4,6 +4,7 @@ Guarantees: whatever goes wrong, the body is OpenAI's error object. The header `
 Serve the request's id stands in the response's body only.
 """
 
+import asyncio
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.responses import Response
 from app.core.errors import SignalboxError
 from app.registry.versions import Registry
 from app.serving.approvals import add_approvals
+from app.serving.embeddings import EmbeddingRequest
 from app.serving.errors import ApiError, as_api_error, invalid
 from app.serving.gateway import Gateway, stream_chunks
 from app.serving.proofs import add_proofs
@@ -60,6 +62,10 @@ def _add_the_rest(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/search")
     async def search(body: SearchRequest, request: Request) -> dict[str, Any]:
         return await gateway.search(body, authorization=request.headers.get("authorization"))
+
+    @app.post("/v1/embeddings")
+    async def embeddings(body: EmbeddingRequest) -> JSONResponse:
+        return await asyncio.to_thread(JSONResponse, await gateway.embed(body))
 
     @app.get("/v1/receipts/{request_id}")
     async def receipt(request_id: str) -> dict[str, Any]:

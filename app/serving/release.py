@@ -10,6 +10,8 @@ from typing import Any
 
 from app.governance.promotion import is_stopped, moves, placed_now
 from app.governance.release import price_name
+from app.inference.encoder import ENCODER_DIGEST, NAME
+from app.inference.retrievers import retriever_of
 from app.ledger.log import PROMOTION
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.registry.whole import check_manifest, whole_folder
@@ -17,6 +19,7 @@ from app.routing.router import RUNGS, Router
 from app.serving.errors import NoRelease, NotPromoted
 
 EXTRACTIVE = "extractive"
+ENCODER = "encoder"
 ROUTED = "signalbox"
 RELEASE = "release"
 
@@ -29,6 +32,9 @@ class Model:
 
     digest: str
     ref: str
+
+
+PINNED = Model(ENCODER_DIGEST, NAME)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Release:
     prompt: str = ""
     stopped: bool = False
     """Whether the ledger says that its models are out of service: ``models`` is empty then."""
+    encoder: Model = PINNED
+    """What the index was made with: the pinned encoder, or a retriever's; the reference is the retriever's."""
 
     def price(self, rung: str) -> float:
         """US dollars for 1,000 tokens of a model, prompt and completion alike."""
@@ -60,6 +68,11 @@ class Release:
         """Names that a request may ask for."""
         return [ROUTED, *self.models, EXTRACTIVE, *(model.ref for model in self.models.values())]
 
+    @property
+    def encoder_names(self) -> list[str]:
+        """Names that a request for embeddings may ask for."""
+        return [ENCODER, ROUTED, self.encoder.ref, self.encoder.digest]
+
     def rungs_for(self, name: str) -> list[str] | None:
         """Models to ask for a requested name: all of them when routed, none for extractive; None: no such name."""
         if name in (ROUTED, EXTRACTIVE):
@@ -75,6 +88,7 @@ def resolve_release(registry: Registry, ref: str) -> Release:
         NoRelease: there is no such release, which before the first promotion is the normal state.
         NotPromoted: it never was in production.
         ArtifactChanged: its manifest or its router is not what was published.
+        RetrieverMismatch: its index and the index's retriever do not belong together.
     """
     try:
         version = registry.get(RELEASE, ref)
@@ -93,6 +107,7 @@ def resolve_release(registry: Registry, ref: str) -> Release:
         prices=facts.get("prices") or {},
         prompt=facts.get("prompt") or "",
         stopped=stopped,
+        encoder=_encoder_of(registry, facts["index"]),
     )
 
 
@@ -115,6 +130,15 @@ def _check_promoted(version: Version, registry: Registry) -> None:
     if not any(each.subject == version.digest for each in promoted):
         said = f"{version.ref} was never promoted, and nothing else may serve"
         raise NotPromoted(f"{said}: have it approved, then run `signalbox promote {version.ref} --reason ...`")
+
+
+def _encoder_of(registry: Registry, index: str) -> Model:
+    """The encoder of an index; the pinned one of an index that is not there, which cannot be loaded anyway."""
+    try:
+        retriever = retriever_of(registry.get("index", index), registry=registry)
+    except VersionNotFound:
+        return PINNED
+    return Model(str(retriever.facts["encoder"]), retriever.ref) if retriever else PINNED
 
 
 def _load_router(registry: Registry, facts: Mapping[str, Any]) -> Router | None:

@@ -17,6 +17,7 @@ from app.inference.retrievers import PINNED, Models, made_with, source_named
 from app.registry.versions import Registry, open_registry
 from app.retrieval.filters import PUBLIC, Scope
 from app.serving.cascade import Extract, Quote, Retrieval
+from app.serving.embeddings import Embedded
 from app.serving.engines import Scatter, load_engine, load_index, load_shard, to_passage
 from app.serving.loaded import Loaded
 from app.serving.release import Prompt, resolve_release
@@ -132,6 +133,16 @@ class Retriever:
     def encode(self, texts: Sequence[str]) -> Any:
         """Embeddings by the pinned encoder, float32 (n, 384)."""
         return self._models.get(PINNED).encoder.encode(list(texts))
+
+    def embed(self, index: str, texts: Sequence[str]) -> Embedded:
+        """Embeddings by an index's own encoder, bit for bit those that the index would hold of these texts."""
+        import numpy as np
+
+        encoder = self._searcher(index).encoder
+        counts = encoder.count_tokens(texts)
+        fits = max(counts, default=0) <= encoder.max_tokens
+        vectors = encoder.encode_apart(texts) if fits else np.zeros((0, encoder.dim), dtype=np.float32)
+        return Embedded(counts, encoder.max_tokens, vectors)
 
     def retrieve(self, asked: Sequence[Asked]) -> list[Retrieval]:
         """Passages and embedding for each question; one who may see less gets less, in the same batch too."""

@@ -63,7 +63,7 @@ class ChatRequest(BaseModel):
         refused = next((name for name in UNSUPPORTED if (self.model_extra or {}).get(name)), None)
         if refused or self.n != 1:
             raise invalid(f"{refused or 'n above 1'} is not supported: leave it out", param=refused or "n")
-        texts = [_whole(message.text()).strip() for message in self.messages if message.role == "user"]
+        texts = [whole(message.text()).strip() for message in self.messages if message.role == "user"]
         if not texts or not texts[-1]:
             raise invalid("there is no question: the last user message must hold some text", param="messages")
         return texts[-1]
@@ -73,12 +73,12 @@ class ChatRequest(BaseModel):
         return min(self.max_completion_tokens or self.max_tokens or default, default)
 
 
-def _whole(text: str) -> str:
+def whole(text: str) -> str:
     """The text without halves of surrogate pairs, which JSON can spell and no encoder can read."""
     return text.encode("utf-8", "replace").decode()
 
 
-Text = Annotated[str, AfterValidator(_whole)]
+Text = Annotated[str, AfterValidator(whole)]
 
 
 class SearchFilter(BaseModel):

@@ -5,12 +5,14 @@ import os
 import subprocess
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from app.routing.features import FEATURE_NAMES
 from app.routing.router import Cascade, Router, Rung
 from app.serving.access import AccessList
 from app.serving.cascade import Extract, Quote, Retrieval
+from app.serving.embeddings import Embedded
 from app.serving.errors import NoRelease, ReleaseNotLoaded
 from app.serving.gateway import Gateway
 from app.serving.log import RequestLog
@@ -57,6 +59,11 @@ class FakeBackends:
         self.asked.append(("retrieve", index))
         self.scopes.append(scope)
         return Retrieval([PASSAGE][:top_k], [0.1] * 384)
+
+    async def embed(self, index, texts):
+        self.asked.append(("embed", index, len(texts)))
+        counts, lengths = [len(text.split()) + 2 for text in texts], [[len(text), 1.0] for text in texts]
+        return Embedded(counts, 256, np.array(lengths, dtype=np.float32))
 
     async def generate(self, rung, model, prompt, max_new_tokens):
         await asyncio.sleep(0)

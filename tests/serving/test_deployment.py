@@ -127,6 +127,10 @@ def test_the_official_client_asks_lists_and_streams(client, first):
     assert completion.usage.prompt_tokens > 0
     assert client.chat.completions.create(model="small", messages=QUESTION).model.startswith("serving-small@")
     assert {"signalbox", "small", "large", "extractive"} <= {model.id for model in client.models.list()}
+    texts = ["fee", "A share of the valley"] * 40
+    packed = client.embeddings.create(model="encoder", input=texts)
+    assert (packed.model, len(packed.data), len(packed.data[0].embedding)) == ("all-minilm-l6-v2", 80, 384)
+    assert packed.data[1].embedding == client.embeddings.create(model=packed.model, input=texts[1]).data[0].embedding
     chunks = list(client.chat.completions.create(model="extractive", messages=QUESTION, stream=True))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert text == completion.choices[0].message.content
@@ -151,7 +155,7 @@ def tuned(cluster_workspace, tmp_path_factory):
     return {"index": index, "index_verdict": let_through(registry, index).digest}
 
 
-def test_a_new_release_with_another_encoder_swaps_in_under_load(serving, cluster_workspace, release_of, tuned):
+def test_a_new_release_with_another_encoder_swaps_in_under_load(serving, cluster_workspace, release_of, tuned, client):
     second, before = release_of(2, trusting=True, **tuned), replica_pids(cluster_workspace)
     with under_load(serving) as load:
         deploy(workspace=cluster_workspace, release_ref=second.digest)
@@ -161,6 +165,8 @@ def test_a_new_release_with_another_encoder_swaps_in_under_load(serving, cluster
     assert load.errors == []
     assert load.answers[0].signalbox["release"] != second.digest
     assert replica_pids(cluster_workspace) == before
+    embedded = client.embeddings.create(model="encoder", input="lost card")
+    assert (embedded.model.split("@")[0], len(embedded.data[0].embedding)) == ("tuned", 48)
 
 
 @pytest.mark.chaos

@@ -59,6 +59,7 @@ def test_the_official_client_lists_models(client):
         "extractive",
         "small@3",
         "large@3",
+        "encoder",
     ]
 
 
@@ -109,6 +110,60 @@ def test_search(http):
     assert http.post("/v1/search", json={"query": "fee", "topk": 1}).json()["error"]["param"] == "topk"
 
 
+def test_the_official_client_gets_embeddings(client, backends):
+    texts = ["a fee", "the card"] * 100
+    asked = {"model": "encoder", "input": texts, "user": "jane"}
+    packed, plain = client.embeddings.create(**asked), client.embeddings.create(**asked, encoding_format="float")
+    assert [each.embedding for each in packed.data] == [each.embedding for each in plain.data]
+    assert [(each.index, each.embedding[0]) for each in plain.data[:2]] == [(0, 5.0), (1, 8.0)]
+    assert (len(plain.data), plain.model, plain.usage.total_tokens) == (200, "all-minilm-l6-v2", 800)
+    assert backends.asked[:4] == [("embed", "sha256:index", num) for num in (64, 64, 64, 8)]
+    one = client.embeddings.create(model=plain.model, input="one text", dimensions=2)
+    assert [each.embedding for each in one.data] == [[8.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "says"),
+    [
+        ({"input": ""}, 400, "input[0] holds no text"),
+        ({"input": []}, 400, "0 texts"),
+        ({"input": ["fee", " \n"]}, 400, "input[1] holds no text"),
+        ({"input": [[1, 2], [3]]}, 400, "token arrays are not understood"),
+        ({"input": [1, 2]}, 400, "token arrays"),
+        ({"input": {"text": "fee"}}, 400, "send a text"),
+        ({"input": None}, 400, "send a text"),
+        ({"input": ["fee", None]}, 400, "send a text"),
+        ({"input": ["fee"] * 2049}, 400, "2049 texts are given: send 1 to 2048"),
+        ({"input": "fee " * 2_500_000}, 400, "100,000 characters"),
+        ({"input": ["fee " * 25_000] * 41}, 400, "all together 4,000,000"),
+        ({"input": ["fee", "fee " * 300]}, 400, "input[1] has 302 tokens, the encoder reads 256"),
+        ({"dimensions": 64}, 400, "vectors have 2 dimensions"),
+        ({"dimensions": 0}, 400, "dimensions"),
+        ({"encoding_format": "hex"}, 400, "encoding_format"),
+        ({"inputs": "fee"}, 400, "inputs"),
+        ({"model": "text-embedding-3-small"}, 404, "ask for one of encoder, signalbox, all-minilm-l6-v2"),
+        ({"model": "small"}, 404, "does not exist"),
+        ({"model": ["encoder"]}, 400, "model"),
+    ],
+)
+def test_bad_requests_for_embeddings_in_openais_form(http, change, status, says):
+    response = http.post("/v1/embeddings", json={"model": "encoder", "input": "fee", **change})
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert says in error["message"]
+    assert len(response.content) < 1000
+    assert error["type"] == "invalid_request_error"
+
+
+def test_embeddings_of_odd_bodies(http):
+    sent = {"headers": {"content-type": "application/json"}}
+    assert http.post("/v1/embeddings", content='{"input": "half \\ud800 a pair"}', **sent).status_code == 200
+    bad = [b"", b"{", b"[]", b"{}", b'"fee"', b"[" * 100_000, b'{"input": "\xff"}']
+    for body in bad:
+        response = http.post("/v1/embeddings", content=body, **sent)
+        assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error"), body[:20]
+
+
 @pytest.mark.parametrize(
     ("fault", "status"), [(SignalboxError("the index is gone: restore it"), 503), (KeyError(), 500)]
 )
@@ -135,4 +190,5 @@ def test_no_release_yet(gateway):
         response = http.post("/v1/chat/completions", json={"messages": QUESTION})
         assert (response.status_code, response.json()["error"]["code"]) == (503, "no_release")
         assert http.get("/v1/models").status_code == 503
+        assert http.post("/v1/embeddings", json={"input": "fee"}).status_code == 503
         assert json.loads(response.text)["error"]["type"] == "service_unavailable"

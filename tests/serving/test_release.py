@@ -1,12 +1,14 @@
 import pytest
 
 from app.governance.promotion import rollback
+from app.inference.encoder import ENCODER_DIGEST
 from app.routing.router import Router, Row
 from app.routing.settings import RoutingSettings
 from app.serving.errors import NoRelease, NotPromoted
 from app.serving.release import resolve_production, resolve_release
+from tests.retrieval.tuned import build_index, publish_dataset, publish_retriever
 from tests.routing.test_router import SURE
-from tests.serving.promoted import build, put_into_production
+from tests.serving.promoted import build, let_through, put_into_production
 
 PRICES = {"small_usd_per_1k_tokens": 0.1}
 
@@ -58,6 +60,17 @@ def test_names_that_a_request_may_ask_for(registry, publish, name, rungs):
     release = resolve_release(registry, "assistant")
     assert release.rungs_for(name) == rungs
     assert (name in release.model_names) is (rungs is not None)
+
+
+def test_the_encoder_is_that_of_the_index(registry, publish, tmp_path):
+    dataset = publish_dataset(registry, tmp_path / "dataset")
+    publish(with_router=False)
+    assert resolve_release(registry, "assistant").encoder_names[2:] == ["all-minilm-l6-v2", ENCODER_DIGEST]
+    retriever = publish_retriever(registry, tmp_path / "tuned")
+    index = build_index(registry, dataset, retriever=retriever)
+    publish(with_router=False, index=index.digest, index_verdict=let_through(registry, index).digest)
+    named = ["encoder", "signalbox", "tuned@1", retriever.facts["encoder"]]
+    assert resolve_release(registry, "assistant").encoder_names == named
 
 
 def test_a_release_without_models_or_router(registry, publish):

@@ -1,10 +1,12 @@
 import shutil
 from dataclasses import dataclass
 
+import faiss
 import numpy as np
 import pytest
 
 from app.core.errors import SignalboxError
+from app.registry.tables import INDEX_FILE
 from app.registry.whole import ArtifactChanged
 from app.retrieval.filters import PUBLIC, Scope
 from app.serving import replicas
@@ -99,6 +101,22 @@ def test_a_divided_index_answers_from_the_shards_that_others_hold(registry, sett
     with pytest.raises(ArtifactChanged, match="shard-0001/chunks"):
         replicas.ShardHolder(settings).call(index.digest, 1, "take", ([2],))
     assert len(replicas.ShardHolder(settings).call(index.digest, 0, "take", ([0],))) == 1
+
+
+def test_embeddings_are_those_that_the_index_holds(registry, settings, tmp_path):
+    dataset = publish_dataset(registry, tmp_path / "dataset")
+    tuned = build_index(registry, dataset, retriever=publish_retriever(registry, tmp_path / "r", dim=48))
+    plain, worker = build_index(registry, dataset, name="plain"), replicas.Retriever(settings)
+    for index, dim, most in ((plain, 384, 256), (tuned, 48, 64)):
+        held = faiss.read_index(str(registry.folder(index) / INDEX_FILE)).reconstruct_n(0, len(TEXTS))
+        given = worker.embed(index.digest, TEXTS)
+        assert given.vectors.shape == (len(TEXTS), dim)
+        assert np.array_equal(given.vectors, held)
+        assert np.array_equal(worker.embed(index.digest, TEXTS[3:4]).vectors[0], held[3])
+        words = ["fee " * num for num in (most - 2, most - 1, 3 * most)]
+        assert len(worker.embed(index.digest, words[:1]).vectors) == 1
+        long = worker.embed(index.digest, words)
+        assert (long.num_tokens, long.max_tokens, len(long.vectors)) == ([most, most + 1, 3 * most + 2], most, 0)
 
 
 def test_indexes_of_two_encoders_answer_one_batch_side_by_side(registry, settings, tmp_path):
