@@ -15,7 +15,7 @@ def main(
     dataset: Annotated[str, typer.Option(help="Dataset to index: name, name@number or digest.")] = "handbook",
     name: Annotated[str | None, typer.Option(help="Name of the index; default: the dataset's name.")] = None,
     questions: Annotated[
-        str | None, typer.Option(help="Synthetic rows to calibrate the fusion of words and vectors on.")
+        str | None, typer.Option(help="Rows to calibrate the fusion of words, vectors and titles on.")
     ] = None,
     retriever: Annotated[
         str | None, typer.Option(help="Tuned retriever whose encoder embeds: name, name@number or digest.")

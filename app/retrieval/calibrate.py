@@ -1,10 +1,12 @@
-"""The weight of vectors against words, from questions whose chunks are known.
+"""The weights of a search, of vectors against words and of a title that is named, from questions with known answers.
 
-How: every question is searched once for both parts' candidates; the weights 0, 0.05 .. 1 rank them anew; the middle of
-the weights whose nDCG@10 lies within one standard error of the best is taken.
+How: every question is searched once for both parts' candidates, which the weights 0, 0.05 .. 1 of the vectors rank
+anew; the middle of those whose nDCG@10 lies within one standard error of the best is taken. The same is done under each
+of ``TITLE_WEIGHTS``; the settings' own stays unless another is better, question by question, by more than two standard
+errors.
 
-Guarantees: the same index and questions give the same weight. Not guaranteed: that the questions are asked as users
-ask; synthetic ones share words with their chunks and lean towards BM25.
+Guarantees: the same index and questions give the same weights. Not guaranteed: that the questions are asked as users
+ask; synthetic ones share words with their chunks, and more or fewer titles than users name.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WEIGHTS = tuple(round(step / 20, 2) for step in range(21))
+TITLE_WEIGHTS = (0.0, 0.15, 0.3, 0.6)
+SURE = 2.0
 MIN_QUESTIONS = 30
 MAX_QUESTIONS = 1000
 DEPTH = 10
@@ -34,9 +38,10 @@ class TooFewQuestions(UsageError):
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A weight, and how well it, words alone and vectors alone rank the questions' chunks (nDCG@10)."""
+    """The weights, and how well they, words alone and vectors alone rank the questions' chunks (nDCG@10)."""
 
-    weight: float
+    dense_weight: float
+    title_weight: float
     num_questions: int
     ndcg_at_10: float
     ndcg_at_10_lexical: float
@@ -45,6 +50,10 @@ class Calibrated:
     def to_json(self) -> dict[str, Any]:
         """The figures, for a manifest."""
         return asdict(self)
+
+    def settings(self) -> dict[str, float]:
+        """What of the settings of a search it replaces."""
+        return {"dense_weight": self.dense_weight, "title_weight": self.title_weight}
 
 
 def gold_of(rows: Iterable[Mapping[str, Any]], index: SearchIndex, *, most: int = MAX_QUESTIONS) -> dict[str, set[int]]:
@@ -68,8 +77,8 @@ def gold_of(rows: Iterable[Mapping[str, Any]], index: SearchIndex, *, most: int 
     return dict(list(found.items())[::step])
 
 
-def calibrate_weight(index: SearchIndex, asked: Mapping[str, set[int]], vectors: "NDArray[np.float32]") -> Calibrated:
-    """The weight for an index.
+def calibrate_weights(index: SearchIndex, asked: Mapping[str, set[int]], vectors: "NDArray[np.float32]") -> Calibrated:
+    """The weights for an index.
 
     Args:
         asked: questions with the rows that answer them.
@@ -77,13 +86,51 @@ def calibrate_weight(index: SearchIndex, asked: Mapping[str, set[int]], vectors:
     """
     num = index.settings.num_candidates
     found = index.candidates(list(asked), vectors, num=num, scope=Scope(labels=None))
-    return best_weight(found, list(asked.values()), settings=index.settings)
+    return best_weights(found, list(asked.values()), settings=index.settings)
+
+
+def best_weights(
+    found: Sequence[Candidates], gold: Sequence[Collection[int]], *, settings: SearchSettings
+) -> Calibrated:
+    """The weights that rank candidates best, given the rows that answer each question; all else as the settings say."""
+    own = _try(found, gold, settings)
+    if not any(each.titles.any() for each in found):
+        return own.calibrated()
+    others = [_try(found, gold, settings.model_copy(update={"title_weight": weight})) for weight in TITLE_WEIGHTS]
+    best = max(others, key=lambda each: float(each.chosen.mean()))
+    change = best.chosen - own.chosen
+    better = change.mean() > SURE * change.std() / len(change) ** 0.5
+    return (best if better else own).calibrated()
 
 
 def best_weight(
     found: Sequence[Candidates], gold: Sequence[Collection[int]], *, settings: SearchSettings
 ) -> Calibrated:
-    """The weight that ranks candidates best, given the rows that answer each question; all else as the settings say."""
+    """As ``best_weights``, with the title's weight as the settings have it."""
+    return _try(found, gold, settings).calibrated()
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """nDCG@10 of every question (n) under each of ``WEIGHTS``, with one weight of titles, and the column chosen."""
+
+    title_weight: float
+    gains: "NDArray[np.float64]"
+    column: int
+
+    @property
+    def chosen(self) -> "NDArray[np.float64]":
+        """Every question's under the weight chosen."""
+        column: NDArray[np.float64] = self.gains[:, self.column]
+        return column
+
+    def calibrated(self) -> Calibrated:
+        means = self.gains.mean(axis=0)
+        figures = [float(means[column]) for column in (self.column, 0, -1)]
+        return Calibrated(WEIGHTS[self.column], self.title_weight, len(self.gains), *figures)
+
+
+def _try(found: Sequence[Candidates], gold: Sequence[Collection[int]], settings: SearchSettings) -> _Tried:
     import numpy as np
 
     tried = [settings.model_copy(update={"fusion": "convex", "dense_weight": weight}) for weight in WEIGHTS]
@@ -93,10 +140,14 @@ def best_weight(
             fused = fuse(each, how)
             order = np.argsort(-fused, kind="stable")[:DEPTH]
             gains[place, column] = ndcg([int(row) in wanted for row in each.rows[order]], num_relevant=len(wanted))
+    return _Tried(settings.title_weight, gains, _middle(gains))
+
+
+def _middle(gains: "NDArray[np.float64]") -> int:
+    """The column in the middle of those that are as good as the best, within one standard error."""
     means = gains.mean(axis=0)
     best = int(means.argmax())
-    slack = gains[:, best].std() / np.sqrt(len(gains))
+    slack = gains[:, best].std() / len(gains) ** 0.5
     plateau = [weight for weight, mean in zip(WEIGHTS, means, strict=True) if mean >= means[best] - slack]
     weight = min(WEIGHTS, key=lambda each: abs(each - (plateau[0] + plateau[-1]) / 2))
-    chosen = float(means[WEIGHTS.index(weight)])
-    return Calibrated(weight, len(gains), chosen, float(means[0]), float(means[-1]))
+    return WEIGHTS.index(weight)

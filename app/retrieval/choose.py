@@ -102,7 +102,7 @@ def choose_share(held: HeldOut, by_share: Mapping[float, list[Candidates]], sear
     chosen: Chosen | None = None
     for share, found in sorted(by_share.items()):
         best = best_weight(found, held.gold, settings=search)
-        how = search.model_copy(update={"fusion": "convex", "dense_weight": best.weight})
+        how = search.model_copy(update={"fusion": "convex", "dense_weight": best.dense_weight})
         if chosen is None or best.ndcg_at_10 > chosen.ndcg_at_10:
             chosen = Chosen(share, how, best.ndcg_at_10, found)
     assert chosen is not None

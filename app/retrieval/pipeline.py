@@ -5,7 +5,7 @@ build neither waits behind questions nor keeps them waiting, and needs nothing t
 Guarantees: every chunk has a vector, a long one several, in the order of the dataset's chunk table; a vector depends on
 its own text alone, so that any number of workers, and an index that takes what did not change from the version before
 it, give the same bytes; the same dataset, encoder, settings and questions give the same version without work; the
-manifest says where the weight of the fusion comes from, and names the retriever.
+manifest says where the weights of the fusion come from, and names the retriever.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ from app.inference.retrievers import PINNED, Source, find_source, source_named
 from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version, open_registry
 from app.registry.whole import chunks_of
-from app.retrieval.calibrate import Calibrated, calibrate_weight, gold_of
+from app.retrieval.calibrate import Calibrated, calibrate_weights, gold_of
 from app.retrieval.embedding import Embed, embed_chunks, embedding_identity, known_vectors
 from app.retrieval.filters import DATE, LABELS
 from app.retrieval.index import IndexBroken, write_search
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CODE_VERSION = "retrieval-3"
+CALIBRATION = "weights-2"
+"""Of the way in which questions choose the weights."""
 KIND = "index"
 DAYS = {"modified", "created"}
 TUNED = ("dense_weight", "rerank_weight", "rerank_depth")
@@ -57,7 +59,7 @@ def build_index(
     Chunks whose embedded text the newest version embedded alike holds already are not embedded again.
 
     Args:
-        questions: synthetic rows or a suite to calibrate the fusion's weight on; None: the weight of the settings.
+        questions: synthetic rows or a suite to calibrate the weights of the fusion on; None: those of the settings.
         retriever: whose encoder embeds, and whose re-ranker searches as its facts say; None: the pinned encoder alone.
         embed: texts to vectors; None: an actor pool of Ray Data's.
 
@@ -73,6 +75,7 @@ def build_index(
         "settings": settings.identity(),
         "code_version": CODE_VERSION,
     } | {label: each.digest for label, each in (("questions", questions), ("retriever", retriever)) if each}
+    inputs |= {"calibration": CALIBRATION} if questions else {}
     if version := registry.find(KIND, name, inputs):
         return version
     rows = chunk_rows(chunks_of(dataset, registry).parent, labels=settings.access_labels)
@@ -85,16 +88,16 @@ def build_index(
         kind = choose_kind(min(len(vectors), most)) if settings.kind == "auto" else settings.kind
         write = partial(write_shards, windows=windows, most=most, kind=kind, lexical=settings.lexical, search=search)
         layout = write(place, vectors, rows)
-        weight: dict[str, Any] = {"from": retriever.ref if retriever and search != settings.search else "the settings"}
+        weights: dict[str, Any] = {"from": retriever.ref if retriever and search != settings.search else "the settings"}
         if questions:
             found = _calibrated(place, questions, source=source, registry=registry)
-            search = search.model_copy(update={"dense_weight": found.weight})
+            search = search.model_copy(update=found.settings())
             write_search(place, search=search, lexical=settings.lexical)
-            weight = {"from": questions.ref} | found.to_json()
+            weights = {"from": questions.ref} | found.to_json()
         facts = {**source.facts(), "kind": kind, "num_chunks": len(rows), "num_vectors": len(vectors)}
         facts["num_shards"] = len(layout.starts)
         facts["embedding"] = embedding_identity(settings, encoder=source.encoder)
-        facts |= {"search": search.model_dump(mode="json"), "dense_weight": weight}
+        facts |= {"search": search.model_dump(mode="json"), "weights": weights}
         parents = [dataset.digest, *(each.digest for each in (questions, retriever) if each)]
         return registry.publish(KIND, name, folder=place, inputs=inputs, parents=parents, facts=facts)
 
@@ -128,10 +131,10 @@ def chunk_rows(folder: Path, *, labels: Mapping[str, Sequence[str]]) -> list[dic
 
 
 def _calibrated(folder: Path, questions: Version, *, source: Source, registry: Registry) -> Calibrated:
-    """The weight that ranks the questions' own chunks best."""
+    """The weights that rank the questions' own chunks best."""
     index = SearchIndex.open(folder)
     asked = gold_of(read_rows(registry.folder(questions) / ROWS_FILE), index)
-    return calibrate_weight(index, asked, source.load_encoder().encode(list(asked)))
+    return calibrate_weights(index, asked, source.load_encoder().encode(list(asked)))
 
 
 def embed_texts(

@@ -38,7 +38,7 @@ class SearchSettings(Settings):
 
     title_weight: Weight = 0.3
     """What is added in ``convex`` where a question names the title of a document that is one chunk, at the share of
-    the question's words that the title takes (``app/retrieval/titles.py``)."""
+    the question's words that the title takes (``app/retrieval/titles.py``); calibration may replace it."""
 
     num_candidates: PositiveInt = 100
     """Chunks that each part puts forward; every one of them gets both scores."""

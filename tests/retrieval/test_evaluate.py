@@ -8,7 +8,7 @@ import pytest
 from app.core.parquet import write_rows
 from app.inference.retrievers import Source
 from app.registry.tables import ROWS_FILE
-from app.retrieval.calibrate import TooFewQuestions, calibrate_weight, gold_of
+from app.retrieval.calibrate import TooFewQuestions, calibrate_weights, gold_of
 from app.retrieval.evaluate import ROWS, NothingToAsk, evaluate_index
 from app.retrieval.index import read_index, write_index
 from app.retrieval.measure import measure, ndcg
@@ -55,12 +55,12 @@ def test_the_weight_goes_where_the_questions_are_answered(made):
     gold = gold_of(asked(), index)
     assert gold["word7?"] == {7}
     wrong, right = np.roll(vectors, 1, axis=0), vectors
-    by_words = calibrate_weight(index, gold, wrong)
-    assert by_words.weight < 0.5
+    by_words = calibrate_weights(index, gold, wrong)
+    assert by_words.dense_weight < 0.5
     assert by_words.ndcg_at_10 > by_words.ndcg_at_10_dense
     common = {f"common {n}": {n} for n in range(NUM)}
-    by_vectors = calibrate_weight(index, common, right)
-    assert by_vectors.weight > 0.3
+    by_vectors = calibrate_weights(index, common, right)
+    assert by_vectors.dense_weight > 0.3
     assert by_vectors.ndcg_at_10 > by_vectors.ndcg_at_10_lexical
     with pytest.raises(TooFewQuestions, match="29 questions are about"):
         gold_of(asked()[:29] + asked(chunk_id="", source=""), index)

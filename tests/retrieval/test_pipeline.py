@@ -70,10 +70,11 @@ def check_calibration(registry: Registry, dataset: Version, folder: Path) -> Non
     asked = registry.publish("synthetic", "asked", folder=folder, inputs={"n": len(rows)})
     settings = RetrievalSettings(num_workers=2)
     index = build_index(dataset, name="calibrated", registry=registry, settings=settings, questions=asked)
-    found = index.facts["dense_weight"]
+    found = index.facts["weights"]
     assert (found["from"], found["num_questions"] >= 30) == (asked.ref, True)
     assert found["ndcg_at_10"] >= max(found["ndcg_at_10_dense"], found["ndcg_at_10_lexical"]) - 0.05
-    assert SearchIndex.open(registry.folder(index)).settings.dense_weight == found["weight"]
+    search = SearchIndex.open(registry.folder(index)).settings
+    assert (search.dense_weight, search.title_weight) == (found["dense_weight"], found["title_weight"])
     assert index.parents == [dataset.digest, asked.digest]
 
 

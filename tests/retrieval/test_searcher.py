@@ -14,6 +14,7 @@ from app.registry.tables import ROWS_FILE
 from app.registry.whole import ArtifactChanged
 from app.retrieval import pipeline
 from app.retrieval.calibrate import Calibrated
+from app.retrieval.search import SearchIndex
 from app.retrieval.searcher import Searcher
 from tests.inference.tiny_bert import write_encoder
 from tests.retrieval.tuned import TEXTS, build_index, publish_dataset, publish_retriever
@@ -122,13 +123,15 @@ def test_the_weight_of_the_fusion_is_calibrated_with_the_indexs_own_encoder(
     registry, dataset, tmp_path: Path, monkeypatch
 ):
     seen = []
-    found = Calibrated(weight=0.5, num_questions=1, ndcg_at_10=1.0, ndcg_at_10_lexical=1.0, ndcg_at_10_dense=1.0)
+    found = Calibrated(0.5, 0.15, num_questions=1, ndcg_at_10=1.0, ndcg_at_10_lexical=1.0, ndcg_at_10_dense=1.0)
     monkeypatch.setattr(pipeline, "gold_of", lambda rows, index: {"the fee": {0}})
-    monkeypatch.setattr(pipeline, "calibrate_weight", lambda index, asked, vectors: seen.append(vectors) or found)
+    monkeypatch.setattr(pipeline, "calibrate_weights", lambda index, asked, vectors: seen.append(vectors) or found)
     retriever = publish_retriever(registry, tmp_path / "tuned", dim=48)
     (tmp_path / "asked").mkdir()
     write_rows(tmp_path / "asked" / ROWS_FILE, [{"question": "the fee"}], schema=pa.schema({"question": pa.string()}))
     asked = registry.publish("synthetic", "asked", folder=tmp_path / "asked", inputs={})
     index = build_index(registry, dataset, retriever=retriever, questions=asked)
     assert [np.shape(each) for each in seen] == [(1, 48)]
+    search = SearchIndex.open(registry.folder(index)).settings
+    assert (search.dense_weight, search.title_weight) == (0.5, 0.15)
     assert index.parents == [dataset.digest, asked.digest, retriever.digest]

@@ -4,10 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from app.retrieval.calibrate import best_weight, best_weights, calibrate_weights
 from app.retrieval.fusion import Candidates, fuse
 from app.retrieval.index import SEARCH_FILE, write_index
 from app.retrieval.search import SearchIndex
-from app.retrieval.settings import SearchSettings
+from app.retrieval.settings import LexicalSettings, SearchSettings
 from app.retrieval.titles import FOLDED, Titles
 from tests.retrieval.test_filters import row
 
@@ -46,6 +47,45 @@ def test_titles_add_to_the_convex_mix_alone():
     }
     assert added["convex"].tolist() == pytest.approx([0, 0.4])
     assert not any(added[fusion].any() for fusion in ("rrf", "dense", "lexical"))
+
+
+@pytest.mark.parametrize(
+    ("num_named", "share", "gold", "weight"),
+    [
+        (60, 0.4, {0}, 0.6),  # the title that is named says which document answers
+        (60, 0.8, {1}, 0.0),  # it is another document's
+        (3, 0.4, {0}, 0.3),  # three questions prove nothing
+        (0, 0.4, {0}, 0.3),
+    ],
+    ids=["helps", "hurts", "too few", "none"],
+)
+def test_the_weight_of_titles_goes_where_the_questions_are_answered(
+    num_named: int, share: float, gold: set[int], weight: float
+):
+    """Both parts rank row 1 just before row 0, whose title is named; by row 2 they are on one scale."""
+    dense, lexical = np.array([0.56, 0.6, 0.4], np.float32), np.array([8.0, 10.0, 1.0], np.float32)
+    found = [
+        Candidates(np.arange(3), dense, lexical, np.array([share * (n < num_named), 0, 0], np.float32))
+        for n in range(60)
+    ]
+    chosen = best_weights(found, [gold] * 60, settings=SearchSettings())
+    assert chosen.title_weight == weight
+    again = best_weights(found, [gold] * 60, settings=SearchSettings(title_weight=weight))
+    assert again == chosen
+    assert chosen.ndcg_at_10 >= best_weight(found, [gold] * 60, settings=SearchSettings()).ndcg_at_10
+
+
+def test_questions_that_name_titles_choose_their_weight_for_an_index(tmp_path):
+    """Each of 40 documents is called for in the words of the next one; only its title says which is meant."""
+    rows = [row(n, title=f"Rule {n}", heading_path=[], text=f"see the fee of step{n}") for n in range(40)]
+    words, search = LexicalSettings(headings=False), SearchSettings(title_weight=0.0)
+    write_index(tmp_path, np.eye(40, dtype=np.float32), rows, lexical=words, search=search)
+    index = SearchIndex.open(tmp_path)
+    vectors = np.roll(np.eye(40, dtype=np.float32), 1, axis=0)
+    helps = {f"step{(n + 1) % 40} of Rule {n}?": {n} for n in range(40)}
+    assert calibrate_weights(index, helps, vectors).title_weight > 0
+    hurts = {question: {(n + 1) % 40} for n, question in enumerate(helps)}
+    assert calibrate_weights(index, hurts, vectors).title_weight == 0
 
 
 def test_a_hit_says_what_its_title_made_and_an_older_index_ranks_as_it_did(tmp_path):
