@@ -1,7 +1,8 @@
 """What an erasure changes, file by file: the rows that stay are written aside, the originals are only read.
 
 Guarantees: a row stays exactly as it was or goes; vectors and chunks of an index stay in step. Of an index whose chunks
-lose rows, BM25 goes whole (it is made from the chunks when the index is opened); so does a file that holds no rows.
+lose rows, BM25 goes whole, of all its shards (every one knows the words of all; it is made from the chunks when the
+index is opened); so does a file that holds no rows.
 """
 
 import time
@@ -100,24 +101,31 @@ def _versions(matcher: Matcher, registry: Registry, aside: Path) -> Iterator[Cha
         if version.kind in KEPT:
             continue
         folder = registry.folder(version)
-        for name in _present(version, folder):
+        names = _present(version, folder)
+        indexed = any(Path(name).parent.name == LEXICAL_FOLDER for name in names)
+        lost = sum(int(_gone(matcher, path).sum()) for path in folder.rglob(CHUNKS_FILE)) if indexed else 0
+        for name in names:
             staged = aside / f"{len(list(aside.iterdir()))}"
-            result = _file(matcher, folder, name, staged)
+            result = _file(matcher, folder, name, staged, lost=lost)
             if result is not None:
                 new = digest_file(staged) if staged.exists() else ""
                 entry = ErasedFile(version.kind, version.digest, name, digest_file(folder / name), new, result)
                 yield Change(f"{version.kind} {version.ref}: {name}", entry, staged if new else None)
 
 
-def _file(matcher: Matcher, folder: Path, name: str, staged: Path) -> int | None:
-    """Write what stays of a file aside; the number of rows that go, None when the file stays as it is."""
+def _file(matcher: Matcher, folder: Path, name: str, staged: Path, *, lost: int) -> int | None:
+    """Write what stays of a file aside; the number of rows that go, None when the file stays as it is.
+
+    Args:
+        lost: rows that the chunk tables of an index lose.
+    """
     path = folder / name
     if path.name in (INDEX_FILE, WINDOWS_FILE):
         return _vectors(matcher, path, staged)
     if name.endswith(".parquet"):
         return _rows(matcher, path, staged)
     if path.parent.name == LEXICAL_FOLDER:
-        return int(_gone(matcher, path.parents[1] / CHUNKS_FILE).sum()) or None
+        return lost or None
     return 0 if _holds(matcher, path) else None
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEARCH_FILE = "search.json"
+MATCHED = ("title", "heading_path", "text")
+"""Columns of a chunk table whose words are matched."""
 BEFORE_TITLES = {"title_weight": 0.0}
 """Settings of an index that says nothing of them."""
 ADDED = {
@@ -111,13 +113,16 @@ def chunk_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def build_lexical(chunks: pa.Table, *, settings: LexicalSettings) -> Lexical:
     """BM25 over a chunk table."""
-    rows = zip(*(chunks[name].to_pylist() for name in ("title", "heading_path", "text")), strict=True)
+    rows = zip(*(chunks[name].to_pylist() for name in MATCHED), strict=True)
     texts = (joined(title, path, text, headings=settings.headings) for title, path, text in rows)
     return Lexical.build(texts, settings=settings)
 
 
-def read_index(folder: Path) -> Opened:
+def read_index(folder: Path, *, words: Lexical | None = None) -> Opened:
     """Open an index's parts.
+
+    Args:
+        words: BM25 over its rows, where it is not to be read from the folder.
 
     Raises:
         IndexBroken: a file is missing, damaged, or of another index.
@@ -128,8 +133,9 @@ def read_index(folder: Path) -> Opened:
         index = faiss.read_index(str(folder / INDEX_FILE), faiss.IO_FLAG_MMAP_IFC)
         windows = _read_windows(folder)
         chunks = pq.read_table(folder / CHUNKS_FILE)
-        search, words = read_settings(folder)
-        lexical, titles = _read_lexical(folder, chunks, words), Titles(chunks, language=words.language)
+        search, how = read_settings(folder)
+        lexical = _read_lexical(folder, chunks, how) if words is None else words
+        titles = Titles(chunks, language=how.language)
     except (RuntimeError, OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise IndexBroken(f"the index in {folder} cannot be opened: build it again") from error
     vectors = _checked(index, windows, num_chunks=len(chunks), what=f"the index in {folder}")

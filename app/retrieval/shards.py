@@ -3,31 +3,40 @@
 A shard is a folder with its own vectors, BM25 and chunk table; documents are never divided. How rare a word is, is
 counted over all shards when the index is built, and scores are normalised over the candidates of all of them.
 
-Guarantees: with exact vectors (``flat``), hits and scores are those of the same index in one piece; a shard shows no
-more than a scope allows. Not guaranteed: that a build fits where one shard does (it holds all vectors and words once),
-or the same rarity of words after an erasure: a shard that lost chunks counts its words anew by itself.
+Guarantees: with exact vectors (``flat``), hits and scores are those of the same index in one piece, after an erasure,
+too; a shard shows no more than a scope allows. Not guaranteed: that a build fits where one shard does (it holds all
+vectors and words once). After an erasure, which takes the words of all shards, opening one counts those of all anew,
+one shard of a process at a time: build the next version soon.
 """
 
 import json
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
-from app.registry.tables import SHARDS_FILE
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from app.registry.tables import CHUNKS_FILE, LEXICAL_FOLDER, SHARDS_FILE
 from app.retrieval.filters import PUBLIC, Scope, mask_of
 from app.retrieval.fusion import Candidates
 from app.retrieval.index import (
+    MATCHED,
     IndexBroken,
     Opened,
     build_lexical,
     chunk_table,
     read_index,
+    read_settings,
     write_index,
     write_search,
 )
+from app.retrieval.lexical import WORDS_FILE, Lexical
 from app.retrieval.settings import LexicalSettings, SearchSettings
 
 if TYPE_CHECKING:
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MASKS_KEPT = 64
+COUNTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,21 @@ class Shard:
             IndexBroken: it is not there, or damaged.
         """
         layout = Layout.of(folder)
-        return cls(read_index(folder / layout.folders[number]), start=layout.starts[number])
+        with COUNTING:
+            (words,) = recounted(folder, layout, [number])
+        return cls._of(folder, layout, number, words)
+
+    @classmethod
+    def _of(cls, folder: Path, layout: Layout, number: int, words: Lexical | None) -> Self:
+        return cls(read_index(folder / layout.folders[number], words=words), start=layout.starts[number])
+
+    @classmethod
+    def open_all(cls, folder: Path) -> list[Self]:
+        """Open every shard; IndexBroken where one is missing or damaged."""
+        layout = Layout.of(folder)
+        numbers = range(len(layout.folders))
+        words = recounted(folder, layout, numbers)
+        return [cls._of(folder, layout, number, each) for number, each in zip(numbers, words, strict=True)]
 
     def candidates(
         self, questions: Sequence[str], vectors: "NDArray[np.float32]", num: int, scope: Scope = PUBLIC
@@ -145,7 +169,7 @@ class Local:
     @classmethod
     def open(cls, folder: Path) -> Self:
         """Open every part; IndexBroken where one is missing or damaged."""
-        return cls([Shard.open(folder, number) for number in range(len(Layout.of(folder).folders))])
+        return cls(Shard.open_all(folder))
 
     def __len__(self) -> int:
         return sum(map(len, self.shards))
@@ -234,6 +258,36 @@ def write_shards(
     layout.write(folder)
     write_search(folder, search=how, lexical=words)
     return layout
+
+
+def recounted(folder: Path, layout: Layout, numbers: Sequence[int]) -> list[Lexical | None]:
+    """BM25 of some shards, its words counted anew over all shards; None for each where no shard lost its own.
+
+    Raises:
+        IndexBroken: a shard's chunks are missing or damaged.
+    """
+    if whole(folder, layout):
+        return [None for _ in numbers]
+    try:
+        tables = [pq.read_table(folder / name / CHUNKS_FILE, columns=list(MATCHED)) for name in layout.folders]
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise IndexBroken(f"the index in {folder} cannot be opened: build it again") from error
+    words = build_lexical(pa.concat_tables(tables), settings=read_settings(folder)[1])
+    ends = list(accumulate(map(len, tables), initial=0))
+    return [words.part(ends[number], ends[number + 1]) for number in numbers]
+
+
+def whole(folder: Path, layout: Layout) -> bool:
+    """Whether every shard has its BM25 still; an index in one piece sees to its own."""
+    kept = ((folder / name / LEXICAL_FOLDER / WORDS_FILE).is_file() for name in layout.folders)
+    return len(layout.folders) == 1 or all(kept)
+
+
+def files_of(folder: Path, number: int) -> Callable[[str], bool]:
+    """Which files of an index, by their names, one of its shards is opened from."""
+    layout = Layout.of(folder)
+    own, alone = f"{layout.folders[number]}/", whole(folder, layout)
+    return lambda name: "/" not in name or name.startswith(own) or not (alone or Path(name).name != CHUNKS_FILE)
 
 
 def _by_shard(rows: Sequence[int], starts: Sequence[int]) -> dict[int, list[int]]:

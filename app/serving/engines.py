@@ -39,11 +39,10 @@ def load_index(registry: Registry, digest: str, *, scatter: Scatter | None = Non
 
 def load_shard(registry: Registry, digest: str, number: int) -> Any:
     """One shard of an index version."""
-    from app.retrieval.shards import Layout, Shard
+    from app.retrieval.shards import Shard, files_of
 
     version = registry.get("index", digest)
-    own = f"{Layout.of(registry.folder(version)).folders[number]}/"
-    folder = whole_folder(version, registry, only=lambda name: "/" not in name or name.startswith(own))
+    folder = whole_folder(version, registry, only=files_of(registry.folder(version), number))
     return Shard.open(folder, number)
 
 

@@ -40,6 +40,7 @@ from app.ledger.receipts import check_receipt, commit
 from app.ledger.verify import verify
 from app.registry.tables import CHUNKS
 from app.registry.versions import open_registry
+from app.retrieval.filters import Scope
 from app.retrieval.index import write_index
 from app.retrieval.search import SearchIndex
 from app.retrieval.shards import write_shards
@@ -224,17 +225,38 @@ def test_the_index_forgets_the_vector_and_finds_the_others(world):
     assert all(hit.chunk_id != "c1" for found in hits for hit in found)
 
 
-def test_a_divided_index_forgets_in_the_shard_that_knew(world, tmp_path):
-    vectors, folder = np.eye(5, DIM, dtype=np.float32), tmp_path / "divided"
-    folder.mkdir()
-    write_shards(folder, vectors, [chunk(n) for n in range(5)], windows=np.arange(5), most=2)
-    index = world.publish("index", "divided", folder=folder, inputs={"i": 2}, parents=[world.world["dataset"].digest])
-    assert len(SearchIndex.open(world.folder(index))) == 5
-    erase(world, subjects=[NAME], reason="asked for", actor="jane")
-    left = SearchIndex.open(world.folder(index))
-    assert (len(left), left.places(chunk_id="c1"), verify(world.workspace).faults) == (4, [], [])
-    found = left.search([""] * 5, vectors, 5)
-    assert [hits[0].chunk_id for place, hits in enumerate(found) if place != 1] == ["c0", "c2", "c3", "c4"]
+@pytest.mark.parametrize(("case", "word"), [("a name", b"lindqvist"), ("a document by its id", b"quaysid")])
+def test_a_divided_index_forgets_and_ranks_as_one_in_one_piece(world, tmp_path, case, word):
+    """With the document, a whole shard is left without a chunk."""
+    vectors, indexes = np.eye(5, DIM, dtype=np.float32), []
+    for most in (2, 99):
+        folder = tmp_path / str(most)
+        folder.mkdir()
+        write_shards(folder, vectors, [chunk(n) for n in range(5)], windows=np.arange(5), most=most)
+        made = {"inputs": {"i": most}, "parents": [world.world["dataset"].digest]}
+        indexes.append(world.publish("index", "divided", folder=folder, **made))
+    what, _, gone, _ = CASES[case]
+    asked = [text for _, _, text in TEXTS] + ["Who may vote on the spare key?"]
+    queries = np.ones((6, DIM), dtype=np.float32) / DIM**0.5
+
+    def found():
+        opened = [SearchIndex.open(world.folder(index)) for index in indexes]
+        one, other = ([[vars(hit) for hit in hits] for hits in each.search(asked, queries, 5)] for each in opened)
+        assert one == other
+        return opened[0], one
+
+    before = found()[1]
+    assert sum(word in data for path, data in all_bytes(world.workspace) if path.name == "vocab.index.json") == 5
+    erase(world, **what, reason="asked for", actor="jane")
+    left, after = found()
+    assert (len(left), left.places(chunk_id=gone[0]), verify(world.workspace).faults) == (5 - len(gone), [], [])
+    assert after[4][0]["scores"].lexical != before[4][0]["scores"].lexical, "no word is as rare as before"
+    assert not {path for path, data in all_bytes(world.workspace) if word in data.lower()}
+    holders = [replicas.ShardHolder(ServingSettings(workspace=str(world.workspace.root))) for _ in range(3)]
+    for number, holder in enumerate(holders):
+        given = holder.call(indexes[0].digest, number, "candidates", (asked, queries, 5, Scope()))
+        here = SearchIndex.open(world.folder(indexes[0]))._parts.shards[number].candidates(asked, queries, 5)
+        assert [each.lexical.tolist() for each in given] == [each.lexical.tolist() for each in here]
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "ivf-rabitq", "hnsw"])
