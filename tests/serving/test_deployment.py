@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
@@ -146,6 +147,35 @@ def test_search_and_errors(serving, client):
         client.chat.completions.create(model="small", messages=[{"role": "user", "content": ""}])
 
 
+def test_a_promoted_index_in_shards_answers_as_the_one_in_one_piece(
+    serving, client, cluster_workspace, release_of, tmp_path
+):
+    def given():
+        asked = [{"query": query, "top_k": 4} for query in ("fee of a Harbour account", "share of the valley", "?")]
+        found = [httpx.post(f"{serving}/v1/search", json=each).json() for each in asked]
+        answers = [
+            client.chat.completions.create(model=name, messages=QUESTION) for name in ("signalbox", "extractive")
+        ]
+        said = [(answer.choices[0].message.content, answer.citations) for answer in answers]
+        hits = [(hit.pop("score"), *hit.pop("scores").values(), hit) for each in found for hit in each["data"]]
+        return (
+            [hit[-1]["chunk_id"] for hit in hits],
+            said,
+            [hit[:4] for hit in hits],
+            {each["release"] for each in found},
+        )
+
+    *before, scores, _ = given()
+    index = publish_index(open_registry(cluster_workspace), tmp_path / "index", most=1)
+    divided = release_of(5, index=index)
+    deploy(workspace=cluster_workspace, release_ref=divided.digest)
+    *after, again, serves = given()
+    assert (index.facts["num_shards"], serves) == (3, {divided.digest})
+    assert after == before
+    assert len(scores) == 12
+    assert np.allclose(again, scores, atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def tuned(cluster_workspace, tmp_path_factory):
     """An index whose vectors are another encoder's, of another size, and the verdict that let it through."""
@@ -235,7 +265,7 @@ def test_a_shards_holder_that_is_killed_loses_no_question_while_a_new_version_co
 
     registry = open_registry(cluster_workspace)
     dataset = publish_dataset(registry, tmp_path / "dataset", name="divided")
-    indexes = [build_index(registry, dataset, how={"max_shard_vectors": most}) for most in (2, 1)]
+    indexes = [build_index(registry, dataset, how={"max_shard_vectors": most}) for most in (2, 1, 99)]
     stop, found = threading.Event(), []
 
     def ask(handle):
@@ -255,6 +285,12 @@ def test_a_shards_holder_that_is_killed_loses_no_question_while_a_new_version_co
                 wait_until(lambda: len(found) > 60, users)
                 stop.set()
                 assert [user.result(timeout=60) for user in users] == [None, None]
+                asked = [[Asked(index.digest, text, 4) for text in TEXTS] for index in indexes]
+                given = [
+                    [handle.retrieve.remote(each).result(timeout_s=60).passages for each in part] for part in asked
+                ]
+                alike = [[passage.text for each in part for passage in each] for part in given]
+                assert alike[0] == alike[1] == alike[2]
         finally:
             stop.set()
             serve.delete("divided")

@@ -10,10 +10,12 @@ CHUNKS = [
 ]
 
 
-def publish_index(registry, folder, *, retriever=None):
-    """An index over ``CHUNKS``, with the pinned encoder or a retriever's."""
+def publish_index(registry, folder, *, retriever=None, most=1000):
+    """An index over ``CHUNKS``, with the pinned encoder or a retriever's; divided into shards of ``most`` chunks."""
+    import numpy as np
+
     from app.inference.retrievers import find_source
-    from app.retrieval.index import write_index
+    from app.retrieval.shards import write_shards
 
     folder.mkdir()
     rows = [
@@ -29,9 +31,11 @@ def publish_index(registry, folder, *, retriever=None):
         for ordinal, (heading, text) in enumerate(CHUNKS)
     ]
     source = find_source(retriever, registry=registry)
-    write_index(folder, source.load_encoder().encode([row["text"] for row in rows]), rows)
+    vectors = source.load_encoder().encode_apart([row["text"] for row in rows])
+    layout = write_shards(folder, vectors, rows, windows=np.arange(len(rows)), most=most)
     parents = [retriever.digest] if retriever else []
-    inputs, facts = {"chunks": len(rows), "encoder": source.encoder}, source.facts()
+    inputs = {"chunks": len(rows), "encoder": source.encoder, "most": most}
+    facts = source.facts() | {"num_shards": len(layout.starts)}
     return registry.publish("index", "serving-test", folder=folder, inputs=inputs, parents=parents, facts=facts)
 
 
