@@ -1,13 +1,14 @@
 """A turn of the loop for the index alone: judge it against the one in production, and propose a release with it.
 
-Guarantees: the models of the proposed release are production's, with the verdicts that brought them in; nothing here
-moves production. Not guaranteed: a release; an index whose verdict is red has none.
+Guarantees: the models of the proposed release are production's, with the verdicts that brought them in; where nothing
+is in production yet, it has none and quotes. Nothing here moves production. Not guaranteed: a release; an index whose
+verdict is red has none.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from app.core.errors import UsageError
 from app.governance.evidence import TARGET, Evidence, earlier_evaluations
 from app.governance.gate import judge
 from app.governance.policy import Policy
@@ -19,9 +20,8 @@ from app.retrieval.evaluate import evaluate_index
 from app.serving.engines import calibrate_router
 from app.settings import SignalboxSettings
 
-
-class NothingToSearchFor(UsageError):
-    """No release is in production that another index could serve: promote a first one, by jobs.promote --suite."""
+FIRST: Mapping[str, Any] = {"prices": {}, "prompt": "", "extractive": True}
+"""Facts of a release with which a name begins."""
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,23 @@ def propose_index(
 ) -> Proposal:
     """Judge an index; unless the verdict is red, propose a release with it and the models that are in production.
 
+    The first release of a name has no model and quotes the documents.
+
     Args:
         suite: questions to do well on; the suites of earlier promotions of an index are asked as well.
 
     Raises:
-        NothingToSearchFor: no release of that name is in production.
         NothingToAsk: no question of a suite is about the index.
         ArtifactChanged, RetrieverMismatch: an index or its retriever is not what was published.
     """
     try:
         production = registry.get("release", f"{name}@{PRODUCTION}")
-    except VersionNotFound as error:
-        said = f"no release {name} is in production whose index another could follow"
-        raise NothingToSearchFor(f"{said}: promote a first one, by jobs.promote --suite") from error
+    except VersionNotFound:
+        production = None
     verdict = judge_index(index, suite, production=production, policy=policy, registry=registry)
     if verdict.facts["light"] == "red":
         return Proposal(verdict, None)
-    release = _build(production, index, verdict, registry=registry, settings=settings, actor=actor)
+    release = _build(name, production, index, verdict, registry=registry, settings=settings, actor=actor)
     try:
         ask_about_release(release, verdict=verdict_of(release, registry=registry), registry=registry)
     except StopLight as red:
@@ -69,9 +69,11 @@ def propose_index(
     return Proposal(verdict, release)
 
 
-def judge_index(index: Version, suite: Version, *, production: Version, policy: Policy, registry: Registry) -> Version:
+def judge_index(
+    index: Version, suite: Version, *, production: Version | None, policy: Policy, registry: Registry
+) -> Version:
     """The verdict on an index, by its evaluations and those of the index in production, which are made here."""
-    before = registry.get("index", production.facts["index"])
+    before = registry.get("index", production.facts["index"]) if production else index
     earlier = [each.manifest["inputs"]["suite"] for each in earlier_evaluations(registry, index)]
     others = [registry.get("suite", digest) for digest in dict.fromkeys(earlier) if digest != suite.digest]
     suites = {TARGET: suite} | {each.ref: each for each in others}
@@ -86,7 +88,8 @@ def judge_index(index: Version, suite: Version, *, production: Version, policy: 
 
 
 def _build(
-    production: Version,
+    name: str,
+    production: Version | None,
     index: Version,
     verdict: Version,
     *,
@@ -95,12 +98,12 @@ def _build(
     actor: str,
 ) -> Version:
     """The release in production with another index; where models serve, their verdict stays the release's own."""
-    parts, facts = parts_of(production, registry=registry), production.facts
+    parts, facts = (parts_of(production, registry=registry), production.facts) if production else ({}, FIRST)
     small, large, router = (parts.get(part) for part in ("small", "large", "router"))
-    about = verdict_of(production, registry=registry) if small or large else verdict
-    beside = production.stated("inputs", "large_verdict")
+    about = verdict_of(production, registry=registry) if production and (small or large) else verdict
+    beside = production.stated("inputs", "large_verdict") if production else None
     return build_release(
-        production.name,
+        name,
         small=small,
         large=large,
         router=router and _calibrated_anew(router, {"small": small, "large": large}, index, registry, settings),

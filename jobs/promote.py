@@ -30,7 +30,8 @@ def main(
     large: Annotated[str | None, typer.Option(help="Large model of a proposed release, if it has one.")] = None,
     dataset: Annotated[str, typer.Option(help="Documents of a proposed release.")] = "handbook",
     index: Annotated[
-        str | None, typer.Option(help="Propose the release in production with this index, judged on --questions.")
+        str | None,
+        typer.Option(help="Propose what is in production, or a first release without models, with this index."),
     ] = None,
     questions: Annotated[
         str | None, typer.Option(help="Suite that judges --index; its rows name sources or chunks.")

@@ -26,7 +26,7 @@ from app.governance.release import build_release, parts_of
 from app.governance.stoplights import ask_about_release
 from app.inference.retrievers import RetrieverMismatch
 from app.loop import build_retrieval_release, find_knowledge, put_into_production
-from app.loop_index import NothingToSearchFor, propose_index
+from app.loop_index import propose_index
 from app.registry.tables import CHUNKS, CHUNKS_FILE, ROWS_FILE
 from app.registry.versions import Version
 from app.registry.whole import ArtifactChanged
@@ -224,9 +224,18 @@ def test_an_index_for_a_release_that_only_quotes(house):
     assert house.play.world.evidence(model).earlier == ()  # a model is not asked what an index was asked
 
 
-def test_without_production_there_is_nothing_to_follow(house):
-    with pytest.raises(NothingToSearchFor, match="promote a first one"):
-        house.propose(house.index(house.retriever()))
+def test_a_first_release_quotes_and_the_next_is_held_against_it(house):
+    bad = house.propose(house.old)
+    assert (bad.verdict.facts["light"], bad.release.facts["small"]) == ("amber", None)
+    first = house.into_production(bad.release, bad.verdict)
+    assert parts_of(first, registry=house.registry)["index"] == house.old
+    tuned = house.propose(house.index(house.retriever()))
+    assert "change in map_at_10" in reasons(tuned.verdict, "green")["improves"]
+    house.into_production(tuned.release, tuned.verdict)
+    worse = house.propose(house.index(None, fusion="dense"))
+    assert (worse.release, "non_inferior" in reasons(worse.verdict)) == (None, True)
+    rollback(first, registry=house.registry, reason="a test")
+    assert (house.play.production(), house.play.faults()) == (first.digest, [])
 
 
 def beside(house, index, index_verdict, **changes):

@@ -1,7 +1,7 @@
 """Progress of long work: a live bar on a terminal, plain lines elsewhere.
 
 Guarantees: in a log file or a job's driver log at most one line every ``PLAIN_EVERY_S`` seconds, and one when the
-work ends.
+work ends, unless the line before said the same.
 """
 
 import sys
@@ -19,6 +19,7 @@ class Progress:
         self.name, self.total, self.done, self.text = name, total, 0, ""
         self.started_s = self._shown_s = time.monotonic()
         self._first: tuple[float, int] | None = None
+        self._shown: tuple[int, str] | None = None
 
     def advance(self, num: int = 1, text: str = "") -> None:
         """Count ``num`` more units; ``text`` stands behind the count."""
@@ -42,9 +43,11 @@ class Progress:
     def _show(self, *, last: bool = False) -> None:
         now_s = time.monotonic()
         live = sys.stderr.isatty()
+        if last and not live and (self.done, self.text) == self._shown:
+            return
         if not last and now_s - self._shown_s < (0.1 if live else PLAIN_EVERY_S):
             return
-        self._shown_s = now_s
+        self._shown_s, self._shown = now_s, (self.done, self.text)
         start, end = ("\r\x1b[2K", "\n" if last else "") if live else ("", "\n")
         sys.stderr.write(f"{start}{self.line()}{end}")
         sys.stderr.flush()

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.core.errors import UsageError
 from app.core.parquet import read_rows
 from app.core.progress import progress
 from app.core.workspace import Workspace
@@ -44,6 +45,10 @@ TUNED = ("dense_weight", "rerank_weight", "rerank_depth")
 """Settings of a search that a retriever was tuned with, where its facts state them."""
 
 
+class QuestionsLearnt(UsageError):
+    """Weights cannot be chosen on questions that the encoder has learnt: name others, or none."""
+
+
 def build_index(
     dataset: Version,
     *,
@@ -66,9 +71,13 @@ def build_index(
     Raises:
         IndexBroken: vectors were lost on the way; nothing is published.
         TooFewQuestions: not enough of the questions are about chunks of this dataset.
+        QuestionsLearnt: the retriever was tuned on the questions.
         ArtifactChanged, RetrieverMismatch: the retriever is not what was published.
     """
     source = find_source(retriever, registry=registry)
+    if questions and retriever and questions.digest in retriever.parents:
+        said = f"{retriever.ref} was tuned on {questions.ref}, which would flatter its vectors"
+        raise QuestionsLearnt(f"{said}: leave --questions out, it brings the weight that it chose on others")
     inputs = {
         "dataset": dataset.digest,
         "encoder": source.encoder,

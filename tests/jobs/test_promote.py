@@ -32,7 +32,6 @@ def run(registry, monkeypatch):
         (["--questions", "asked"], "give --index with --questions"),
         (["--index", "handbook", "--questions", "asked", "--suite", "asked"], "and no --suite"),
         (["--index", "handbook", "--questions", "unasked"], "there is no suite 'unasked': did you mean asked@1?"),
-        (["--index", "handbook", "--questions", "asked"], "no release assistant is in production whose index another"),
     ],
 )
 def test_what_is_asked_wrongly_is_said_in_a_sentence(run, words, said):

@@ -14,6 +14,7 @@ from app.registry.tables import ROWS_FILE
 from app.registry.whole import ArtifactChanged
 from app.retrieval import pipeline
 from app.retrieval.calibrate import Calibrated
+from app.retrieval.pipeline import QuestionsLearnt
 from app.retrieval.search import SearchIndex
 from app.retrieval.searcher import Searcher
 from tests.inference.tiny_bert import write_encoder
@@ -134,4 +135,7 @@ def test_the_weight_of_the_fusion_is_calibrated_with_the_indexs_own_encoder(
     assert [np.shape(each) for each in seen] == [(1, 48)]
     search = SearchIndex.open(registry.folder(index)).settings
     assert (search.dense_weight, search.title_weight) == (0.5, 0.15)
+    learnt = publish_retriever(registry, tmp_path / "learnt", parents=[asked.digest], name="learnt")
+    with pytest.raises(QuestionsLearnt, match="learnt@1 was tuned on asked@1"):
+        build_index(registry, dataset, retriever=learnt, questions=asked)
     assert index.parents == [dataset.digest, asked.digest, retriever.digest]
