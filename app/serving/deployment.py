@@ -65,7 +65,7 @@ class RetrieverDeployment:
     """Finds passages; asks the shards of a divided index at once and gathers what they say."""
 
     def __init__(self, settings: ServingSettings, shards: Sequence[DeploymentHandle] = ()) -> None:
-        self._shards, self._retry = shards, retry_of(settings)
+        self._shards, self._retry, self._embedding = shards, retry_of(settings), asyncio.Lock()
         self._worker = replicas.Retriever(settings, scatter=self._scatter if shards else None)
 
     def _scatter(self, index: str, calls: Sequence[Call]) -> list[Any]:
@@ -90,7 +90,8 @@ class RetrieverDeployment:
         return await asyncio.to_thread(self._worker.encode, texts)
 
     async def embed(self, index: str, texts: Sequence[str]) -> Embedded:
-        return await asyncio.to_thread(self._worker.embed, index, texts)
+        async with self._embedding:  # one at a time, so that whoever embeds much leaves the threads to searches
+            return await asyncio.to_thread(self._worker.embed, index, texts)
 
     async def retrieve(self, asked: replicas.Asked) -> Retrieval:
         result: Retrieval = await self._batch(asked)
