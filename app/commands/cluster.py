@@ -99,7 +99,7 @@ def demo(
 def _print_addresses(workspace: Workspace, state: "ClusterState") -> None:
     rows = {
         "dashboard": state.dashboard_url,
-        "serve": f"{state.serve_url} (a release answers under /v1 once it is promoted)",
+        "serve": f"{state.serve_url} (/v1 answers once a release is in production)",
         "ray": state.address,
         "workspace": workspace.root,
         "token": workspace.token_path,
