@@ -18,6 +18,7 @@ embeddings, norms and biases; they are frozen, or train freely.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self, cast
 
 import torch
@@ -50,13 +51,32 @@ class Projector:
 
     def left(self, matrix: Tensor) -> Tensor:
         """P X, for X (dim, n)."""
-        part = self.basis @ (self.basis.T @ matrix)
+        basis = self._basis(matrix.dtype)
+        part = basis @ (basis.T @ matrix)
         return matrix - part if self.kept else part
 
     def right(self, matrix: Tensor) -> Tensor:
         """X P, for X (n, dim)."""
-        part = (matrix @ self.basis) @ self.basis.T
-        return matrix - part if self.kept else part
+        return self.left(matrix.T).T
+
+    def between(self, matrix: Tensor, other: "Projector") -> Tensor:
+        """P X R, for X (dim, n) and the other's R; the products run through the narrow side of a basis of what is free.
+
+        Floating-point operations are 4 f dim n where one of the two has such a basis of f columns.
+        """
+        if other.kept:
+            return other.right(self.left(matrix)) if self.kept else other.between(matrix.T, self).T
+        basis = other._basis(matrix.dtype)
+        return self.left(matrix @ basis) @ basis.T
+
+    def _basis(self, dtype: torch.dtype) -> Tensor:
+        if dtype not in self._bases:
+            self._bases[dtype] = self.basis.to(dtype)
+        return self._bases[dtype]
+
+    @cached_property
+    def _bases(self) -> dict[torch.dtype, Tensor]:
+        return {self.basis.dtype: self.basis}
 
 
 @dataclass(frozen=True)
@@ -77,7 +97,7 @@ class Subspace:
 
     def free(self, change: Tensor) -> Tensor:
         """The part of a change or gradient (out, in) that touches no kept direction."""
-        return self.into.right(self.out.left(change))
+        return self.out.between(change, self.into)
 
     def nearest(self, weight: Tensor) -> Tensor:
         """The weight in the subspace that is nearest to an fp32 one."""
@@ -124,7 +144,7 @@ class Osft:
 
     @staticmethod
     def _hook(space: Subspace) -> Any:
-        return lambda gradient: space.free(gradient.float()).to(gradient.dtype)
+        return space.free
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -1,0 +1,153 @@
+"""The loops that benchmarks.training sets side by side, each measured in processes of its own.
+
+All take the same steps on the same batches of the same model in bf16 with fp32 masters: ours by DeepSpeed, the others by
+autocast, as one would write them. Attention is computed alike (``ATTENTION`` of :mod:`app.training.model`).
+"""
+
+import json
+import os
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.training.plan import Plan, read_plan
+
+Figures = dict[str, float]
+
+
+def measured(loop: str, folder: Path, *, num_workers: int = 1, num_skipped: int) -> Figures:
+    """Run a loop over the plan in a folder, in fresh processes.
+
+    Returns:
+        ``tokens_per_s`` (no padding counted, over all workers), ``step_s`` (median), ``peak_memory_bytes`` (all workers
+        together) and ``loss`` of the last step.
+    """
+    from torch import multiprocessing
+
+    store = (folder / f"store-{time.monotonic_ns()}").as_uri()
+    multiprocessing.spawn(_work, (loop, folder, num_workers, num_skipped, store), nprocs=num_workers)
+    parts = [json.loads((folder / f"figures-{rank}.json").read_text()) for rank in range(num_workers)]
+    return {**parts[0], "peak_memory_bytes": sum(part["peak_memory_bytes"] for part in parts)}
+
+
+def _work(rank: int, loop: str, folder: Path, num_workers: int, num_skipped: int, store: str) -> None:
+    from app.training.extensions import prepare_environment
+
+    prepare_environment(num_threads=1)
+    import torch
+
+    torch.set_num_threads(1)
+    plan = read_plan(folder)
+    tokens, losses, seconds = LOOPS[loop](plan, folder, rank, num_workers, store)
+    figures = _figures(tokens[num_skipped:], losses, seconds[num_skipped:])
+    (folder / f"figures-{rank}.json").write_text(json.dumps(figures))
+
+
+def _figures(tokens: Sequence[int], losses: Sequence[float], seconds: Sequence[float]) -> Figures:
+    return {
+        "tokens_per_s": sum(tokens) / sum(seconds),
+        "step_s": sorted(seconds)[len(seconds) // 2],
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "loss": losses[-1],
+    }
+
+
+Run = tuple[list[int], list[float], list[float]]
+"""Of each step: its tokens, its loss, its duration in s."""
+
+
+def ours(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -> Run:
+    """The loop that Ray Train runs in every worker."""
+    import torch
+
+    from app.training.extensions import quieten
+    from app.training.loop import Progress, make_batches, make_engine, train_step
+
+    quieten()
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": str(num_workers), "LOCAL_SIZE": str(num_workers)}
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=num_workers)
+    batches = make_batches(plan, folder)
+    engine, subspaces = make_engine(plan, batches, num_workers=num_workers)
+    progress, losses, seconds = Progress(), [], []
+    for _ in range(plan.settings.num_steps):
+        started_s = time.perf_counter()
+        step = (engine, subspaces, batches, plan.settings, progress)
+        losses.append(train_step(*step, rank=rank, num_workers=num_workers))
+        seconds.append(time.perf_counter() - started_s)
+    tokens = [batches.num_tokens(step) for step in range(plan.settings.num_steps)]
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    return tokens, losses, seconds
+
+
+def plain(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -> Run:
+    """A loop in PyTorch: autocast, AdamW, clipping."""
+    import torch
+
+    model, given, tokens = _model_and_batches(plan, folder)
+    settings = plan.settings
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    losses, seconds = [], []
+    for batch in given:
+        started_s = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        seconds.append(time.perf_counter() - started_s)
+    return tokens, losses, seconds
+
+
+def trainer(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -> Run:
+    """The Trainer of Hugging Face's transformers, given the batches as they are."""
+    from torch.utils.data import SequentialSampler
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return SequentialSampler(given)
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.started_s = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - self.started_s)
+
+    model, given, tokens = _model_and_batches(plan, folder)
+    seconds: list[float] = []
+    settings = plan.settings
+    options = TrainingArguments(
+        output_dir=str(folder / "trainer"), use_cpu=True, bf16=True, per_device_train_batch_size=1, max_steps=len(given),
+        learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm,
+        lr_scheduler_type="constant", save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
+    )  # fmt: skip
+    made = InOrder(model, options, train_dataset=given, data_collator=lambda items: items[0], callbacks=[Clock()])
+    return tokens, [made.train().training_loss], seconds
+
+
+def _model_and_batches(plan: Plan, folder: Path) -> tuple[Any, list[dict[str, Any]], list[int]]:
+    """The plan's new model, its batches as transformers takes them, and the tokens of each."""
+    import torch
+
+    from app.inference.chat import PAD, SPECIAL_TOKENS
+    from app.training.loop import make_batches
+    from app.training.model import new_model
+
+    assert plan.model is not None
+    batches, pad = make_batches(plan, folder), SPECIAL_TOKENS.index(PAD)
+    steps = range(plan.settings.num_steps)
+    whole = [batches.batch(step, rank=0, num_workers=1) for step in steps]
+    tensors = [(torch.from_numpy(ids), torch.from_numpy(labels)) for ids, labels, *_ in whole]
+    given = [{"input_ids": ids, "attention_mask": (ids != pad).long(), "labels": labels} for ids, labels in tensors]
+    model = new_model(plan.model, vocabulary_size=plan.vocabulary_size)
+    return model.train(), given, [batches.num_tokens(step) for step in steps]
+
+
+LOOPS: dict[str, Callable[[Plan, Path, int, int, str], Run]] = {"ours": ours, "plain": plain, "trainer": trainer}
