@@ -1,7 +1,7 @@
 """The loops that benchmarks.training sets side by side, each measured in processes of its own.
 
-All take the same steps on the same batches of the same model in bf16 with fp32 masters: ours by DeepSpeed, the others by
-autocast, as one would write them. Attention is computed alike (``ATTENTION`` of :mod:`app.training.model`).
+All take the same steps on the same batches of the same model in bf16 with fp32 masters: ours by DeepSpeed, the others
+by autocast, as one would write them. Attention is computed alike (``ATTENTION`` of :mod:`app.training.model`).
 """
 
 import json
@@ -9,10 +9,12 @@ import os
 import resource
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from app.training.plan import Plan, read_plan
+from app.training.data import Batches, load_examples
+from app.training.plan import EXAMPLES_FILE, Plan, read_plan
 
 Figures = dict[str, float]
 
@@ -58,8 +60,8 @@ Run = tuple[list[int], list[float], list[float]]
 """Of each step: its tokens, its loss, its duration in s."""
 
 
-def ours(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -> Run:
-    """The loop that Ray Train runs in every worker."""
+def ours(plan: Plan, folder: Path, rank: int, num_workers: int, store: str, *, shuffled: bool = False) -> Run:
+    """The loop that Ray Train runs in every worker; ``shuffled``: on padded rows that nothing groups by length."""
     import torch
 
     from app.training.extensions import quieten
@@ -69,7 +71,7 @@ def ours(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -> R
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"WORLD_SIZE": str(num_workers), "LOCAL_SIZE": str(num_workers)}
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=num_workers)
-    batches = make_batches(plan, folder)
+    batches = _shuffled(plan, folder) if shuffled else make_batches(plan, folder)
     engine, subspaces = make_engine(plan, batches, num_workers=num_workers)
     progress, losses, seconds = Progress(), [], []
     for _ in range(plan.settings.num_steps):
@@ -83,13 +85,22 @@ def ours(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -> R
     return tokens, losses, seconds
 
 
+def _shuffled(plan: Plan, folder: Path) -> Batches:
+    settings = plan.settings
+    return Batches(
+        load_examples(folder / EXAMPLES_FILE), batch_size=settings.batch_size, replay_share=0.0, noise=0.0,
+        seed=settings.seed, vocabulary_size=plan.vocabulary_size, grouped=False,
+    )  # fmt: skip
+
+
 def plain(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -> Run:
     """A loop in PyTorch: autocast, AdamW, clipping."""
     import torch
 
     model, given, tokens = _model_and_batches(plan, folder)
     settings = plan.settings
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    options = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "weight_decay": settings.weight_decay}
+    optimizer = torch.optim.AdamW(model.parameters(), **options)
     losses, seconds = [], []
     for batch in given:
         started_s = time.perf_counter()
@@ -124,9 +135,10 @@ def trainer(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -
     seconds: list[float] = []
     settings = plan.settings
     options = TrainingArguments(
-        output_dir=str(folder / "trainer"), use_cpu=True, bf16=True, per_device_train_batch_size=1, max_steps=len(given),
+        output_dir=str(folder / "trainer"), use_cpu=True, bf16=True, per_device_train_batch_size=1,
+        max_steps=len(given),
         learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm,
-        lr_scheduler_type="constant", save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
+        adam_beta2=0.95, lr_scheduler_type="constant", save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
     )  # fmt: skip
     made = InOrder(model, options, train_dataset=given, data_collator=lambda items: items[0], callbacks=[Clock()])
     return tokens, [made.train().training_loss], seconds
@@ -134,20 +146,25 @@ def trainer(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -
 
 def _model_and_batches(plan: Plan, folder: Path) -> tuple[Any, list[dict[str, Any]], list[int]]:
     """The plan's new model, its batches as transformers takes them, and the tokens of each."""
-    import torch
-
     from app.inference.chat import PAD, SPECIAL_TOKENS
-    from app.training.loop import make_batches
+    from app.training.loop import make_batches, tensors
     from app.training.model import new_model
 
     assert plan.model is not None
     batches, pad = make_batches(plan, folder), SPECIAL_TOKENS.index(PAD)
     steps = range(plan.settings.num_steps)
-    whole = [batches.batch(step, rank=0, num_workers=1) for step in steps]
-    tensors = [(torch.from_numpy(ids), torch.from_numpy(labels)) for ids, labels, *_ in whole]
-    given = [{"input_ids": ids, "attention_mask": (ids != pad).long(), "labels": labels} for ids, labels in tensors]
+    made = [tensors(batches.batch(step, rank=0, num_workers=1)) for step in steps]
+    given = [
+        {"input_ids": each["input_ids"], "attention_mask": (each["input_ids"] != pad).long(), "labels": each["labels"]}
+        for each in made
+    ]
     model = new_model(plan.model, vocabulary_size=plan.vocabulary_size)
     return model.train(), given, [batches.num_tokens(step) for step in steps]
 
 
-LOOPS: dict[str, Callable[[Plan, Path, int, int, str], Run]] = {"ours": ours, "plain": plain, "trainer": trainer}
+LOOPS: dict[str, Callable[[Plan, Path, int, int, str], Run]] = {
+    "ours": ours,
+    "ours_shuffled": partial(ours, shuffled=True),
+    "plain": plain,
+    "trainer": trainer,
+}

@@ -3,7 +3,8 @@
 All take the same steps on the same batches of one new model, each in processes of its own, in turns; a ratio is the
 median over the rounds of one round's. The rows are instructions with their answers (Alpaca); tokens are those of the
 rows, padding not counted. ``osft_step_vs_sft_step`` is the median step of orthogonal subspace fine-tuning over that of
-full fine-tuning, in the same loop. The loop is the one that Ray Train runs in its workers; Ray itself is not started.
+full fine-tuning, in the same loop. ``packed`` lays rows end to end, ``shuffled`` pads rows as they come, and all others
+pad rows that are grouped by length. The loop is the one that Ray Train runs in its workers; Ray itself is not started.
 """
 
 import gzip
@@ -70,12 +71,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
             for row in raw
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileUnusable(f"{path} holds no Alpaca rows ({error!r}): name JSON lines of instruction, output") from error
+        raise FileUnusable(f"{path} is no file of Alpaca rows ({error!r}): name JSON lines") from error
 
 
 def made_up() -> list[dict[str, str]]:
     """Rows of many lengths."""
-    words = "harbour lantern orchard fee rate account yearly monthly".split()
+    words = ["harbour", "lantern", "orchard", "fee", "rate", "account", "yearly", "monthly"]
     return [
         {"question": " ".join(words[: 2 + n % 7]), "answer": " ".join(words * (1 + n * n % 11))} for n in range(400)
     ]
@@ -85,7 +86,7 @@ def prepare(given: list[dict[str, str]], folder: Path, *, num_steps: int, batch_
     """A run folder for each loop: what to call :func:`measured` with, by name."""
     texts = (text for row in given for text in row.values())
     tokenizer = train_tokenizer(texts, vocabulary_size=MODEL.vocabulary_size)
-    common = {"num_steps": num_steps, "batch_size": batch_size, "num_warmup_steps": 0}
+    common = {"num_steps": num_steps, "batch_size": batch_size, "num_warmup_steps": 0, "hold_share": 1.0}
     whole = TrainSettings.model_validate(common)
     longest = whole.max_row_tokens
     examples = [each for each in encode_rows(given, tokenizer) if len(each.tokens) <= longest]
@@ -111,6 +112,8 @@ def prepare(given: list[dict[str, str]], folder: Path, *, num_steps: int, batch_
         "plain_torch": ("plain", sft, 1),
         "hf_trainer": ("trainer", sft, 1),
         "osft": ("ours", planned("osft", recipe="osft"), 1),
+        "packed": ("ours", planned("packed", pack_tokens=longest), 1),
+        "shuffled": ("ours_shuffled", sft, 1),
         "two_workers": ("ours", sft, 2),
     }
 
@@ -131,11 +134,13 @@ def summary(found: list[dict[str, Figures]]) -> dict[str, Any]:
         return median(each[name][figure] / each[other][figure] for each in found)
 
     middle = {name: {key: median(each[name][key] for each in found) for key in found[0][name]} for name in found[0]}
-    baselines = {name: middle.pop(name) for name in ("plain_torch", "hf_trainer")}
+    baselines = {name: middle.pop(name) for name in ("plain_torch", "hf_trainer", "shuffled")}
     ratios = {
         "tokens_per_s_vs_plain_torch": ratio("one_worker", "plain_torch"),
         "tokens_per_s_vs_hf_trainer": ratio("one_worker", "hf_trainer"),
         "two_workers_vs_one": ratio("two_workers", "one_worker"),
+        "packed_vs_padded_at_random": ratio("packed", "shuffled"),
+        "grouped_vs_padded_at_random": ratio("one_worker", "shuffled"),
         "osft_step_vs_sft_step": ratio("osft", "one_worker", "step_s"),
     }
     return {"results": middle, "baselines": baselines, "ratios": ratios}
@@ -147,7 +152,9 @@ def table(figures: Mapping[str, Any]) -> str:
     lines = [f"{'':12}{'tokens/s':>10}{'step ms':>10}{'peak MiB':>10}{'loss':>8}"]
     for name, each in rows.items():
         peak = each["peak_memory_bytes"] / 2**20
-        lines.append(f"{name:12}{each['tokens_per_s']:10,.0f}{1000 * each['step_s']:10.0f}{peak:10,.0f}{each['loss']:8.3f}")
+        lines.append(
+            f"{name:12}{each['tokens_per_s']:10,.0f}{1000 * each['step_s']:10.0f}{peak:10,.0f}{each['loss']:8.3f}"
+        )
     return "\n".join([*lines, *(f"{name:28} {value:.3f}" for name, value in figures["ratios"].items())])
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,22 @@ class Example:
     tokens: list[int]
     num_prompt: int
     pool: int = 0
+
+
+class Batch(NamedTuple):
+    """A worker's part of a step."""
+
+    input_ids: Ints
+    """(rows, tokens), padded on the right."""
+
+    labels: Ints
+    """(rows, tokens), -100 where nothing is learned."""
+
+    scale: float
+    """What the summed loss is multiplied by, so that the mean over the workers is the mean over the step's labels."""
+
+    position_ids: Ints | None
+    """(rows, tokens) where examples are packed: each one's begin at 0, and none attends to another's; else None."""
 
 
 def encode_rows(rows: Sequence[Row], tokenizer: Tokenizer, *, pool: int = 0) -> list[Example]:
@@ -111,6 +127,8 @@ class Batches:
         batch_size: rows of a step, over all workers.
         replay_share: share of pool 1 in a batch, on average; without a pool 1 it counts for nothing.
         noise: share of the prompts' tokens that are replaced by others; special tokens never are.
+        grouped: let rows of similar length share a batch, so that padding is little.
+        pack_tokens: lay examples end to end in rows of at most so many tokens.
     """
 
     def __init__(
@@ -122,7 +140,10 @@ class Batches:
         noise: float,
         seed: int,
         vocabulary_size: int,
+        grouped: bool = True,
+        pack_tokens: int | None = None,
     ) -> None:
+        self._grouped, self._pack_tokens = grouped, pack_tokens
         self._examples, self._seed, self._noise = examples, seed, noise
         self._batch_size, self._vocabulary_size = batch_size, vocabulary_size
         self._lengths = np.array([len(example.tokens) for example in examples])
@@ -133,27 +154,30 @@ class Batches:
         self._window = lru_cache(maxsize=2)(self._make_window)
 
     def indices(self, step: int) -> Ints:
-        """Which examples step ``step`` shows, shortest first."""
+        """Which examples step ``step`` shows; shortest first, where they are grouped."""
         return self._window(step // WINDOW_BATCHES)[step % WINDOW_BATCHES]
 
     def num_tokens(self, step: int) -> int:
         """Tokens of a step over all workers, padding not counted."""
         return int(self._lengths[self.indices(step)].sum())
 
-    def batch(self, step: int, *, rank: int, num_workers: int) -> tuple[Ints, Ints, float]:
-        """A worker's part of a step: input_ids, labels (rows, tokens), and the scale of its summed loss."""
+    def batch(self, step: int, *, rank: int, num_workers: int) -> Batch:
+        """A worker's part of a step."""
         indices = self.indices(step)
         num_labels = sum(len(self._examples[i].tokens) - max(self._examples[i].num_prompt, 1) for i in indices)
         mine = [self._noisy(self._examples[i], step, int(i)) for i in indices[rank::num_workers]]
-        input_ids, labels = pad(mine)
-        return input_ids, labels, num_workers / num_labels
+        scale = num_workers / num_labels
+        if self._pack_tokens is None:
+            return Batch(*pad(mine), scale, None)
+        input_ids, labels, position_ids = pack(mine, row_tokens=self._pack_tokens)
+        return Batch(input_ids, labels, scale, position_ids)
 
     def _make_window(self, window: int) -> list[Ints]:
         parts = [self._take(pool, window * take, take) for pool, take in enumerate(self._takes) if take]
-        order = np.concatenate(parts)
-        order = order[np.argsort(self._lengths[order], kind="stable")]
-        shuffled = np.random.default_rng([self._seed, 2, window]).permutation(WINDOW_BATCHES)
-        return [order[i * self._batch_size : (i + 1) * self._batch_size] for i in shuffled]
+        order, shuffle = np.concatenate(parts), np.random.default_rng([self._seed, 2, window])
+        order = order[np.argsort(self._lengths[order], kind="stable")] if self._grouped else shuffle.permutation(order)
+        batches = [order[i * self._batch_size : (i + 1) * self._batch_size] for i in range(WINDOW_BATCHES)]
+        return [batches[i] for i in shuffle.permutation(WINDOW_BATCHES)]
 
     def _take(self, pool: int, start: int, num: int) -> Ints:
         """Items start..start+num of the endless stream of a pool's shuffled epochs."""
@@ -187,6 +211,36 @@ def pad(examples: Sequence[Example]) -> tuple[Ints, Ints]:
         input_ids[row, : len(example.tokens)] = example.tokens
         labels[row, example.num_prompt : len(example.tokens)] = example.tokens[example.num_prompt :]
     return input_ids, labels
+
+
+def pack(examples: Sequence[Example], *, row_tokens: int) -> tuple[Ints, Ints, Ints]:
+    """input_ids, labels and position_ids of examples laid end to end in rows of at most ``row_tokens``.
+
+    Best-fit decreasing: the longest first, each into the fullest row that has room for it (Krell et al., Efficient
+    Sequence Packing without Cross-contamination, arXiv 2107.02027). An example's first token is not learned, as nothing
+    of its own stands before it; padding is a sequence of its own.
+    """
+    rows: list[list[Example]] = []
+    room: list[int] = []
+    for example in sorted(examples, key=lambda each: -len(each.tokens)):
+        size = len(example.tokens)
+        fitting = [(left, place) for place, left in enumerate(room) if left >= size]
+        place = min(fitting)[1] if fitting else len(rows)
+        if not fitting:
+            rows.append([])
+            room.append(row_tokens)
+        rows[place].append(example)
+        room[place] -= size
+    input_ids, labels = pad([Example([token for each in row for token in each.tokens], 0) for row in rows])
+    position_ids = np.tile(np.arange(input_ids.shape[1]), (len(rows), 1))
+    for number, row in enumerate(rows):
+        start = 0
+        for example in row:
+            labels[number, start : start + max(example.num_prompt, 1)] = IGNORED
+            position_ids[number, start:] -= position_ids[number, start]
+            start += len(example.tokens)
+        position_ids[number, start:] = np.arange(input_ids.shape[1] - start)
+    return input_ids, labels, position_ids
 
 
 def save_examples(examples: Sequence[Example], path: Path) -> None:

@@ -17,9 +17,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from app.training.data import Batches, load_examples
+from app.training.data import Batch, Batches, load_examples
 from app.training.extensions import quieten, without_autotuning
 from app.training.model import AnswerLoss, load_model, new_model, save_model, with_adapters
 from app.training.osft import Osft, adaptive_ratios, chosen_weights
@@ -110,11 +111,7 @@ def _ratios(
     if not how.adaptive:
         return how.unfreeze_rank_ratio
     looked = (batches.batch(step, rank=0, num_workers=num_workers) for step in range(IMPORTANCE_BATCHES))
-    given = (
-        {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels), "scale": scale}
-        for ids, labels, scale in looked
-    )
-    return adaptive_ratios(model, given, low=how.keep_low, high=how.keep_high)
+    return adaptive_ratios(model, map(tensors, looked), low=how.keep_low, high=how.keep_high)
 
 
 def _make_model(plan: Plan) -> Any:
@@ -151,6 +148,8 @@ def make_batches(plan: Plan, folder: Path) -> Batches:
         noise=0.0 if settings.recipe == "cpt" else settings.prompt_noise,
         seed=settings.seed,
         vocabulary_size=plan.vocabulary_size,
+        grouped=settings.pack_tokens is None,
+        pack_tokens=settings.pack_tokens,
     )
 
 
@@ -179,8 +178,7 @@ def train_step(
     started_s = time.perf_counter()
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate(progress.step, settings)
-    input_ids, labels, scale = batches.batch(progress.step, rank=rank, num_workers=num_workers)
-    loss = engine(torch.from_numpy(input_ids), torch.from_numpy(labels), scale)
+    loss = engine(**tensors(batches.batch(progress.step, rank=rank, num_workers=num_workers)))
     engine.backward(loss)
     engine.step()
     if subspaces:
@@ -189,6 +187,12 @@ def train_step(
     progress.step += 1
     progress.duration_s += time.perf_counter() - started_s
     return float(loss.item())
+
+
+def tensors(batch: Batch) -> dict[str, Any]:
+    """A batch as arguments of :class:`AnswerLoss`."""
+    given = batch._asdict().items()
+    return {name: torch.from_numpy(each) if isinstance(each, np.ndarray) else each for name, each in given}
 
 
 def checkpoint_steps(settings: TrainSettings) -> set[int]:

@@ -73,10 +73,21 @@ class AnswerLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor, scale: float) -> torch.Tensor:
-        """input_ids and labels: (rows, tokens), labels[i] is the token at i or -100; returns a scalar."""
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        scale: float,
+        position_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """input_ids, labels, position_ids: (rows, tokens), labels[i] is the token at i or -100; returns a scalar.
+
+        Where positions begin anew in a row, so does attention.
+        """
         causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        hidden = causal.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
+        hidden = causal.get_decoder()(
+            input_ids=input_ids, position_ids=position_ids, use_cache=False
+        ).last_hidden_state[:, :-1]
         targets = labels[:, 1:]
         chosen = targets != IGNORED
         logits = causal.get_output_embeddings()(hidden[chosen]).float()

@@ -153,6 +153,10 @@ class TrainSettings(Settings):
     max_row_tokens: PositiveInt = 256
     """A longer row of questions and answers is left out, and counted."""
 
+    pack_tokens: PositiveInt | None = None
+    """Lay the rows of a step end to end in sequences of at most so many tokens, without attending from one to another,
+    and draw them whatever their length; by default rows of similar length share a step, and are padded."""
+
     dtype: DType = "bfloat16"
     """Type of the weights and gradients; masters and optimiser state are float32 in any case."""
 
@@ -186,9 +190,18 @@ class TrainSettings(Settings):
             raise ValueError("train.zero_stage must be 1, 2 or 3 for osft: stage 0 keeps no masters to project")
         return self
 
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Self:
+        longest = self.block_tokens if self.recipe == "cpt" else self.max_row_tokens
+        if self.pack_tokens is not None and self.pack_tokens < longest:
+            name = "block_tokens" if self.recipe == "cpt" else "max_row_tokens"
+            raise ValueError(f"train.pack_tokens must be at least train.{name} ({longest}), or a row has no place")
+        return self
+
     def inputs(self) -> dict[str, object]:
         """What decides the weights, as JSON."""
-        left_out = {"workers"} if self.recipe == "osft" else {"workers", "osft"}
+        unused = {"osft": self.recipe != "osft", "pack_tokens": self.pack_tokens is None}
+        left_out = {"workers", *(name for name, is_unused in unused.items() if is_unused)}
         return {**self.model_dump(mode="json", exclude=left_out), "num_workers": self.workers.num_workers}
 
 

@@ -1,17 +1,23 @@
 """Rows to tokens to batches."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.inference.chat import SPECIAL_TOKENS, render
 from app.training.data import (
     IGNORED,
+    LENGTH_MULTIPLE,
     Batches,
     Example,
     divide_for_replay,
     encode_rows,
     encode_texts,
     load_examples,
+    pack,
     pad,
     save_examples,
 )
@@ -89,8 +95,8 @@ def test_rows_of_a_batch_are_of_similar_length():
 def test_workers_share_a_batch_without_rest(num_workers):
     run = batches(examples(64))
     parts = [run.batch(3, rank=rank, num_workers=num_workers) for rank in range(num_workers)]
-    assert sum(len(input_ids) for input_ids, _, _ in parts) == 8
-    assert {scale for _, _, scale in parts} == {num_workers / 16}
+    assert sum(len(part.input_ids) for part in parts) == 8
+    assert {part.scale for part in parts} == {num_workers / 16}
 
 
 def test_noise_touches_prompts_alone_and_repeats():
@@ -102,6 +108,39 @@ def test_noise_touches_prompts_alone_and_repeats():
     learned = clean[1] != IGNORED
     assert (noisy[0][learned] == clean[0][learned]).all()
     assert 0.2 < (noisy[0] != clean[0]).mean() < 0.6
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(2, 40), st.integers(0, 40)), min_size=1, max_size=30), spare=st.integers(0, 50)
+)
+def test_packed_rows_hold_every_example_once_and_learn_what_padded_ones_do(sizes, spare):
+    rows = [
+        Example([10 + (7 * n + i) % 90 for i in range(size)], min(prompt, size - 1))
+        for n, (size, prompt) in enumerate(sizes)
+    ]
+    input_ids, labels, positions = pack(rows, row_tokens=max(size for size, _ in sizes) + spare)
+    assert input_ids.shape[1] < max(size for size, _ in sizes) + spare + LENGTH_MULTIPLE
+    found = []
+    for tokens, learned, places in zip(input_ids, labels, positions, strict=True):
+        starts = [*np.flatnonzero(places == 0), len(tokens)]
+        for start, stop in pairwise(starts):
+            assert places[start:stop].tolist() == list(range(stop - start))
+            if tokens[start] >= 10:
+                found.append((tokens[start:stop].tolist(), (learned[start:stop] != IGNORED).tolist()))
+            else:
+                assert (learned[start:stop] == IGNORED).all()
+    wanted = [(row.tokens, [place >= max(row.num_prompt, 1) for place in range(len(row.tokens))]) for row in rows]
+    assert sorted(found) == sorted(wanted)
+
+
+def test_packed_rows_are_drawn_whatever_their_length():
+    rows = examples(1024)
+    run = batches(rows, grouped=False, pack_tokens=64)
+    drawn = [run.indices(step) for step in range(128)]
+    assert sorted(np.concatenate(drawn)) == list(range(1024))
+    assert np.mean([np.ptp([len(rows[i].tokens) for i in each]) for each in drawn]) > 15
+    assert (run.batch(0, rank=0, num_workers=1).labels != IGNORED).sum() == 16
 
 
 def test_padding_is_never_learned():

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from app.training.data import Batches, Example
-from app.training.loop import checkpoint_steps, learning_rate
+from app.training.data import Batches, Example, pack, pad
+from app.training.loop import checkpoint_steps, learning_rate, tensors
 from app.training.model import AnswerLoss, new_model, with_adapters
 from app.training.settings import LoraSettings, ModelSettings, TrainSettings
 
@@ -17,8 +17,7 @@ def grads(rows: list[Example], num_workers: int) -> torch.Tensor:
     found = []
     for rank in range(num_workers):
         loss = AnswerLoss(new_model(SHAPE, vocabulary_size=300))
-        input_ids, labels, scale = run.batch(0, rank=rank, num_workers=num_workers)
-        loss(torch.from_numpy(input_ids), torch.from_numpy(labels), scale).backward()
+        loss(**tensors(run.batch(0, rank=rank, num_workers=num_workers))).backward()
         found.append(loss.model.get_input_embeddings().weight.grad)
     return torch.stack(found).mean(0)
 
@@ -34,6 +33,24 @@ def test_the_gradient_does_not_depend_on_the_number_of_workers():
     rows = [Example(list(range(4, 12)), 6), Example(list(range(9, 20)), 3), Example([7, 8, 9], 1), Example([5, 6], 1)]
     assert torch.allclose(grads(rows, 1), grads(rows, 2), atol=1e-6)
     assert grads(rows, 1).abs().max() > 1e-3
+
+
+def one_grad(**given) -> torch.Tensor:
+    loss = AnswerLoss(new_model(SHAPE, vocabulary_size=300))
+    loss(**{name: torch.from_numpy(value) for name, value in given.items()}, scale=0.1).backward()
+    return loss.model.get_input_embeddings().weight.grad
+
+
+@pytest.mark.parametrize("row_tokens", [11, 16, 64])
+def test_packed_examples_do_not_see_each_other(row_tokens):
+    """The gradient is that of the same examples padded; with attention from one to another it is not."""
+    rows = [Example(list(range(4, 12)), 6), Example(list(range(9, 20)), 0), Example([7, 8, 9], 1), Example([5, 6], 1)]
+    names = ("input_ids", "labels", "position_ids")
+    padded = dict(zip(names, pad(rows), strict=False))
+    packed = dict(zip(names, pack(rows, row_tokens=row_tokens), strict=True))
+    assert torch.allclose(one_grad(**packed), one_grad(**padded), atol=1e-6)
+    del packed["position_ids"]
+    assert not torch.allclose(one_grad(**packed), one_grad(**padded), atol=1e-4)
 
 
 def test_prompts_are_not_learned():

@@ -12,6 +12,8 @@ from app.training.settings import LARGE_MODEL, SMALL_MODEL, ModelSettings, Train
         (lambda: TrainSettings(batch_size=33), "multiple of train.workers.num_workers"),
         (lambda: TrainSettings(num_step=3), "did you mean 'num_steps'"),
         (lambda: TrainSettings(recipe="dpo"), "recipe"),
+        (lambda: TrainSettings(pack_tokens=128), "at least train.max_row_tokens"),
+        (lambda: TrainSettings(recipe="cpt", pack_tokens=32), "at least train.block_tokens"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(build, message):
@@ -24,6 +26,7 @@ def test_where_a_run_computes_does_not_change_what_it_makes():
     many = TrainSettings.model_validate({"workers": {"num_workers": 4}})
     assert dear.inputs() == TrainSettings().inputs()
     assert many.inputs() != TrainSettings().inputs()
+    assert TrainSettings(pack_tokens=256).inputs() == TrainSettings().inputs() | {"pack_tokens": 256}
 
 
 @pytest.mark.parametrize(("shape", "low", "high"), [(SMALL_MODEL, 1e6, 3e6), (LARGE_MODEL, 8e6, 12e6)])
