@@ -138,7 +138,8 @@ def trainer(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -
         output_dir=str(folder / "trainer"), use_cpu=True, bf16=True, per_device_train_batch_size=1,
         max_steps=len(given),
         learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm,
-        adam_beta2=0.95, lr_scheduler_type="constant", save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
+        adam_beta2=0.95, lr_scheduler_type="constant", save_strategy="no", logging_strategy="no", report_to=[],
+        disable_tqdm=True,
     )  # fmt: skip
     made = InOrder(model, options, train_dataset=given, data_collator=lambda items: items[0], callbacks=[Clock()])
     return tokens, [made.train().training_loss], seconds
