@@ -90,7 +90,7 @@ class ChunkVectors:
         hidden = None if mask is None else mask[self._rows]
         single = len(self) == self._index.ntotal
         allowed = len(self) if mask is None else int(mask.sum())
-        k = num if single else num * WINDOWS_AHEAD
+        k = num if single else num * max(WINDOWS_AHEAD, -(-self.num_vectors // len(self)))
         while True:
             _, ids = faiss_kinds.search(self._index, np.ascontiguousarray(vectors), k, hidden)
             found = [_first(self._rows[each[each >= 0]])[:num] for each in ids]

@@ -59,9 +59,9 @@ def _add_the_rest(app: FastAPI, gateway: Gateway) -> None:
     async def models() -> dict[str, Any]:
         return await gateway.models()
 
-    @app.post("/v1/search")
-    async def search(body: SearchRequest, request: Request) -> dict[str, Any]:
-        return await gateway.search(body, authorization=request.headers.get("authorization"))
+    @app.post("/v1/search", response_model=None)
+    async def search(body: SearchRequest, request: Request) -> Response:
+        return JSONResponse(await gateway.search(body, authorization=request.headers.get("authorization")))
 
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingRequest) -> JSONResponse:
