@@ -30,6 +30,24 @@ MODEL = ModelSettings(hidden_size=448, num_layers=4, num_heads=7, intermediate_s
 NUM_SKIPPED = 3
 """Steps before the clock counts: kernels are chosen, memory grows."""
 
+SAID = {
+    "one_worker": "ours, one worker",
+    "two_workers": "ours, two workers",
+    "packed": "ours, packed",
+    "osft": "ours, orthogonal subspaces",
+    "shuffled": "ours, padded as rows come",
+    "plain_torch": "plain PyTorch",
+    "hf_trainer": "Hugging Face Trainer",
+}
+SAID_OF_RATIOS = {
+    "tokens_per_s_vs_plain_torch": "one worker over plain PyTorch",
+    "tokens_per_s_vs_hf_trainer": "one worker over the Trainer",
+    "two_workers_vs_one": "two workers over one",
+    "packed_vs_padded_at_random": "packed over padded as rows come",
+    "grouped_vs_padded_at_random": "grouped by length over padded as rows come",
+    "osft_step_vs_sft_step": "a step in orthogonal subspaces over a full step",
+}
+
 app = typer.Typer(add_completion=False)
 
 
@@ -147,15 +165,15 @@ def summary(found: list[dict[str, Figures]]) -> dict[str, Any]:
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """What is printed."""
-    rows = {**figures["results"], **figures["baselines"]}
-    lines = [f"{'':12}{'tokens/s':>10}{'step ms':>10}{'peak MiB':>10}{'loss':>8}"]
-    for name, each in rows.items():
-        peak = each["peak_memory_bytes"] / 2**20
-        lines.append(
-            f"{name:12}{each['tokens_per_s']:10,.0f}{1000 * each['step_s']:10.0f}{peak:10,.0f}{each['loss']:8.3f}"
-        )
-    return "\n".join([*lines, *(f"{name:28} {value:.3f}" for name, value in figures["ratios"].items())])
+    """README's table; also what is printed."""
+    rows, ratios = {**figures["results"], **figures["baselines"]}, figures["ratios"]
+    lines = ["| loop | tokens/s | step | peak memory |", "| --- | --- | --- | --- |"]
+    for name, said in SAID.items():
+        each = rows[name]
+        memory = f"{each['peak_memory_bytes'] / 2**30:.1f} GiB"
+        lines.append(f"| {said} | {each['tokens_per_s']:,.0f} | {1000 * each['step_s']:,.0f} ms | {memory} |")
+    lines += ["", "| ratio | |", "| --- | --- |"]
+    return "\n".join([*lines, *(f"| {SAID_OF_RATIOS[name]} | {value:.2f} |" for name, value in ratios.items())])
 
 
 if __name__ == "__main__":

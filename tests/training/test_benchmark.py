@@ -41,10 +41,13 @@ def test_alpaca_rows_are_read_and_others_refused(tmp_path: Path):
 
 def test_a_ratio_is_the_median_of_the_rounds():
     names = ("one_worker", "plain_torch", "hf_trainer", "osft", "packed", "shuffled", "two_workers")
-    rounds = [{name: {"tokens_per_s": 100.0, "step_s": 1.0} for name in names} for _ in range(3)]
+    one = {"tokens_per_s": 100.0, "step_s": 1.0, "peak_memory_bytes": 2**30}
+    rounds = [{name: dict(one) for name in names} for _ in range(3)]
     for each, rate in zip(rounds, (90.0, 120.0, 300.0), strict=True):
         each["one_worker"]["tokens_per_s"] = rate
         each["osft"]["step_s"] = rate / 100
-    ratios = training.summary(rounds)["ratios"]
+    figures = training.summary(rounds)
+    ratios = figures["ratios"]
     assert ratios["tokens_per_s_vs_plain_torch"] == ratios["osft_step_vs_sft_step"] == 1.2
     assert ratios["packed_vs_padded_at_random"] == 1.0
+    assert "| one worker over plain PyTorch | 1.20 |" in training.table(figures)
