@@ -31,6 +31,8 @@ class Example:
     tokens: list[int]
     num_prompt: int
     pool: int = 0
+    row_id: str = ""
+    """Of the row that it was made of, where it had one."""
 
 
 class Batch(NamedTuple):
@@ -54,14 +56,23 @@ def encode_rows(rows: Sequence[Row], tokenizer: Tokenizer, *, pool: int = 0) -> 
 
     A row with a `history` gives one example for each answer of the assistant in it, too.
     """
-    asked = [(render_messages(turns), answer, unmask) for row in rows for turns, answer, unmask in answers_in(row)]
-    prompts = tokenizer.encode_batch([prompt for prompt, _, _ in asked], add_special_tokens=False)
-    answers = tokenizer.encode_batch([plain(answer) + END for _, answer, _ in asked], add_special_tokens=False)
-    triples = zip(prompts, answers, asked, strict=True)
-    return [
-        Example([*prompt.ids, *answer.ids], 0 if unmask else len(prompt.ids), pool)
-        for prompt, answer, (_, _, unmask) in triples
+    asked = [
+        (render_messages(turns), answer, unmask, id_of(row))
+        for row in rows
+        for turns, answer, unmask in answers_in(row)
     ]
+    prompts = tokenizer.encode_batch([prompt for prompt, *_ in asked], add_special_tokens=False)
+    answers = tokenizer.encode_batch([plain(answer) + END for _, answer, *_ in asked], add_special_tokens=False)
+    parts = zip(prompts, answers, asked, strict=True)
+    return [
+        Example([*prompt.ids, *answer.ids], 0 if unmask else len(prompt.ids), pool, row_id)
+        for prompt, answer, (_, _, unmask, row_id) in parts
+    ]
+
+
+def id_of(row: Row) -> str:
+    """The id of a row of questions, or of a chunk; empty where it has none."""
+    return row.get("row_id") or row.get("chunk_id") or ""
 
 
 def answers_in(row: Row) -> list[tuple[list[Row], str, bool]]:
@@ -85,7 +96,7 @@ def learned_spans(row: Row, *, vocabulary_size: int, pool: int = 0) -> list[Exam
     learned = [label != IGNORED for label in labels]
     starts = [n for n, on in enumerate(learned) if on and (n == 0 or not learned[n - 1])]
     ends = [n + 1 for n, on in enumerate(learned) if on and (n + 1 == len(learned) or not learned[n + 1])]
-    return [Example(list(tokens[:end]), start, pool) for start, end in zip(starts, ends, strict=True)]
+    return [Example(list(tokens[:end]), start, pool, id_of(row)) for start, end in zip(starts, ends, strict=True)]
 
 
 def encode_texts(texts: Sequence[str], tokenizer: Tokenizer, *, block_tokens: int) -> list[Example]:

@@ -1,8 +1,9 @@
 """A run as a folder: what the driver prepares and the workers read, and the lines that they write back.
 
-Layout: ``plan.json``, ``examples.npz``, tokenizer files, ``progress.jsonl``. Guarantees: the plan is written last, so a
-folder with a plan is whole; preparing it again changes nothing. Not guaranteed: that the folder is reachable from other
-machines; on a cluster of several the workspace must lie on storage that all of them mount.
+Layout: ``plan.json``, ``examples.npz``, ``rejects.parquet`` where rows were left out, tokenizer files,
+``progress.jsonl``. Guarantees: the plan is written last, so a folder with a plan is whole; preparing it again changes
+nothing. Not guaranteed: that the folder is reachable from other machines; on a cluster of several the workspace must
+lie on storage that all of them mount.
 """
 
 import json
@@ -47,7 +48,7 @@ class Plan(Settings):
     """Examples that the run draws from."""
 
     num_left_out: int = 0
-    """Rows that were longer than `max_row_tokens`."""
+    """Rows and answers in `rejects.parquet`: longer than `max_row_tokens`, or of no use to the recipe."""
 
 
 def write_plan(plan: Plan, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """From published versions to a run folder: texts, tokenizer, examples, plan. Plain Python, no Ray, no torch.
 
-Guarantees: the folder follows from the versions and the settings; a row that is left out is counted.
+Guarantees: the folder follows from the versions and the settings; a row that is left out stands in ``rejects.parquet``
+with its reason.
 """
 
 import json
@@ -8,19 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from tokenizers import Tokenizer
 
-from app.core.parquet import read_rows
-from app.registry.tables import CHUNKS_FILE, ROWS_FILE
+from app.core.parquet import read_rows, write_rows
+from app.registry.tables import CHUNKS_FILE, REJECTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
-from app.training.data import Example, divide_for_replay, encode_rows, encode_texts, learned_spans, save_examples
+from app.training.data import Example, divide_for_replay, encode_rows, encode_texts, id_of, learned_spans, save_examples
 from app.training.errors import NothingToReplay, NothingToTrain
 from app.training.plan import EXAMPLES_FILE, PLAN_FILE, Plan, read_plan, write_plan
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
 TRAIN_SPLIT = "train"
+REJECTS = pa.schema({"dataset": pa.string(), "row_id": pa.string(), "num_tokens": pa.int64(), "reason": pa.string()})
+"""What the run does not learn from: a row, or one answer of a conversation (``dataset`` is null there)."""
 Rows = list[dict[str, Any]]
 
 
@@ -50,9 +54,12 @@ def prepare(
     tokenizer = make_tokenizer(folder, base_folder, model, [*tables, *extra])
     examples = make_examples(tables, tokenizer, settings=settings)
     kept = [example for example in examples if len(example.tokens) <= settings.max_row_tokens]
+    rejects = [*_unusable(data, tables, settings), *_too_long(examples, settings)]
     if not any(example.pool == 0 for example in kept):
         raise NothingToTrain(f"{', '.join(v.ref for v in data)} hold no new row for {settings.recipe}: name other data")
     save_examples(kept, folder / EXAMPLES_FILE)
+    if rejects:
+        write_rows(folder / REJECTS_FILE, rejects, schema=REJECTS)
     plan = Plan(
         name=name,
         settings=settings,
@@ -61,7 +68,7 @@ def prepare(
         base_digest=base.digest if base else None,
         vocabulary_size=tokenizer.get_vocab_size(),
         num_rows=len(kept),
-        num_left_out=len(examples) - len(kept) + sum(not is_usable(row, settings) for table in tables for row in table),
+        num_left_out=len(rejects),
     )
     write_plan(plan, folder)
     return plan
@@ -99,6 +106,25 @@ def texts_of(row: dict[str, Any]) -> list[str]:
 def is_usable(row: dict[str, Any], settings: TrainSettings) -> bool:
     """Whether a recipe can learn from a row: `cpt` from any, the others from questions with answers and from tokens."""
     return settings.recipe == "cpt" or bool(row.get("question") or row.get("input_ids"))
+
+
+def _unusable(data: Sequence[Version], tables: Sequence[Rows], settings: TrainSettings) -> list[dict[str, Any]]:
+    reason = f"neither a question nor tokens, which {settings.recipe} learns from: train it by cpt"
+    return [
+        {"dataset": version.ref, "row_id": id_of(row), "num_tokens": None, "reason": reason}
+        for version, table in zip(data, tables, strict=True)
+        for row in table
+        if not is_usable(row, settings)
+    ]
+
+
+def _too_long(examples: Sequence[Example], settings: TrainSettings) -> list[dict[str, Any]]:
+    most = settings.max_row_tokens
+    found = [(each.row_id, len(each.tokens)) for each in examples if len(each.tokens) > most]
+    return [
+        {"dataset": None, "row_id": row_id, "num_tokens": num, "reason": f"longer than train.max_row_tokens ({most})"}
+        for row_id, num in found
+    ]
 
 
 def make_examples(tables: Sequence[Rows], tokenizer: Tokenizer, *, settings: TrainSettings) -> list[Example]:

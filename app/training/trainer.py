@@ -28,6 +28,7 @@ from app.governance.keys import key_book
 from app.ledger.keys import Signer
 from app.ledger.log import SERVICE_KEY
 from app.ledger.trainings import sign_training, trainer_objection
+from app.registry.tables import REJECTS_FILE
 from app.registry.tracking import Tracker
 from app.registry.versions import Registry, Version
 from app.training.errors import NoStart, TrainerRefused, TrainingFailed
@@ -223,8 +224,9 @@ def _publish(
         shutil.copytree(Path(trained) / EXPORT, staged)
         summary = json.loads((Path(trained) / SUMMARY_FILE).read_text())
         write_curve(summary["curve"], staged, title=f"{plan.name}: {plan.settings.recipe}")
-        for file in TOKENIZER_FILES:
-            shutil.copy(folder / "plan" / file, staged / file)
+        for file in (*TOKENIZER_FILES, REJECTS_FILE):
+            if (folder / "plan" / file).exists():
+                shutil.copy(folder / "plan" / file, staged / file)
         figures = train_figures(summary, plan, num_starts=starts)
         files = [staged / PLOT_FILE, staged / CURVE_FILE]
         tracker.finish_run(run_id, curve=summary["curve"], metrics=figures, files=files)

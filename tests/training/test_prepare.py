@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from app.core.parquet import write_rows
+from app.core.parquet import read_rows, write_rows
 from app.inference.chat import CHAT_TEMPLATE, SPECIAL_TOKENS, render, render_messages
 from app.training.data import load_examples
 from app.training.errors import NothingToReplay, NothingToTrain
@@ -40,6 +40,8 @@ def test_only_the_train_split_is_trained_on_and_long_rows_are_counted(registry, 
     plan = prepared(registry, tmp_path, publish(registry, tmp_path, "rows", rows), max_row_tokens=100)
     assert (plan.num_rows, plan.num_left_out) == (1, 1)
     assert len(load_examples(tmp_path / "plan" / EXAMPLES_FILE)) == 1
+    (left_out,) = read_rows(tmp_path / "plan" / "rejects.parquet")
+    assert (left_out["num_tokens"] > 400, left_out["reason"]) == (True, "longer than train.max_row_tokens (100)")
     assert read_plan(tmp_path / "plan") == plan
 
 
@@ -122,6 +124,8 @@ def test_imported_rows_give_an_example_for_each_answer_and_each_learned_span(reg
     found = load_examples(tmp_path / "plan" / EXAMPLES_FILE)
     learned = [tokenizer.decode(each.tokens[each.num_prompt :], skip_special_tokens=False) for each in found]
     assert (plan.num_rows, plan.num_left_out) == (5, 1)
+    (left_out,) = read_rows(tmp_path / "plan" / "rejects.parquet")
+    assert (left_out["dataset"], "train it by cpt" in left_out["reason"]) == ("mixed@1", True)
     assert learned[:2] == ["Hello<|end|>", "1<|end|>"]
     assert learned[2] == render_messages([*turns, {"role": "user", "content": "due?"}]) + "2<|end|>"
     assert [(each.tokens, each.num_prompt) for each in found[3:]] == [([5, 6], 1), ([5, 6, 7, 8], 3)]
