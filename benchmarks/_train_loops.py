@@ -154,7 +154,7 @@ def _model_and_batches(plan: Plan, folder: Path) -> tuple[Any, list[dict[str, An
     assert plan.model is not None
     batches, pad = make_batches(plan, folder), SPECIAL_TOKENS.index(PAD)
     steps = range(plan.settings.num_steps)
-    made = [tensors(batches.batch(step, rank=0, num_workers=1)) for step in steps]
+    made = [tensors(batches.passes(step, rank=0, num_workers=1)[0]) for step in steps]
     given = [
         {"input_ids": each["input_ids"], "attention_mask": (each["input_ids"] != pad).long(), "labels": each["labels"]}
         for each in made

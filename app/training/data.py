@@ -140,6 +140,7 @@ class Batches:
         noise: share of the prompts' tokens that are replaced by others; special tokens never are.
         grouped: let rows of similar length share a batch, so that padding is little.
         pack_tokens: lay examples end to end in rows of at most so many tokens.
+        pass_tokens: most tokens, padding counted, that a worker takes through the model at once.
     """
 
     def __init__(
@@ -153,8 +154,9 @@ class Batches:
         vocabulary_size: int,
         grouped: bool = True,
         pack_tokens: int | None = None,
+        pass_tokens: int | None = None,
     ) -> None:
-        self._grouped, self._pack_tokens = grouped, pack_tokens
+        self._grouped, self._pack_tokens, self._pass_tokens = grouped, pack_tokens, pass_tokens
         self._examples, self._seed, self._noise = examples, seed, noise
         self._batch_size, self._vocabulary_size = batch_size, vocabulary_size
         self._lengths = np.array([len(example.tokens) for example in examples])
@@ -172,16 +174,45 @@ class Batches:
         """Tokens of a step over all workers, padding not counted."""
         return int(self._lengths[self.indices(step)].sum())
 
-    def batch(self, step: int, *, rank: int, num_workers: int) -> Batch:
-        """A worker's part of a step."""
+    def passes(self, step: int, *, rank: int, num_workers: int) -> list[Batch]:
+        """A worker's part of a step, in as many passes through the model as every other worker makes."""
         indices = self.indices(step)
         num_labels = sum(len(self._examples[i].tokens) - max(self._examples[i].num_prompt, 1) for i in indices)
-        mine = [self._noisy(self._examples[i], step, int(i)) for i in indices[rank::num_workers]]
-        scale = num_workers / num_labels
+        num = self._num_passes([indices[each::num_workers] for each in range(num_workers)])
+        parts = self._cut(indices[rank::num_workers], num)
+        return [self._batch([self._noisy(int(i), step) for i in part], num_workers / num_labels) for part in parts]
+
+    def _batch(self, examples: Sequence[Example], scale: float) -> Batch:
         if self._pack_tokens is None:
-            return Batch(*pad(mine), scale, None)
-        input_ids, labels, position_ids = pack(mine, row_tokens=self._pack_tokens)
+            return Batch(*pad(examples), scale, None)
+        input_ids, labels, position_ids = pack(examples, row_tokens=self._pack_tokens)
         return Batch(input_ids, labels, scale, position_ids)
+
+    def _num_passes(self, shares: Sequence[Ints]) -> int:
+        """The least number of passes in which no share has too many tokens; a pass of one row is as small as can be."""
+        most = len(shares[0])
+        if self._pass_tokens is None:
+            return 1
+        fits = (
+            num
+            for num in range(1, most)
+            if all(self._size(part) <= self._pass_tokens for share in shares for part in self._cut(share, num))
+        )
+        return next(fits, most)
+
+    def _cut(self, share: Ints, num: int) -> list[Ints]:
+        """Rows of similar length stay together where they are padded; where they are packed, lengths are mixed."""
+        if self._pack_tokens is None:
+            return np.array_split(share[np.argsort(self._lengths[share], kind="stable")] if num > 1 else share, num)
+        return [share[number::num] for number in range(num)]
+
+    def _size(self, part: Ints) -> int:
+        """Tokens of rows as they go through the model, padding counted."""
+        lengths = self._lengths[part]
+        if self._pack_tokens is not None:
+            filled = [sum(lengths[place] for place in row) for row in bins(lengths, self._pack_tokens)]
+            return len(filled) * padded(max(filled))
+        return len(lengths) * padded(max(lengths))
 
     def _make_window(self, window: int) -> list[Ints]:
         parts = [self._take(pool, window * take, take) for pool, take in enumerate(self._takes) if take]
@@ -201,7 +232,8 @@ class Batches:
     def _epoch(self, pool: int, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self._seed, pool, epoch]).permutation(len(self._pools[pool]))
 
-    def _noisy(self, example: Example, step: int, index: int) -> Example:
+    def _noisy(self, index: int, step: int) -> Example:
+        example = self._examples[index]
         if not self._noise:
             return example
         rng = np.random.default_rng([self._seed, 3, step, index])
@@ -212,10 +244,15 @@ class Batches:
         return Example(tokens, example.num_prompt, example.pool)
 
 
+def padded(length: int) -> int:
+    """A row's length with the padding that it has in any case."""
+    return int(-(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
+
+
 def pad(examples: Sequence[Example]) -> tuple[Ints, Ints]:
     """input_ids and labels, padded on the right to a common length; what is not learned has the label -100."""
     longest = max(len(example.tokens) for example in examples)
-    length = -(-longest // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    length = padded(longest)
     input_ids = np.full((len(examples), length), SPECIAL_TOKENS.index(PAD), dtype=np.int64)
     labels = np.full((len(examples), length), IGNORED, dtype=np.int64)
     for row, example in enumerate(examples):
@@ -227,21 +264,9 @@ def pad(examples: Sequence[Example]) -> tuple[Ints, Ints]:
 def pack(examples: Sequence[Example], *, row_tokens: int) -> tuple[Ints, Ints, Ints]:
     """input_ids, labels and position_ids of examples laid end to end in rows of at most ``row_tokens``.
 
-    Best-fit decreasing: the longest first, each into the fullest row that has room for it (Krell et al., Efficient
-    Sequence Packing without Cross-contamination, arXiv 2107.02027). An example's first token is not learned, as nothing
-    of its own stands before it; padding is a sequence of its own.
+    An example's first token is not learned, as nothing of its own stands before it; padding is a sequence of its own.
     """
-    rows: list[list[Example]] = []
-    room: list[int] = []
-    for example in sorted(examples, key=lambda each: -len(each.tokens)):
-        size = len(example.tokens)
-        fitting = [(left, place) for place, left in enumerate(room) if left >= size]
-        place = min(fitting)[1] if fitting else len(rows)
-        if not fitting:
-            rows.append([])
-            room.append(row_tokens)
-        rows[place].append(example)
-        room[place] -= size
+    rows = [[examples[place] for place in row] for row in bins([len(each.tokens) for each in examples], row_tokens)]
     input_ids, labels = pad([Example([token for each in row for token in each.tokens], 0) for row in rows])
     position_ids = np.tile(np.arange(input_ids.shape[1]), (len(rows), 1))
     for number, row in enumerate(rows):
@@ -252,6 +277,25 @@ def pack(examples: Sequence[Example], *, row_tokens: int) -> tuple[Ints, Ints, I
             start += len(example.tokens)
         position_ids[number, start:] = np.arange(input_ids.shape[1] - start)
     return input_ids, labels, position_ids
+
+
+def bins(lengths: Sequence[int] | Ints, room: int) -> list[list[int]]:
+    """Which items share a row, by place: the longest first, each into the fullest row that has room for it.
+
+    Source: best-fit decreasing, as in Krell et al., Efficient Sequence Packing without Cross-contamination
+    (arXiv 2107.02027).
+    """
+    rows: list[list[int]] = []
+    left: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        fitting = [(spare, place) for place, spare in enumerate(left) if spare >= lengths[item]]
+        place = min(fitting)[1] if fitting else len(rows)
+        if not fitting:
+            rows.append([])
+            left.append(room)
+        rows[place].append(item)
+        left[place] -= int(lengths[item])
+    return rows
 
 
 def save_examples(examples: Sequence[Example], path: Path) -> None:

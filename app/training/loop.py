@@ -110,7 +110,8 @@ def _ratios(
     how = settings.osft
     if not how.adaptive:
         return how.unfreeze_rank_ratio
-    looked = (batches.batch(step, rank=0, num_workers=num_workers) for step in range(IMPORTANCE_BATCHES))
+    steps = range(IMPORTANCE_BATCHES)
+    looked = (part for step in steps for part in batches.passes(step, rank=0, num_workers=num_workers))
     return adaptive_ratios(model, map(tensors, looked), low=how.keep_low, high=how.keep_high)
 
 
@@ -150,6 +151,7 @@ def make_batches(plan: Plan, folder: Path) -> Batches:
         vocabulary_size=plan.vocabulary_size,
         grouped=settings.pack_tokens is None,
         pack_tokens=settings.pack_tokens,
+        pass_tokens=settings.max_tokens_per_worker,
     )
 
 
@@ -178,15 +180,19 @@ def train_step(
     started_s = time.perf_counter()
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate(progress.step, settings)
-    loss = engine(**tensors(batches.batch(progress.step, rank=rank, num_workers=num_workers)))
-    engine.backward(loss)
+    parts, loss = batches.passes(progress.step, rank=rank, num_workers=num_workers), 0.0
+    for number, part in enumerate(parts, start=1):
+        engine.set_gradient_accumulation_boundary(number == len(parts))
+        part_loss = engine(**tensors(part))
+        engine.backward(part_loss)
+        loss += float(part_loss.item())
     engine.step()
     if subspaces:
         subspaces.after_step()
     progress.num_tokens += batches.num_tokens(progress.step)
     progress.step += 1
     progress.duration_s += time.perf_counter() - started_s
-    return float(loss.item())
+    return loss
 
 
 def tensors(batch: Batch) -> dict[str, Any]:

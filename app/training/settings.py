@@ -157,6 +157,10 @@ class TrainSettings(Settings):
     """Lay the rows of a step end to end in sequences of at most so many tokens, without attending from one to another,
     and draw them whatever their length; by default rows of similar length share a step, and are padded."""
 
+    max_tokens_per_worker: PositiveInt | None = None
+    """Most tokens, padding counted, that a worker takes through the model at once; a step with more takes several
+    passes, whose gradients add up to the same. Lower it when memory does not suffice."""
+
     dtype: DType = "bfloat16"
     """Type of the weights and gradients; masters and optimiser state are float32 in any case."""
 
@@ -192,15 +196,19 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _rows_fit(self) -> Self:
-        longest = self.block_tokens if self.recipe == "cpt" else self.max_row_tokens
-        if self.pack_tokens is not None and self.pack_tokens < longest:
-            name = "block_tokens" if self.recipe == "cpt" else "max_row_tokens"
-            raise ValueError(f"train.pack_tokens must be at least train.{name} ({longest}), or a row has no place")
+        longest = "block_tokens" if self.recipe == "cpt" else "max_row_tokens"
+        least = getattr(self, longest)
+        for name in ("pack_tokens", "max_tokens_per_worker"):
+            if (getattr(self, name) or least) < least:
+                raise ValueError(f"train.{name} must be at least train.{longest} ({least}), or a row has no place")
+        if self.max_tokens_per_worker and (self.pack_tokens or 0) > self.max_tokens_per_worker:
+            raise ValueError("train.max_tokens_per_worker must be at least train.pack_tokens")
         return self
 
     def inputs(self) -> dict[str, object]:
         """What decides the weights, as JSON."""
-        unused = {"osft": self.recipe != "osft", "pack_tokens": self.pack_tokens is None}
+        unused = {name: getattr(self, name) is None for name in ("pack_tokens", "max_tokens_per_worker")}
+        unused["osft"] = self.recipe != "osft"
         left_out = {"workers", *(name for name, is_unused in unused.items() if is_unused)}
         return {**self.model_dump(mode="json", exclude=left_out), "num_workers": self.workers.num_workers}
 

@@ -94,15 +94,15 @@ def test_rows_of_a_batch_are_of_similar_length():
 @pytest.mark.parametrize("num_workers", [1, 2, 4])
 def test_workers_share_a_batch_without_rest(num_workers):
     run = batches(examples(64))
-    parts = [run.batch(3, rank=rank, num_workers=num_workers) for rank in range(num_workers)]
+    parts = [run.passes(3, rank=rank, num_workers=num_workers)[0] for rank in range(num_workers)]
     assert sum(len(part.input_ids) for part in parts) == 8
     assert {part.scale for part in parts} == {num_workers / 16}
 
 
 def test_noise_touches_prompts_alone_and_repeats():
     rows = examples(64)
-    clean, noisy = (batches(rows, noise=noise).batch(2, rank=0, num_workers=1) for noise in (0.0, 0.5))
-    again = batches(rows, noise=0.5).batch(2, rank=0, num_workers=1)
+    clean, noisy = (batches(rows, noise=noise).passes(2, rank=0, num_workers=1)[0] for noise in (0.0, 0.5))
+    again = batches(rows, noise=0.5).passes(2, rank=0, num_workers=1)[0]
     assert (noisy[0] == again[0]).all()
     assert (noisy[1] == clean[1]).all()
     learned = clean[1] != IGNORED
@@ -140,7 +140,26 @@ def test_packed_rows_are_drawn_whatever_their_length():
     drawn = [run.indices(step) for step in range(128)]
     assert sorted(np.concatenate(drawn)) == list(range(1024))
     assert np.mean([np.ptp([len(rows[i].tokens) for i in each]) for each in drawn]) > 15
-    assert (run.batch(0, rank=0, num_workers=1).labels != IGNORED).sum() == 16
+    assert (run.passes(0, rank=0, num_workers=1)[0].labels != IGNORED).sum() == 16
+
+
+@pytest.mark.parametrize("pack_tokens", [None, 40])
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+@pytest.mark.parametrize("pass_tokens", [40, 80, 100_000])
+def test_every_worker_makes_as_many_passes_and_none_has_too_many_tokens(pack_tokens, num_workers, pass_tokens):
+    run = batches(examples(64), grouped=pack_tokens is None, pack_tokens=pack_tokens, pass_tokens=pass_tokens)
+    whole = batches(examples(64), grouped=pack_tokens is None)
+    counts = set()
+    for step in range(6):
+        made = [run.passes(step, rank=rank, num_workers=num_workers) for rank in range(num_workers)]
+        (num,) = {len(each) for each in made}
+        counts.add(num)
+        assert max(part.input_ids.size for each in made for part in each) <= pass_tokens
+        wanted = [whole.passes(step, rank=rank, num_workers=num_workers)[0] for rank in range(num_workers)]
+        learned = (np.concatenate([part.labels[part.labels != IGNORED] for part in each]) for each in made)
+        for found, part in zip(learned, wanted, strict=True):
+            assert sorted(found) == sorted(part.labels[part.labels != IGNORED])
+    assert (max(counts) > 1) == (pass_tokens < 100_000 and (num_workers, pass_tokens) != (4, 80))
 
 
 def test_padding_is_never_learned():

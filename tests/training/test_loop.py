@@ -84,6 +84,17 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path, dtype):
     assert exports[0] == exports[1]
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_step_in_several_passes_is_the_same_step(tmp_path, stage):
+    given = {"dtype": "float32", "zero_stage": stage, "max_row_tokens": 64}
+    whole = run(write_run(tmp_path / "whole", **given))[12]
+    parts = run(write_run(tmp_path / "parts", max_tokens_per_worker=64, **given))[12]
+    packed = run(write_run(tmp_path / "packed", max_tokens_per_worker=64, pack_tokens=64, **given))[12]
+    tables = [load_file(each / "export" / "model.safetensors") for each in (whole, parts, packed)]
+    assert all(torch.allclose(tables[0][name], tables[1][name], atol=2e-5) for name in tables[0])
+    assert not all(torch.allclose(tables[0][name], tables[2][name], atol=2e-5) for name in tables[0])  # other rows
+
+
 def test_another_order_of_the_rows_gives_another_run(tmp_path):
     runs = [run(write_run(tmp_path / str(seed), seed=seed)) for seed in (0, 1)]
     exports = [(each[12] / "export" / "model.safetensors").read_bytes() for each in runs]

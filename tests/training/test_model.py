@@ -17,7 +17,7 @@ def grads(rows: list[Example], num_workers: int) -> torch.Tensor:
     found = []
     for rank in range(num_workers):
         loss = AnswerLoss(new_model(SHAPE, vocabulary_size=300))
-        loss(**tensors(run.batch(0, rank=rank, num_workers=num_workers))).backward()
+        loss(**tensors(run.passes(0, rank=rank, num_workers=num_workers)[0])).backward()
         found.append(loss.model.get_input_embeddings().weight.grad)
     return torch.stack(found).mean(0)
 
