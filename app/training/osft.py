@@ -139,8 +139,15 @@ class Osft:
             name: Subspace.of(weight, num_kept=num_kept(weight.shape, _ratio(ratios, name)))
             for name, weight in self._parameters.items()
         }
-        for name, parameter in self._parameters.items():
+        self._hooks = [
             parameter.register_hook(self._hook(self.subspaces[name]))  # type: ignore[no-untyped-call]
+            for name, parameter in self._parameters.items()
+        ]
+
+    def close(self) -> None:
+        """Project gradients no longer; the weights stay as they are, free to be split anew."""
+        for hook in self._hooks:
+            hook.remove()
 
     @staticmethod
     def _hook(space: Subspace) -> Any:

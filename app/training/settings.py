@@ -12,6 +12,7 @@ from app.core.settings import Settings
 
 Recipe = Literal["cpt", "sft", "lora", "osft"]
 DType = Literal["bfloat16", "float32"]
+HeadBase = Literal["frozen", "adapted", "trained"]
 
 
 class ModelSettings(Settings):
@@ -211,6 +212,72 @@ class TrainSettings(Settings):
         unused["osft"] = self.recipe != "osft"
         left_out = {"workers", *(name for name, is_unused in unused.items() if is_unused)}
         return {**self.model_dump(mode="json", exclude=left_out), "num_workers": self.workers.num_workers}
+
+
+class HeadSettings(Settings):
+    """The recipe `head`: a classification head on an encoder."""
+
+    base: HeadBase = "trained"
+    """What becomes of the encoder: `frozen`, `adapted` (low-rank adapters, merged when they are trained) or `trained`;
+    the table of word embeddings stays as it is in any case."""
+
+    learning_rate: PositiveFloat = 2e-4
+    """Highest learning rate of the encoder, or of its adapters."""
+
+    head_learning_rate: PositiveFloat = 4e-3
+    """Highest learning rate of the heads."""
+
+    num_epochs: PositiveInt = 3
+    """Passes over the rows."""
+
+    batch_size: PositiveInt = 32
+    """New rows of a step."""
+
+    warmup_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises from 0; then it falls to 0 in a straight line."""
+
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled weight decay of the matrices."""
+
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this norm."""
+
+    max_tokens: int = Field(default=128, ge=4, le=512)
+    """A longer text is cut at its end."""
+
+    dtype: DType = "bfloat16"
+    """Type that the encoder computes in; its weights are float32 in any case."""
+
+    seed: int = 0
+    """Seed of the order of the rows, and of the adapters' start."""
+
+    lora: LoraSettings = LoraSettings(rank=16, alpha=32)
+    """The adapters of `adapted`."""
+
+
+class ContinualSettings(Settings):
+    """Tasks learned one after another."""
+
+    osft: bool = False
+    """Learn each task in the directions that the encoder uses least, as it is when the task begins."""
+
+    keep_first: float = Field(default=0.5, ge=0, le=1)
+    """Share of a matrix's singular directions that `osft` keeps in the first task."""
+
+    keep_last: float = Field(default=0.9, ge=0, le=1)
+    """Share that it keeps in the last; in between it rises in a straight line."""
+
+    replay_share: float = Field(default=0.0, ge=0, lt=1)
+    """Replayed rows of a step, as a share of all its rows; 0 replays nothing."""
+
+    replay_rows: PositiveInt = 800
+    """Rows of earlier tasks that are remembered, a uniform sample of all that were seen."""
+
+    @model_validator(mode="after")
+    def _kept_grows(self) -> Self:
+        if self.keep_last < self.keep_first:
+            raise ValueError("continual.keep_last must not be under continual.keep_first: what is kept only grows")
+        return self
 
 
 SMALL_CPT = TrainSettings(recipe="cpt", num_steps=80, batch_size=32, num_checkpoints=1)

@@ -1,0 +1,192 @@
+"""Tasks learned one after another by one encoder: replay, subspaces that are split anew, and what was forgotten.
+
+Replay keeps a uniform sample of all rows seen so far (reservoir sampling: Vitter, ACM TOMS 11, 1985), each with what
+the model said of it when its task had been learned, and shows some of it in each step, to be said again (dark
+experience replay: Buzzega et al., NeurIPS 2020). A head learns in its own task only: the encoder has to stay usable for
+it. With `osft` the encoder's weights, as the tasks before left them, are split anew at each task, and a larger share of
+their directions is kept (arXiv 2504.07097, section 3). The figures are those of Chaudhry et al. (Riemannian Walk, ECCV
+2018: average accuracy, forgetting) and of Lopez-Paz and Ranzato (GEM, NIPS 2017: backward and forward transfer).
+Guarantees: the rows of a step follow from settings, seed and the tasks so far alone, whatever else
+the method does, so that methods are compared on the same rows in the same order.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from app.training.head import (
+    Batch,
+    HeadedEncoder,
+    LabelledRow,
+    accuracy,
+    add_adapters,
+    fit,
+    logits_of,
+    merge_adapters,
+    ordered_batches,
+)
+from app.training.osft import Osft, chosen_weights
+from app.training.settings import ContinualSettings, HeadSettings
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows of one task to learn and to be judged by; ``labels`` by their numbers."""
+
+    name: str
+    labels: Sequence[str]
+    train: Sequence[LabelledRow]
+    test: Sequence[LabelledRow]
+
+
+@dataclass
+class Matrix:
+    """Accuracies over a sequence: ``rows[i][j]`` is that on task j <= i after task i was learned."""
+
+    tasks: list[str]
+    rows: list[list[float]] = field(default_factory=list)
+
+    def average(self) -> float:
+        """Mean accuracy on all tasks after the last."""
+        return float(np.mean(self.rows[-1]))
+
+    def forgetting(self) -> float:
+        """Mean over the earlier tasks of the best accuracy before the last task, less that after it.
+
+        0 for a single task; under 0 where tasks gained to the end. Source: Chaudhry et al. (2018), equations 3 and 4.
+        """
+        last = len(self.rows) - 1
+        lost = [max(row[task] for row in self.rows[task:last]) - self.rows[last][task] for task in range(last)]
+        return float(np.mean(lost)) if lost else 0.0
+
+    def backward_transfer(self) -> float:
+        """Mean over the earlier tasks of the accuracy after the last task, less that when the task was learned.
+
+        0 for a single task. Source: Lopez-Paz and Ranzato (2017), equation 3.
+        """
+        last = len(self.rows) - 1
+        gained = [self.rows[last][task] - self.rows[task][task] for task in range(last)]
+        return float(np.mean(gained)) if gained else 0.0
+
+    def forward_transfer(self, alone: Mapping[str, float]) -> float:
+        """Mean over the later tasks of the accuracy when a task was learned, less that of a model of its own.
+
+        What the tasks before gave to a task, or took from its learning. With a head per task a task cannot be judged
+        before it is learned (Lopez-Paz and Ranzato's equation 4), so the model of its own is what it is held against.
+        """
+        gained = [row[-1] - alone[task] for task, row in list(zip(self.tasks, self.rows, strict=True))[1:]]
+        return float(np.mean(gained)) if gained else 0.0
+
+
+class Reservoir:
+    """A uniform sample of all rows that it was offered."""
+
+    def __init__(self, capacity: int, *, seed: int) -> None:
+        self.rows: list[LabelledRow] = []
+        self._capacity, self._seen = capacity, 0
+        self._random = np.random.default_rng([seed, 1])
+
+    def offer(self, rows: Iterable[LabelledRow]) -> None:
+        """Show it rows, each once; it keeps each with equal chance."""
+        for row in rows:
+            self._seen += 1
+            if len(self.rows) < self._capacity:
+                self.rows.append(row)
+            elif (place := int(self._random.integers(self._seen))) < self._capacity:
+                self.rows[place] = row
+
+    def draws(self, num_steps: int, num_rows: int, *, seed: int) -> list[list[LabelledRow]]:
+        """Rows for each step, passing over the whole sample again and again; empty while there is none."""
+        if not self.rows or not num_rows:
+            return [[] for _ in range(num_steps)]
+        random, order = np.random.default_rng([seed, 2]), list[int]()
+        while len(order) < num_steps * num_rows:
+            order += random.permutation(len(self.rows)).tolist()
+        return [[self.rows[at] for at in order[n * num_rows : (n + 1) * num_rows]] for n in range(num_steps)]
+
+
+def kept_share(place: int, num_tasks: int, *, first: float, last: float) -> float:
+    """Share of the directions kept at the task in ``place`` (from 0): it rises in a straight line."""
+    return last if num_tasks == 1 else first + (last - first) * place / (num_tasks - 1)
+
+
+class Learner:
+    """One encoder that learns tasks in turn; a subclass may prepare and settle the encoder otherwise."""
+
+    def __init__(self, model: HeadedEncoder, head: HeadSettings, continual: ContinualSettings) -> None:
+        self.model, self.head, self.continual = model, head, continual
+        self.leaks: list[float] = []
+        self._reservoir = Reservoir(continual.replay_rows, seed=head.seed)
+        self._subspaces: Osft | None = None
+
+    def learn(self, task: Task, *, place: int, num_tasks: int) -> float:
+        """Learn a task, replaying some of those before; returns the last step's loss.
+
+        Raises:
+            NothingToTrain: the task has no rows.
+            SubspaceBroken: weights left the subspace that they were to stay in.
+        """
+        self.model.add_head(task.name, task.labels)
+        self.begin(place, num_tasks)
+        after = self._subspaces.after_step if self._subspaces else None
+        loss = fit(self.model, self._steps(task), self.head, tasks={task.name}, after_step=after)
+        self.settle()
+        self._reservoir.offer(task.train)
+        self._reservoir.rows = _told(self.model, self._reservoir.rows) if self.continual.replay_share else []
+        return loss
+
+    def begin(self, place: int, num_tasks: int) -> None:
+        """Before a task: adapters, or the weights split anew with more directions kept."""
+        if self.head.base == "adapted":
+            add_adapters(self.model, self.head.lora, seed=self.head.seed + place)
+        if self.continual.osft:
+            how = self.continual
+            share = kept_share(place, num_tasks, first=how.keep_first, last=how.keep_last)
+            chosen = chosen_weights(self.model.encoder)
+            self.model.encoder.requires_grad_(False)
+            for weight in chosen.values():
+                weight.requires_grad_(True)
+            self._subspaces = Osft(chosen, 1 - share)
+
+    def settle(self) -> None:
+        """After a task: the adapters are merged, the subspaces are checked and given up; what was learned stays."""
+        if self.head.base == "adapted":
+            merge_adapters(self.model)
+        if self._subspaces:
+            self.leaks.append(self._subspaces.check()["leak_master"])
+            self._subspaces.close()
+            self._subspaces = None
+
+    def _steps(self, task: Task) -> list[list[Batch]]:
+        """The batches of each step, replayed rows in one of their own."""
+        new = ordered_batches(task.train, self.head, name=task.name)
+        share = self.continual.replay_share
+        num_old = round(self.head.batch_size * share / (1 - share))
+        old = self._reservoir.draws(len(new), num_old, seed=self.head.seed)
+        return [[Batch.of(rows) for rows in pair if rows] for pair in zip(new, old, strict=True)]
+
+
+def _told(model: HeadedEncoder, rows: Sequence[LabelledRow]) -> list[LabelledRow]:
+    """The rows with what the model says of those that have no logits yet."""
+    new = [place for place, row in enumerate(rows) if row.logits is None]
+    said = dict(zip(new, logits_of(model, [rows[place] for place in new]), strict=True))
+    return [replace(row, logits=said[place]) if place in said else row for place, row in enumerate(rows)]
+
+
+def learn_in_turn(
+    tasks: Sequence[Task], learner: Learner, *, report: Callable[[str, list[float]], None] | None = None
+) -> Matrix:
+    """Learn tasks in their order, and after each judge it and all before it.
+
+    Args:
+        report: called after each task with its name and the accuracies so far.
+    """
+    matrix = Matrix([])
+    for place, task in enumerate(tasks):
+        learner.learn(task, place=place, num_tasks=len(tasks))
+        matrix.tasks.append(task.name)
+        matrix.rows.append([accuracy(learner.model, known.test) for known in tasks[: place + 1]])
+        if report:
+            report(task.name, matrix.rows[-1])
+    return matrix

@@ -1,0 +1,347 @@
+"""The recipe `head`: classification heads on a text encoder that is frozen, adapted or trained.
+
+A text's features are the mean of its tokens' last hidden states, as the sentence encoders of this project pool them,
+brought to mean 0 and variance 1; a head is one linear layer on them that begins at 0, and one encoder may carry a head
+per task. Guarantees: the order of the rows follows from the settings' seed and a name; adapters are merged into the
+encoder when they are trained, so that what is saved is a plain encoder that transformers loads, and the heads beside
+it. Attention is computed plainly: torch's fused CPU kernel is slower backwards. Not guaranteed: the same bits for a
+text in batches of other sizes.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from app.training.errors import NothingToTrain
+from app.training.model import ATTENTION
+from app.training.settings import HeadSettings, LoraSettings
+
+WINDOW_BATCHES = 16
+"""Batches among which rows are sorted by length, so that little of a batch is padding."""
+SCORED_TOKENS = 2048
+ENCODER_FOLDER, HEADS_FILE, LABELS_FILE = "encoder", "heads.safetensors", "heads.json"
+
+
+@dataclass(frozen=True)
+class LabelledRow:
+    """A text as token ids, special tokens among them, and the number of its label in its task; ``logits``: what a
+    model said of it, for a model that shall go on saying so."""
+
+    task: str
+    ids: Sequence[int]
+    label: int
+    logits: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows padded to one length: ids and mask (rows, tokens), labels (rows), which rows are of which task, and by task
+    the logits (rows, labels) that they are to keep, where they have any."""
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+    places: Mapping[str, Tensor]
+    told: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, rows: Sequence[LabelledRow]) -> "Batch":
+        """Pad rows; an empty sequence is refused."""
+        if not rows:
+            raise ValueError("a batch needs at least one row")
+        longest = max(len(row.ids) for row in rows)
+        ids = torch.zeros((len(rows), longest), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        places: dict[str, list[int]] = {}
+        for place, row in enumerate(rows):
+            ids[place, : len(row.ids)] = torch.tensor(row.ids)
+            mask[place, : len(row.ids)] = 1
+            places.setdefault(row.task, []).append(place)
+        told = {task: [rows[place].logits for place in found] for task, found in places.items()}
+        return cls(
+            ids,
+            mask,
+            labels=torch.tensor([row.label for row in rows]),
+            places={task: torch.tensor(found) for task, found in places.items()},
+            told={task: torch.tensor(logits) for task, logits in told.items() if None not in logits},
+        )
+
+
+class HeadedEncoder(nn.Module):
+    """An encoder with a head per task; a task is known by its name."""
+
+    def __init__(self, encoder: Any, *, dtype: str = "bfloat16") -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.ModuleList()
+        self.labels: dict[str, tuple[str, ...]] = {}
+        self._dtype, self._dim = dtype, int(encoder.config.hidden_size)
+
+    def add_head(self, task: str, labels: Sequence[str]) -> None:
+        """A head for a task; one that is there already stays."""
+        if task in self.labels:
+            return
+        head = nn.Linear(self._dim, len(labels))
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        self.labels[task] = tuple(labels)
+        self.heads.append(head)
+
+    def head(self, task: str) -> nn.Linear:
+        """The head of a task that was added."""
+        return cast("nn.Linear", self.heads[list(self.labels).index(task)])
+
+    def features(self, batch: Batch) -> Tensor:
+        """Mean of the last hidden states, normalised, float32 (rows, dim)."""
+        with self._types():
+            hidden = self.encoder(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
+        shown = batch.mask.unsqueeze(-1)
+        return nn.functional.layer_norm((hidden.float() * shown).sum(1) / shown.sum(1), (self._dim,))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Summed loss of a batch's rows, each by the head of its task.
+
+        Cross-entropy; where a row has logits to keep, half of it, and half of the mean squared distance to these
+        (Buzzega et al., Dark Experience, NeurIPS 2020).
+        """
+        features = self.features(batch)
+        parts = []
+        for task, at in batch.places.items():
+            logits = self.head(task)(features[at])
+            part = nn.functional.cross_entropy(logits, batch.labels[at], reduction="sum")
+            if task in batch.told:
+                part = (part + ((logits - batch.told[task]) ** 2).mean(1).sum()) / 2
+            parts.append(part)
+        return torch.stack(parts).sum()
+
+    def _types(self) -> AbstractContextManager[Any]:
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._dtype == "bfloat16")
+
+
+def load_headed(folder: Path, settings: HeadSettings) -> HeadedEncoder:
+    """A folder's encoder in float32, without dropout and without heads."""
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    encoder = AutoModel.from_pretrained(
+        folder, config=config, dtype=torch.float32, attn_implementation=ATTENTION, add_pooling_layer=False,
+        local_files_only=True,
+    )  # fmt: skip
+    return HeadedEncoder(encoder, dtype=settings.dtype)
+
+
+def read_texts(
+    texts: Sequence[str], labels: Sequence[int], *, task: str, tokenizer: Tokenizer, max_tokens: int
+) -> list[LabelledRow]:
+    """Rows of texts; one that is longer than ``max_tokens`` is cut at its end."""
+    tokenizer.enable_truncation(max_length=max_tokens)
+    tokenizer.no_padding()
+    coded = tokenizer.encode_batch(list(texts))
+    return [LabelledRow(task, item.ids, label) for item, label in zip(coded, labels, strict=True)]
+
+
+def train_heads(model: HeadedEncoder, rows: Sequence[LabelledRow], settings: HeadSettings) -> float:
+    """The whole recipe: learn rows, of one task or of several at once, whose heads are there; returns the last loss.
+
+    Raises:
+        NothingToTrain: there are no rows.
+    """
+    adapted = settings.base == "adapted"
+    if adapted:
+        add_adapters(model, settings.lora, seed=settings.seed)
+    batches = ordered_batches(rows, settings, name="all")
+    loss = fit(model, [[Batch.of(batch)] for batch in batches], settings, tasks={row.task for row in rows})
+    if adapted:
+        merge_adapters(model)
+    return loss
+
+
+def ordered_batches(rows: Sequence[LabelledRow], settings: HeadSettings, *, name: str) -> list[list[LabelledRow]]:
+    """The batches of all epochs; ``name`` and the seed decide the order.
+
+    Raises:
+        NothingToTrain: there are no rows.
+    """
+    if not rows:
+        raise NothingToTrain(f"{name} has no rows to learn: give it some, or leave it out")
+    order = np.random.default_rng(_seed_of(settings.seed, name))
+    return [batch for _ in range(settings.num_epochs) for batch in _epoch(rows, settings.batch_size, order)]
+
+
+def _epoch(rows: Sequence[LabelledRow], size: int, order: np.random.Generator) -> Iterator[list[LabelledRow]]:
+    shuffled: NDArray[np.int64] = order.permutation(len(rows))
+    size = -(-len(rows) // -(-len(rows) // size))  # as many batches, but all of one size
+    for start in range(0, len(rows), size * WINDOW_BATCHES):
+        window = sorted(shuffled[start : start + size * WINDOW_BATCHES].tolist(), key=lambda at: len(rows[at].ids))
+        firsts = range(0, len(window), size)
+        for first in order.permutation(list(firsts)).tolist():
+            yield [rows[at] for at in window[first : first + size]]
+
+
+def fit(
+    model: HeadedEncoder,
+    steps: Sequence[Sequence[Batch]],
+    settings: HeadSettings,
+    *,
+    tasks: set[str],
+    after_step: Callable[[], None] | None = None,
+) -> float:
+    """Step through batches with AdamW; returns the mean loss of the last step.
+
+    Args:
+        steps: the batches of each step; a step's loss is the mean over all rows of them.
+        tasks: whose heads learn.
+        after_step: called after each of the optimiser's steps.
+    """
+    model.train()
+    optimizer = _optimizer(model, settings, tasks)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    mean = 0.0
+    for number, batches in enumerate(steps):
+        share = rate_share(number, len(steps), warmup_share=settings.warmup_share)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * share
+        mean = _step(model, batches, optimizer, settings)
+        if after_step:
+            after_step()
+    return mean
+
+
+def _step(
+    model: HeadedEncoder, batches: Sequence[Batch], optimizer: torch.optim.Optimizer, settings: HeadSettings
+) -> float:
+    optimizer.zero_grad(set_to_none=True)
+    num_rows, total = sum(len(batch.labels) for batch in batches), 0.0
+    for batch in batches:
+        loss = model.loss(batch) / num_rows
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    learned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    nn.utils.clip_grad_norm_(learned, settings.max_grad_norm)
+    optimizer.step()
+    return total
+
+
+def rate_share(step: int, num_steps: int, *, warmup_share: float) -> float:
+    """The learning rate of a step as a share of the highest: it rises in a straight line, then falls so to 0."""
+    warmup = max(1, round(warmup_share * num_steps))
+    return min((step + 1) / warmup, (num_steps - step) / max(1, num_steps - warmup + 1))
+
+
+def _optimizer(model: HeadedEncoder, settings: HeadSettings, tasks: set[str]) -> torch.optim.Optimizer:
+    """AdamW on the heads of ``tasks`` and on what of the encoder learns; matrices decay, vectors do not."""
+    if settings.base == "frozen":
+        model.encoder.requires_grad_(False)
+    else:
+        word_table(model).requires_grad_(False)
+    body = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
+    heads = [parameter for task in sorted(tasks) for parameter in model.head(task).parameters()]
+    groups = [
+        {"params": [p for p in each if (p.ndim >= 2) == decays], "lr": rate, "weight_decay": decay}
+        for each, rate in ((body, settings.learning_rate), (heads, settings.head_learning_rate))
+        for decays, decay in ((True, settings.weight_decay), (False, 0.0))
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+
+
+def word_table(model: HeadedEncoder) -> nn.Parameter:
+    """The encoder's word embeddings, which no recipe here trains: half the weights, for few rows."""
+    return cast("nn.Parameter", model.encoder.get_input_embeddings().weight)
+
+
+def add_adapters(model: HeadedEncoder, settings: LoraSettings, *, seed: int) -> None:
+    """Freeze the encoder, with low-rank adapters that learn on every linear layer."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules="all-linear"
+    )
+    model.encoder = get_peft_model(model.encoder, config)
+
+
+def merge_adapters(model: HeadedEncoder) -> None:
+    """Add what PEFT's adapters learned to the encoder's weights, and take the adapters off."""
+    model.encoder = model.encoder.merge_and_unload()
+    model.encoder.requires_grad_(True)
+
+
+@torch.inference_mode()
+def logits_of(model: HeadedEncoder, rows: Sequence[LabelledRow]) -> list[tuple[float, ...]]:
+    """What the head of its task says of each row, in the order of the rows."""
+    model.eval()
+    found: list[tuple[float, ...]] = [()] * len(rows)
+    for places in _by_length([len(row.ids) for row in rows]):
+        batch = Batch.of([rows[place] for place in places])
+        features = model.features(batch)
+        for task, at in batch.places.items():
+            for place, logits in zip(at.tolist(), model.head(task)(features[at]).tolist(), strict=True):
+                found[places[place]] = tuple(logits)
+    return found
+
+
+def predict(model: HeadedEncoder, rows: Sequence[LabelledRow]) -> NDArray[np.int64]:
+    """The label's number of each row, in the order of the rows."""
+    return np.array([int(np.argmax(logits)) for logits in logits_of(model, rows)], dtype=np.int64)
+
+
+def accuracy(model: HeadedEncoder, rows: Sequence[LabelledRow]) -> float:
+    """Share of rows whose label is found."""
+    return float(np.mean(predict(model, rows) == np.array([row.label for row in rows])))
+
+
+def _by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Places in batches of bounded size, shortest first."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda at: lengths[at]):
+        if batch and (len(batch) + 1) * lengths[place] > SCORED_TOKENS:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def save_headed(model: HeadedEncoder, folder: Path) -> None:
+    """Write the encoder as transformers loads it, and the heads: ``TASK.weight``, ``TASK.bias`` and their labels."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model.encoder.save_pretrained(folder / ENCODER_FOLDER)
+    heads = {
+        f"{task}.{part}": value.detach().contiguous()
+        for task in model.labels
+        for part, value in model.head(task).named_parameters()
+    }
+    save_file(heads, folder / HEADS_FILE)
+    (folder / LABELS_FILE).write_text(json.dumps(model.labels, indent=2), encoding="utf-8")
+
+
+def open_headed(folder: Path, settings: HeadSettings) -> HeadedEncoder:
+    """What :func:`save_headed` wrote."""
+    from safetensors.torch import load_file
+
+    model = load_headed(folder / ENCODER_FOLDER, settings)
+    saved = load_file(folder / HEADS_FILE)
+    for task, labels in json.loads((folder / LABELS_FILE).read_text(encoding="utf-8")).items():
+        model.add_head(task, labels)
+        model.head(task).load_state_dict({part: saved[f"{task}.{part}"] for part in ("weight", "bias")})
+    return model
+
+
+def _seed_of(seed: int, name: str) -> int:
+    """A seed that follows from another and a name, the same in every process."""
+    return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])

@@ -1,0 +1,164 @@
+"""The ways to learn a sequence of tasks that are compared, and one run of one of them in a process of its own."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.inference.encoder import encoder_folder
+from app.training.continual import Learner, Matrix, Task, kept_share, learn_in_turn
+from app.training.head import HeadedEncoder, accuracy, load_headed, merge_adapters, train_heads
+from app.training.settings import ContinualSettings, HeadSettings
+
+REPLAY_SHARE = 0.25
+RATES = {"trained": 1e-4, "lora": 1e-3, "peft_osf": 1e-4, "osft": 1e-4}
+KEEP = {"keep_first": 0.5, "keep_last": 0.9}
+WEIGHTS = {
+    "sequential": 1.0, "replay": 1.5, "lora": 1.0, "peft_osf": 2.5, "osft": 1.7, "osft_replay": 2.2, "joint": 1.5,
+    "single": 1.0,
+}  # fmt: skip
+"""Time of a run beside fine-tuning in turn."""
+IN_TURN = ("sequential", "replay", "lora", "peft_osf", "osft", "osft_replay")
+TOGETHER = ("joint", "single")
+METHODS = (*IN_TURN, *TOGETHER)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method on one order of the tasks."""
+
+    method: str
+    order: int
+    tasks: list[str]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the runs share: the rows, and the settings that all methods have in common."""
+
+    tasks: dict[str, Task]
+    head: HeadSettings
+    replay_rows: int
+    rate_factor: float = 1.0
+    rates: dict[str, float] = field(default_factory=dict)
+    continual: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Accuracies by task (``joint``, ``single``) or after each task, and what it took."""
+
+    job: Job
+    matrix: Matrix | None
+    accuracies: dict[str, float]
+    seconds: float
+    leak: float = 0.0
+
+
+class PeftOsf(Learner):
+    """PEFT's OSF, split anew for each task. Its adapter is merged in between: its documentation unloads it, which
+    gives the task before up; and its first task trains all directions but one, since it refuses to keep none."""
+
+    def begin(self, place: int, num_tasks: int) -> None:
+        """Wrap the encoder; a task keeps as large a share as in our OSFT."""
+        from peft import OSFConfig, get_peft_model
+
+        how = self.continual
+        share = kept_share(place, num_tasks, first=how.keep_first, last=how.keep_last)
+        config = OSFConfig(target_modules="all-linear", effective_rank=max(share, 0.003))
+        self.model.encoder = get_peft_model(self.model.encoder, config)
+
+    def settle(self) -> None:
+        """Merge what was learned, and take the adapter off."""
+        merge_adapters(self.model)
+
+
+SETUP: list[Setup] = []
+"""The one of this process."""
+
+
+def prepare(setup: Setup) -> None:
+    """Run in each process before its first job."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    SETUP[:] = [setup]
+
+
+def run(job: Job) -> Outcome:
+    """Run a job; a line to stderr for each task."""
+    setup, began_s = SETUP[0], time.perf_counter()
+    tasks = [setup.tasks[name] for name in job.tasks]
+    if job.method == "joint":
+        return Outcome(job, None, _joint(tasks, setup), time.perf_counter() - began_s)
+    if job.method == "single":
+        return Outcome(job, None, _single(tasks, setup), time.perf_counter() - began_s)
+    learner = make_learner(job.method, setup)
+    matrix = learn_in_turn(tasks, learner, report=_Report(job, began_s))
+    return Outcome(job, matrix, {}, time.perf_counter() - began_s, max(learner.leaks, default=0.0))
+
+
+def make_learner(method: str, setup: Setup) -> Learner:
+    """The learner of one of ``IN_TURN``, with a fresh encoder."""
+    kind = {"lora": "lora", "peft_osf": "peft_osf"}.get(method, "osft" if method.startswith("osft") else "trained")
+    update = {
+        "base": "adapted" if method == "lora" else "trained",
+        "learning_rate": rate_of(kind, setup),
+    }
+    head = setup.head.model_copy(update=update)
+    continual = ContinualSettings(
+        osft=kind == "osft",
+        replay_share=REPLAY_SHARE if method.endswith("replay") else 0.0,
+        replay_rows=setup.replay_rows,
+        **(KEEP | setup.continual),
+    )
+    return (PeftOsf if method == "peft_osf" else Learner)(fresh(setup.head), head, continual)
+
+
+def rate_of(kind: str, setup: Setup) -> float:
+    """The encoder's highest learning rate."""
+    return (RATES | setup.rates)[kind] * setup.rate_factor
+
+
+def fresh(head: HeadSettings) -> HeadedEncoder:
+    """MiniLM as published, without heads."""
+    return load_headed(encoder_folder(), head)
+
+
+def _joint(tasks: Sequence[Task], setup: Setup) -> dict[str, float]:
+    """All rows mixed, as many times as a method with replay shows rows."""
+    passes = round(setup.head.num_epochs / (1 - REPLAY_SHARE))
+    head = setup.head.model_copy(update={"num_epochs": passes, "learning_rate": rate_of("trained", setup)})
+    model = fresh(head)
+    for task in tasks:
+        model.add_head(task.name, task.labels)
+    train_heads(model, [row for task in tasks for row in task.train], head)
+    return {task.name: _told("joint", task, accuracy(model, task.test)) for task in tasks}
+
+
+def _single(tasks: Sequence[Task], setup: Setup) -> dict[str, float]:
+    found = {}
+    for task in tasks:
+        learner = make_learner("sequential", setup)
+        learner.learn(task, place=0, num_tasks=1)
+        found[task.name] = _told("single", task, accuracy(learner.model, task.test))
+    return found
+
+
+def _told(method: str, task: Task, found: float) -> float:
+    print(f"{method}: {task.name} {found:.3f}", file=sys.stderr, flush=True)
+    return found
+
+
+class _Report:
+    def __init__(self, job: Job, began_s: float) -> None:
+        self._job, self._began_s = job, began_s
+
+    def __call__(self, name: str, row: list[float]) -> None:
+        job, mean = self._job, sum(row) / len(row)
+        told = f"task {len(row)}/{len(job.tasks)} {name} {row[-1]:.3f}, mean so far {mean:.3f}"
+        taken_s = time.perf_counter() - self._began_s
+        print(f"{job.method}, order {job.order + 1}: {told}, {taken_s:.0f} s", file=sys.stderr, flush=True)

@@ -1,0 +1,283 @@
+"""Continual learning: how much of what joint training reaches does an encoder keep that learns tasks one after another,
+and how much does it forget, by each of the usual methods?
+
+MiniLM with a linear head per task learns the tasks in several orders: fine-tuned in turn (``sequential``), with replay,
+by adapters that are merged after each task (``lora``, PEFT), by PEFT's OSF (``peft_osf``), by our OSFT, and by it with
+replay (``osft_replay``). ``joint`` learns all rows at once, the upper bound; ``single`` is a model per task. All start
+from the same encoder, see the same rows in the same order by seed and task, and pass over them as often; ``joint``
+passes as often as the methods with replay, the replayed rows counted in. No method trains the word embeddings.
+
+Runs share nothing but the tokenised texts, and stand on one core each, as many at once as there are cores. Without
+``--rows`` the sample of each task is as large as fits into about 25 minutes of one core, by the number of the tasks and
+the lengths of their texts alone. ``average`` and ``forgetting`` are those of Chaudhry et al. (2018), means over the
+orders; ``forward_transfer`` is held against ``single`` (see :mod:`app.training.continual`).
+"""
+
+import math
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from app.core.errors import UsageError, exit_status
+from app.training.continual import Task
+from app.training.settings import HeadSettings
+from benchmarks import _continual_methods as methods
+from benchmarks._continual_methods import IN_TURN, METHODS, REPLAY_SHARE, Job, Outcome, Setup
+from benchmarks._continual_tasks import RawTask, choose, made_up, read_folder
+from benchmarks._record import record, write
+
+MAX_PROCESSES = 8
+BUDGET_TOKENS = 6_000_000
+"""Tokens that all runs together may learn; one that is only judged counts as a third of one."""
+LEARNED_PASSES, JUDGED_PASSES = 30.0, 6.0
+"""Passes over a task's rows in all runs, by what a pass costs in each; and those in which its test rows are judged."""
+BATCH_SIZE = 24
+RATED_STEPS, HEAD_TRAVEL = 30, 0.12
+"""Steps of a task for which the rates of ``methods.RATES`` are meant (they fall with the root of the steps), and the
+product of steps and the heads' rate."""
+MIN_ROWS, MAX_ROWS, ROWS_STEP, LOOKED_ROWS = 40, 20_000, 20, 200
+MIN_EPOCHS, MAX_EPOCHS, LEARNED_ROWS = 2, 5, 900
+MIN_TEST_ROWS, TEST_SHARE = 100, 0.75
+REPLAYED = 0.2
+"""Share of all training rows that replay remembers."""
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    tasks: Annotated[Path | None, typer.Option(help="Folder of tasks; default: a small set is made up.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write; default: none.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for the accuracies as heat maps.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="Training rows of each task; 0: as many as fit.")] = 0,
+    orders: Annotated[int, typer.Option(min=1, help="Orders of the tasks.")] = 3,
+    only: Annotated[str, typer.Option("--methods", help="Methods, separated by commas.")] = ",".join(METHODS),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sample, orders and training.")] = 0,
+    max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut.")] = 48,
+    processes: Annotated[int, typer.Option(min=0, help="Runs at once; 0: one for each core.")] = 0,
+) -> None:
+    """Learn the tasks in turn by each method, and print what was kept and what forgotten."""
+    with exit_status():
+        if tasks is None:
+            print("no --tasks: a small set of four tasks is made up", file=sys.stderr)
+        raw = read_folder(tasks) if tasks else made_up(seed=seed)
+        figures = measure(
+            raw, names=chosen_methods(only), rows=rows, num_orders=orders, seed=seed, max_tokens=max_tokens,
+            num_processes=processes or min(MAX_PROCESSES, len(os.sched_getaffinity(0))),
+        )  # fmt: skip
+        print(table(figures))
+        if out:
+            write(figures, out)
+        if plot:
+            draw(figures, plot)
+
+
+def chosen_methods(only: str) -> list[str]:
+    """The methods that were asked for, in the table's order.
+
+    Raises:
+        UsageError: one is none of them.
+    """
+    asked = {name.strip() for name in only.split(",")}
+    if unknown := asked - set(METHODS):
+        raise UsageError(f"no method {sorted(unknown)[0]!r}: known are {', '.join(METHODS)}")
+    return [name for name in METHODS if name in asked]
+
+
+def measure(
+    raw: Sequence[RawTask],
+    *,
+    names: Sequence[str],
+    rows: int,
+    num_orders: int,
+    seed: int,
+    max_tokens: int,
+    num_processes: int,
+) -> dict[str, Any]:
+    """The benchmark's figures."""
+    began_s = time.perf_counter()
+    rows = rows or fitting_rows(raw, seed=seed, max_tokens=max_tokens)
+    tasks = choose(raw, rows=rows, test_rows=test_rows(rows), seed=seed, max_tokens=max_tokens)
+    setup = make_setup(tasks, seed=seed, max_tokens=max_tokens)
+    orders = make_orders([task.name for task in tasks], num_orders, seed=seed)
+    jobs = [Job(name, n, order) for name in names for n, order in enumerate(orders) if name in IN_TURN or n == 0]
+    outcomes = run_all(jobs, setup, num_processes=num_processes)
+    results = {name: _result([each for each in outcomes if each.job.method == name]) for name in names}
+    if "single" in results:
+        alone = results["single"]["accuracies"]
+        for name in set(names) & set(IN_TURN):
+            found = [
+                each.matrix.forward_transfer(alone) for each in outcomes if each.job.method == name and each.matrix
+            ]
+            results[name]["forward_transfer"] = statistics.fmean(found)
+    params = {
+        "tasks": {task.name: _described(task, each) for task, each in zip(tasks, raw, strict=True)},
+        "rows": rows,
+        "orders": orders,
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "epochs": setup.head.num_epochs,
+        "batch_size": setup.head.batch_size,
+        "head_learning_rate": setup.head.head_learning_rate,
+        "learning_rates": {kind: rate * setup.rate_factor for kind, rate in methods.RATES.items()},
+        "keep": methods.KEEP,
+        "replay_share": REPLAY_SHARE,
+        "replay_rows": setup.replay_rows,
+        "processes": num_processes,
+        "minutes": (time.perf_counter() - began_s) / 60,
+    }
+    baselines = {name: results[name] for name in names if not name.startswith("osft")}
+    return record("continual", params=params, results=results, baselines=_figures(baselines), ratios=ratios(results))
+
+
+def fitting_rows(raw: Sequence[RawTask], *, seed: int, max_tokens: int) -> int:
+    """Rows of each task that keep the whole within ``BUDGET_TOKENS``, by the lengths of some of the texts."""
+    looked = choose(raw, rows=LOOKED_ROWS, test_rows=1, seed=seed, max_tokens=max_tokens)
+    mean_tokens = sum(statistics.fmean(len(row.ids) for row in task.train) for task in looked)
+    num, fitting = len(raw), MIN_ROWS
+    for rows in range(MIN_ROWS, MAX_ROWS + 1, ROWS_STEP):
+        learned = LEARNED_PASSES * rows * num_epochs(rows)
+        judged = JUDGED_PASSES * test_rows(rows) * (num + 1) / 2
+        if mean_tokens * (learned + judged) <= BUDGET_TOKENS:
+            fitting = rows
+    return fitting
+
+
+def num_epochs(rows: int) -> int:
+    """Passes over a task's rows: the fewer there are, the more."""
+    return max(MIN_EPOCHS, min(MAX_EPOCHS, round(LEARNED_ROWS / rows)))
+
+
+def test_rows(rows: int) -> int:
+    """Rows of each task that are judged, in proportion to those that are learned."""
+    return max(MIN_TEST_ROWS, round(rows * TEST_SHARE))
+
+
+def make_setup(tasks: Sequence[Task], *, seed: int, max_tokens: int) -> Setup:
+    """What the runs share, by the size of the data."""
+    num_rows = sum(len(task.train) for task in tasks)
+    epochs = num_epochs(num_rows // len(tasks))
+    steps = math.ceil(num_rows / len(tasks) / BATCH_SIZE) * epochs
+    head = HeadSettings(
+        num_epochs=epochs,
+        batch_size=BATCH_SIZE,
+        max_tokens=max_tokens,
+        seed=seed,
+        head_learning_rate=min(1e-2, max(2e-3, HEAD_TRAVEL / steps)),
+    )
+    named, replay_rows = {task.name: task for task in tasks}, max(1, round(num_rows * REPLAYED))
+    return Setup(named, head, replay_rows, math.sqrt(RATED_STEPS / steps))
+
+
+def make_orders(names: Sequence[str], num: int, *, seed: int) -> list[list[str]]:
+    """The given order first, then shuffled ones."""
+    shuffled = [np.random.default_rng([seed, n]).permutation(list(names)).tolist() for n in range(1, num)]
+    return [list(names), *shuffled]
+
+
+def run_all(jobs: Sequence[Job], setup: Setup, *, num_processes: int) -> list[Outcome]:
+    """Run the jobs, the long ones first, each on one thread; the outcomes come back in the jobs' order."""
+    ranked = sorted(jobs, key=lambda job: methods.WEIGHTS[job.method], reverse=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(
+        num_processes, multiprocessing.get_context("spawn"), initializer=methods.prepare, initargs=(setup,)
+    ) as pool:
+        found = dict(zip(map(id, ranked), pool.map(methods.run, ranked), strict=True))
+    return [found[id(job)] for job in jobs]
+
+
+def _result(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Means over a method's orders, and each order's own."""
+    seconds = statistics.fmean(each.seconds for each in outcomes)
+    matrices = [each.matrix for each in outcomes if each.matrix]
+    if not matrices:
+        accuracies = outcomes[0].accuracies
+        return {"average": statistics.fmean(accuracies.values()), "forgetting": 0.0, "accuracies": accuracies,
+                "seconds": seconds}  # fmt: skip
+    figures = [
+        {"average": each.average(), "forgetting": each.forgetting(), "backward_transfer": each.backward_transfer()}
+        for each in matrices
+    ]
+    means: dict[str, Any] = {name: statistics.fmean(each[name] for each in figures) for name in figures[0]}
+    orders = [
+        {**own, "tasks": matrix.tasks, "matrix": matrix.rows} for own, matrix in zip(figures, matrices, strict=True)
+    ]
+    leak = max(each.leak for each in outcomes)
+    return {**means, **({"leak": leak} if leak else {}), "seconds": seconds, "orders": orders}
+
+
+def _described(task: Task, raw: RawTask) -> dict[str, int]:
+    sizes = {"labels": len(task.labels), "train": len(task.train), "test": len(task.test)}
+    return {**sizes, "left_out_unknown_label": raw.num_left_out}
+
+
+def _figures(results: dict[str, Any]) -> dict[str, Any]:
+    return {name: {key: each[key] for key in ("average", "forgetting")} for name, each in results.items()}
+
+
+def ratios(results: dict[str, Any]) -> dict[str, float]:
+    """Ours beside the others, where both were measured; none for a forgetting of 0 or less."""
+    found = {}
+    for ours in ("osft", "osft_replay"):
+        for other, figure in (
+            ("joint", "average"), ("peft_osf", "average"), ("sequential", "forgetting"), ("peft_osf", "forgetting"),
+        ):  # fmt: skip
+            if ours in results and other in results and results[other][figure] > 0:
+                found[f"{ours}_{figure}_vs_{other}"] = results[ours][figure] / results[other][figure]
+    return found
+
+
+def table(figures: dict[str, Any]) -> str:
+    """README's table: means over the orders."""
+    lines = [
+        "| method | average | forgetting | backward | forward | s a run |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, each in figures["results"].items():
+        moved = [f"{each[key]:+.3f}" if key in each else "" for key in ("backward_transfer", "forward_transfer")]
+        lost = f"{each['forgetting']:.3f}" if "orders" in each else ""
+        cells = [name.replace("_", " "), f"{each['average']:.3f}", lost, *moved, f"{each['seconds']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    for name, ratio in figures["ratios"].items():
+        lines.append(f"| {name.replace('_', ' ')} | {ratio:.3f} | | | | |")
+    return "\n".join(lines)
+
+
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """Heat maps of the first order's matrices, a panel for each method; says so where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        print(f"{path} is not drawn: matplotlib is not installed", file=sys.stderr)
+        return
+    shown = {name: each["orders"][0] for name, each in figures["results"].items() if "orders" in each}
+    figure = Figure(figsize=(4 * len(shown), 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0] if shown else []
+    for panel, (name, order) in zip(panels, shown.items(), strict=True):
+        size = len(order["tasks"])
+        cells = np.full((size, size), np.nan)
+        for n, row in enumerate(order["matrix"]):
+            cells[n, : len(row)] = row
+        panel.imshow(cells, vmin=0, vmax=1, cmap="viridis")
+        for (n, task), value in np.ndenumerate(cells):
+            if task <= n:
+                colour = "black" if value > 0.6 else "white"
+                panel.text(task, n, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+        panel.set_title(f"{name}: {order['average']:.3f}, forgot {order['forgetting']:.3f}", fontsize=9)
+        panel.set_xticks(range(size), order["tasks"], rotation=90, fontsize=7)
+        panel.set_yticks(range(size), [f"after {task}" for task in order["tasks"]], fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    app()
