@@ -62,7 +62,7 @@ class PeftOsf(Learner):
     gives the task before up; and its first task trains all directions but one, since it refuses to keep none."""
 
     def begin(self, place: int, num_tasks: int) -> None:
-        """Wrap the encoder; a task keeps as large a share as in our OSFT."""
+        """Wrap the encoder, a larger share of its directions kept."""
         from peft import OSFConfig, get_peft_model
 
         how = self.continual
@@ -113,9 +113,14 @@ def make_learner(method: str, setup: Setup) -> Learner:
         osft=kind == "osft",
         replay_share=REPLAY_SHARE if method.endswith("replay") else 0.0,
         replay_rows=setup.replay_rows,
-        **(KEEP | setup.continual),
+        **(kept_by_peft(len(setup.tasks)) if method == "peft_osf" else KEEP | setup.continual),
     )
     return (PeftOsf if method == "peft_osf" else Learner)(fresh(setup.head), head, continual)
+
+
+def kept_by_peft(num_tasks: int) -> dict[str, float]:
+    """What PEFT's documentation advises for a known number of tasks: nothing kept in the first, then 1/n, 2/n, ..."""
+    return {"keep_first": 0.0, "keep_last": (num_tasks - 1) / num_tasks}
 
 
 def rate_of(kind: str, setup: Setup) -> float:
