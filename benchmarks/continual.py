@@ -110,14 +110,7 @@ def measure(
     orders = make_orders([task.name for task in tasks], num_orders, seed=seed)
     jobs = [Job(name, n, order) for name in names for n, order in enumerate(orders) if name in IN_TURN or n == 0]
     outcomes = run_all(jobs, setup, num_processes=num_processes)
-    results = {name: _result([each for each in outcomes if each.job.method == name]) for name in names}
-    if "single" in results:
-        alone = results["single"]["accuracies"]
-        for name in set(names) & set(IN_TURN):
-            found = [
-                each.matrix.forward_transfer(alone) for each in outcomes if each.job.method == name and each.matrix
-            ]
-            results[name]["forward_transfer"] = statistics.fmean(found)
+    results = summed_up(outcomes, names)
     params = {
         "tasks": {task.name: _described(task, each) for task, each in zip(tasks, raw, strict=True)},
         "rows": rows,
@@ -192,6 +185,16 @@ def run_all(jobs: Sequence[Job], setup: Setup, *, num_processes: int) -> list[Ou
     ) as pool:
         found = dict(zip(map(id, ranked), pool.map(methods.run, ranked), strict=True))
     return [found[id(job)] for job in jobs]
+
+
+def summed_up(outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, Any]:
+    """The figures of each method, forward transfer too where there is a model per task to hold it against."""
+    results = {name: _result([each for each in outcomes if each.job.method == name]) for name in names}
+    for name in set(names) & set(IN_TURN) if "single" in results else ():
+        own = [each.matrix for each in outcomes if each.job.method == name and each.matrix]
+        found = [matrix.forward_transfer(results["single"]["accuracies"]) for matrix in own]
+        results[name]["forward_transfer"] = statistics.fmean(found)
+    return results
 
 
 def _result(outcomes: Sequence[Outcome]) -> dict[str, Any]:
