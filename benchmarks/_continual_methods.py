@@ -13,8 +13,8 @@ from app.training.head import HeadedEncoder, accuracy, load_headed, merge_adapte
 from app.training.settings import ContinualSettings, HeadSettings
 
 REPLAY_SHARE = 0.25
-RATES = {"trained": 1e-4, "lora": 1e-3, "peft_osf": 1e-4, "osft": 1e-4}
-KEEP = {"keep_first": 0.5, "keep_last": 0.9}
+RATES = {"trained": 1e-4, "lora": 1e-3, "peft_osf": 1e-4, "osft": 1.5e-4}
+KEEP = {"keep_first": 0.4, "keep_last": 0.85}
 WEIGHTS = {
     "sequential": 1.0, "replay": 1.5, "lora": 1.0, "peft_osf": 2.5, "osft": 1.7, "osft_replay": 2.2, "joint": 1.5,
     "single": 1.0,

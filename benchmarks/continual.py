@@ -47,8 +47,8 @@ product of steps and the heads' rate."""
 MIN_ROWS, MAX_ROWS, ROWS_STEP, LOOKED_ROWS = 40, 20_000, 20, 200
 MIN_EPOCHS, MAX_EPOCHS, LEARNED_ROWS = 2, 5, 300
 MIN_TEST_ROWS, TEST_SHARE = 100, 2.0
-REPLAYED = 0.2
-"""Share of all training rows that replay remembers."""
+REPLAYED, REPLAYED_ROWS = 0.2, 50
+"""Replay remembers so large a share of all training rows, and so many rows for each task at least."""
 app = typer.Typer(add_completion=False)
 
 
@@ -166,8 +166,8 @@ def make_setup(tasks: Sequence[Task], *, seed: int, max_tokens: int) -> Setup:
         seed=seed,
         head_learning_rate=min(1e-2, max(2e-3, HEAD_TRAVEL / steps)),
     )
-    named, replay_rows = {task.name: task for task in tasks}, max(1, round(num_rows * REPLAYED))
-    return Setup(named, head, replay_rows, math.sqrt(RATED_STEPS / steps))
+    replay_rows = round(max(num_rows * REPLAYED, REPLAYED_ROWS * len(tasks)))
+    return Setup({task.name: task for task in tasks}, head, replay_rows, math.sqrt(RATED_STEPS / steps))
 
 
 def make_orders(names: Sequence[str], num: int, *, seed: int) -> list[list[str]]:
