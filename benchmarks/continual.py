@@ -44,11 +44,13 @@ BATCH_SIZE = 24
 RATED_STEPS, HEAD_TRAVEL = 30, 0.12
 """Steps of a task for which the rates of ``methods.RATES`` are meant (they fall with the root of the steps), and the
 product of steps and the heads' rate."""
-MIN_ROWS, MAX_ROWS, ROWS_STEP, LOOKED_ROWS = 40, 20_000, 20, 200
+MIN_ROWS, ROWS_STEP, LOOKED_ROWS = 40, 20, 200
 MIN_EPOCHS, MAX_EPOCHS, LEARNED_ROWS = 2, 5, 300
 MIN_TEST_ROWS, TEST_SHARE = 100, 2.0
 REPLAYED, REPLAYED_ROWS = 0.2, 50
 """Replay remembers so large a share of all training rows, and so many rows for each task at least."""
+COMPARED = (("joint", "average"), ("peft_osf", "average"), ("sequential", "forgetting"), ("peft_osf", "forgetting"))
+"""What ours is held against, and by which figure."""
 app = typer.Typer(add_completion=False)
 
 
@@ -136,7 +138,8 @@ def fitting_rows(raw: Sequence[RawTask], *, seed: int, max_tokens: int) -> int:
     looked = choose(raw, rows=LOOKED_ROWS, test_rows=1, seed=seed, max_tokens=max_tokens)
     mean_tokens = sum(statistics.fmean(len(row.ids) for row in task.train) for task in looked)
     num, fitting = len(raw), MIN_ROWS
-    for rows in range(MIN_ROWS, MAX_ROWS + 1, ROWS_STEP):
+    largest = max(len(task.splits["train"]) for task in raw)
+    for rows in range(MIN_ROWS, largest + ROWS_STEP, ROWS_STEP):
         learned = LEARNED_PASSES * rows * num_epochs(rows)
         judged = JUDGED_PASSES * test_rows(rows) * (num + 1) / 2
         if mean_tokens * (learned + judged) <= BUDGET_TOKENS:
@@ -146,7 +149,7 @@ def fitting_rows(raw: Sequence[RawTask], *, seed: int, max_tokens: int) -> int:
 
 def num_epochs(rows: int) -> int:
     """Passes over a task's rows: the fewer there are, the more."""
-    return max(MIN_EPOCHS, min(MAX_EPOCHS, round(LEARNED_ROWS / rows)))
+    return max(MIN_EPOCHS, min(MAX_EPOCHS, math.ceil(LEARNED_ROWS / rows)))
 
 
 def test_rows(rows: int) -> int:
@@ -230,9 +233,7 @@ def ratios(results: dict[str, Any]) -> dict[str, float]:
     """Ours beside the others, where both were measured; none for a forgetting of 0 or less."""
     found = {}
     for ours in ("osft", "osft_replay"):
-        for other, figure in (
-            ("joint", "average"), ("peft_osf", "average"), ("sequential", "forgetting"), ("peft_osf", "forgetting"),
-        ):  # fmt: skip
+        for other, figure in COMPARED:
             if ours in results and other in results and results[other][figure] > 0:
                 found[f"{ours}_{figure}_vs_{other}"] = results[ours][figure] / results[other][figure]
     return found
@@ -249,8 +250,11 @@ def table(figures: dict[str, Any]) -> str:
         lost = f"{each['forgetting']:.3f}" if "orders" in each else ""
         cells = [name.replace("_", " "), f"{each['average']:.3f}", lost, *moved, f"{each['seconds']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    for name, ratio in figures["ratios"].items():
-        lines.append(f"| {name.replace('_', ' ')} | {ratio:.3f} | | | | |")
+    for other, figure in COMPARED:
+        if (name := f"osft_replay_{figure}_vs_{other}") in figures["ratios"]:
+            place = "| {} | |" if figure == "average" else "| | {} |"
+            cells = place.format(f"{figures['ratios'][name]:.3f}")
+            lines.append(f"| osft replay over {other.replace('_', ' ')} {cells} | | |")
     return "\n".join(lines)
 
 

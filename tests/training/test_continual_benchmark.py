@@ -77,7 +77,7 @@ def test_a_sample_follows_from_the_seed_and_is_no_larger_than_asked():
 
 def test_the_sample_shrinks_with_more_tasks_and_longer_texts():
     def sets(num, words):
-        rows = [(" ".join(["word"] * words), "x"), ("short", "y")] * 50
+        rows = [(" ".join(["word"] * words), "x"), ("short", "y")] * 500
         return [RawTask(f"t{n}", ["x", "y"], {"train": rows, "test": rows}, 0) for n in range(num)]
 
     found = [
@@ -147,6 +147,7 @@ def test_the_table_and_the_heat_maps_show_every_method(tmp_path):
     figures = {"results": results, "ratios": ratios(results)}
     assert "| osft replay | 0.750 | 0.050 | -0.050 | +0.050 |" in table(figures)
     assert "| joint | 0.750 |  |" in table(figures)
+    assert "| osft replay over sequential | | 0.250 | | | |" in table(figures)
     draw(figures, tmp_path / "maps.png")
     assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
 
