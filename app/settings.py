@@ -20,6 +20,7 @@ from app.monitoring.settings import MonitorSettings
 from app.retrieval.settings import RetrievalSettings
 from app.routing.settings import RoutingSettings
 from app.synthesis.settings import SynthesisSettings
+from app.training.sequence import SequenceSettings
 from app.training.settings import (
     LARGE_MODEL,
     LARGE_SFT,
@@ -64,6 +65,9 @@ class TrainingSettings(Settings):
 
     large_sft: TrainSettings = LARGE_SFT
     """Training of the large model from a random start."""
+
+    sequence: SequenceSettings = SequenceSettings()
+    """How a recipe changes from task to task of `jobs.train --continual`."""
 
 
 class SignalboxSettings(BaseSettings):

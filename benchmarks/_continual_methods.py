@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.inference.encoder import encoder_folder
-from app.training.continual import Learner, Matrix, Task, kept_share, learn_in_turn
+from app.training.continual import Learner, Task, learn_in_turn
 from app.training.head import HeadedEncoder, accuracy, load_headed, merge_adapters, train_heads
+from app.training.matrix import Matrix
+from app.training.sequence import kept_share
 from app.training.settings import ContinualSettings, HeadSettings
 
 REPLAY_SHARE = 0.25

@@ -10,7 +10,7 @@ passes as often as the methods with replay, the replayed rows counted in. No met
 Runs share nothing but the tokenised texts, and stand on one core each, as many at once as there are cores. Without
 ``--rows`` the sample of each task is as large as fits into about 25 minutes of one core, by the number of the tasks and
 the lengths of their texts alone. ``average`` and ``forgetting`` are those of Chaudhry et al. (2018), means over the
-orders; ``forward_transfer`` is held against ``single`` (see :mod:`app.training.continual`).
+orders; ``forward_transfer`` is held against ``single`` (see :mod:`app.training.matrix`).
 """
 
 import math
@@ -29,6 +29,7 @@ import typer
 
 from app.core.errors import UsageError, exit_status
 from app.training.continual import Task
+from app.training.matrix import Matrix, draw_matrices
 from app.training.settings import HeadSettings
 from benchmarks import _continual_methods as methods
 from benchmarks._continual_methods import IN_TURN, METHODS, REPLAY_SHARE, Job, Outcome, Setup
@@ -265,30 +266,15 @@ def table(figures: dict[str, Any]) -> str:
 
 def draw(figures: dict[str, Any], path: Path) -> None:
     """Heat maps of the first order's matrices, a panel for each method; says so where matplotlib is missing."""
+    shown = {name: each["orders"][0] for name, each in figures["results"].items() if "orders" in each}
+    panels = {
+        f"{name}: {order['average']:.3f}, forgot {order['forgetting']:.3f}": Matrix(order["tasks"], order["matrix"])
+        for name, order in shown.items()
+    }
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        draw_matrices(panels, path)
     except ImportError:
         print(f"{path} is not drawn: matplotlib is not installed", file=sys.stderr)
-        return
-    shown = {name: each["orders"][0] for name, each in figures["results"].items() if "orders" in each}
-    figure = Figure(figsize=(4 * len(shown), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(shown), squeeze=False)[0] if shown else []
-    for panel, (name, order) in zip(panels, shown.items(), strict=True):
-        size = len(order["tasks"])
-        cells = np.full((size, size), np.nan)
-        for n, row in enumerate(order["matrix"]):
-            cells[n, : len(row)] = row
-        panel.imshow(cells, vmin=0, vmax=1, cmap="viridis")
-        for (n, task), value in np.ndenumerate(cells):
-            if task <= n:
-                colour = "black" if value > 0.6 else "white"
-                panel.text(task, n, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=colour)
-        panel.set_title(f"{name}: {order['average']:.3f}, forgot {order['forgetting']:.3f}", fontsize=9)
-        panel.set_xticks(range(size), order["tasks"], rotation=90, fontsize=7)
-        panel.set_yticks(range(size), [f"after {task}" for task in order["tasks"]], fontsize=7)
-    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

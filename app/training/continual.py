@@ -4,14 +4,13 @@ Replay keeps a uniform sample of all rows seen so far (reservoir sampling: Vitte
 the model said of it when its task had been learned, and shows some of it in each step, to be said again (dark
 experience replay: Buzzega et al., NeurIPS 2020). A head learns in its own task only: the encoder has to stay usable for
 it. With `osft` the encoder's weights, as the tasks before left them, are split anew at each task, and a larger share of
-their directions is kept (arXiv 2504.07097, section 3). The figures are those of Chaudhry et al. (Riemannian Walk, ECCV
-2018: average accuracy, forgetting) and of Lopez-Paz and Ranzato (GEM, NIPS 2017: backward and forward transfer).
+their directions is kept (arXiv 2504.07097, section 3).
 Guarantees: the rows of a step follow from settings, seed and the tasks so far alone, whatever else
 the method does, so that methods are compared on the same rows in the same order.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,7 +25,9 @@ from app.training.head import (
     merge_adapters,
     ordered_batches,
 )
+from app.training.matrix import Matrix
 from app.training.osft import Osft, chosen_weights
+from app.training.sequence import kept_share
 from app.training.settings import ContinualSettings, HeadSettings
 
 
@@ -38,45 +39,6 @@ class Task:
     labels: Sequence[str]
     train: Sequence[LabelledRow]
     test: Sequence[LabelledRow]
-
-
-@dataclass
-class Matrix:
-    """Accuracies over a sequence: ``rows[i][j]`` is that on task j <= i after task i was learned."""
-
-    tasks: list[str]
-    rows: list[list[float]] = field(default_factory=list)
-
-    def average(self) -> float:
-        """Mean accuracy on all tasks after the last."""
-        return float(np.mean(self.rows[-1]))
-
-    def forgetting(self) -> float:
-        """Mean over the earlier tasks of the best accuracy before the last task, less that after it.
-
-        0 for a single task; under 0 where tasks gained to the end. Source: Chaudhry et al. (2018), equations 3 and 4.
-        """
-        last = len(self.rows) - 1
-        lost = [max(row[task] for row in self.rows[task:last]) - self.rows[last][task] for task in range(last)]
-        return float(np.mean(lost)) if lost else 0.0
-
-    def backward_transfer(self) -> float:
-        """Mean over the earlier tasks of the accuracy after the last task, less that when the task was learned.
-
-        0 for a single task. Source: Lopez-Paz and Ranzato (2017), equation 3.
-        """
-        last = len(self.rows) - 1
-        gained = [self.rows[last][task] - self.rows[task][task] for task in range(last)]
-        return float(np.mean(gained)) if gained else 0.0
-
-    def forward_transfer(self, alone: Mapping[str, float]) -> float:
-        """Mean over the later tasks of the accuracy when a task was learned, less that of a model of its own.
-
-        What the tasks before gave to a task, or took from its learning. With a head per task a task cannot be judged
-        before it is learned (Lopez-Paz and Ranzato's equation 4), so the model of its own is what it is held against.
-        """
-        gained = [row[-1] - alone[task] for task, row in list(zip(self.tasks, self.rows, strict=True))[1:]]
-        return float(np.mean(gained)) if gained else 0.0
 
 
 class Reservoir:
@@ -104,11 +66,6 @@ class Reservoir:
         while len(order) < num_steps * num_rows:
             order += random.permutation(len(self.rows)).tolist()
         return [[self.rows[at] for at in order[n * num_rows : (n + 1) * num_rows]] for n in range(num_steps)]
-
-
-def kept_share(place: int, num_tasks: int, *, first: float, last: float) -> float:
-    """Share of the directions kept at the task in ``place`` (from 0): it rises in a straight line."""
-    return last if num_tasks == 1 else first + (last - first) * place / (num_tasks - 1)
 
 
 class Learner:

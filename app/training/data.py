@@ -108,28 +108,6 @@ def encode_texts(texts: Sequence[str], tokenizer: Tokenizer, *, block_tokens: in
     return [Example(block, 0) for block in blocks if len(block) > 1]
 
 
-def divide_for_replay(new: Sequence[Row], old: Sequence[Row], *, withdrawn: bool) -> tuple[list[Row], list[Row]]:
-    """Rows to learn and rows to replay, when a model that knows ``old`` is trained on ``new``.
-
-    A fact is (subject, attribute, answer). Facts that old states alike are replayed; a fact whose answer changed is
-    learned, and its old answer never shown again; facts that only old states are replayed if ``withdrawn``.
-    """
-    known, stated = {_fact(row) for row in old}, {_topic(row) for row in new}
-    learned = [row for row in new if _fact(row) not in known]
-    replayed = [row for row in new if _fact(row) in known]
-    if withdrawn:
-        replayed += [row for row in old if _topic(row) not in stated]
-    return learned, replayed
-
-
-def _topic(row: Row) -> tuple[str, str]:
-    return row["subject"], row["attribute"] or row["question"]
-
-
-def _fact(row: Row) -> tuple[str, str, str]:
-    return *_topic(row), row["answer"]
-
-
 class Batches:
     """The batches of a run, by step.
 

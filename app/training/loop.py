@@ -22,7 +22,7 @@ import torch
 
 from app.training.data import Batch, Batches, load_examples
 from app.training.extensions import quieten, without_autotuning
-from app.training.model import AnswerLoss, load_model, new_model, save_model, with_adapters
+from app.training.model import AnswerLoss, load_model, merged, new_model, save_model, with_adapters
 from app.training.osft import Osft, adaptive_ratios, chosen_weights
 from app.training.plan import EXAMPLES_FILE, EXPORT, SUMMARY_FILE, Plan, append_progress, read_plan
 from app.training.settings import TrainSettings
@@ -223,11 +223,15 @@ def save(engine: Any, subspaces: Osft | None, plan: Plan, progress: Progress, *,
         if rank == 0 and leaks:
             (folder / SUBSPACE_FILE).write_text(json.dumps({"step": progress.step, **leaks}))
         if rank == 0 and progress.step == plan.settings.num_steps:
-            model, dtype = engine.module.model, plan.settings.dtype
-            save_model(model, folder / EXPORT, dtype=dtype, base_digest=plan.base_digest, state=state)
             (folder / SUMMARY_FILE).write_text(json.dumps(summary(engine, progress) | leaks))
+            model, dtype = _published(engine.module.model, plan.settings), plan.settings.dtype
+            save_model(model, folder / EXPORT, dtype=dtype, base_digest=plan.base_digest, state=state)
         figures = {"step": progress.step, "duration_s": progress.duration_s, "num_tokens": progress.num_tokens}
         report({**figures, **leaks}, folder)
+
+
+def _published(model: Any, settings: TrainSettings) -> Any:
+    return merged(model) if settings.recipe == "lora" and settings.lora.merge else model
 
 
 def summary(engine: Any, progress: Progress) -> dict[str, Any]:

@@ -62,6 +62,11 @@ def with_adapters(model: Any, settings: LoraSettings, *, seed: int) -> Any:
     return get_peft_model(model, config)
 
 
+def merged(model: Any) -> Any:
+    """The model with what its adapters learned added to its weights, in float32, and without adapters."""
+    return model.float().merge_and_unload()
+
+
 class AnswerLoss(nn.Module):
     """Cross-entropy over the positions that carry a label; logits are made for those positions only.
 

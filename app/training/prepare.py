@@ -16,9 +16,10 @@ from app.core.parquet import read_rows, write_rows
 from app.registry.tables import CHUNKS_FILE, REJECTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
-from app.training.data import Example, divide_for_replay, encode_rows, encode_texts, id_of, learned_spans, save_examples
+from app.training.data import Example, encode_rows, encode_texts, id_of, learned_spans, save_examples
 from app.training.errors import NothingToReplay, NothingToTrain
 from app.training.plan import EXAMPLES_FILE, PLAN_FILE, Plan, read_plan, write_plan
+from app.training.replay import divide_for_replay, remembered
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 
@@ -135,7 +136,8 @@ def make_examples(tables: Sequence[Rows], tokenizer: Tokenizer, *, settings: Tra
     if not older or not settings.replay_share:
         return [*encode_rows(new, tokenizer), *_tokens(tables[:1], tokenizer)]
     old = [row for table in older for row in table]
-    learned, replayed = divide_for_replay(new, old, withdrawn=settings.replay_withdrawn)
+    learned, known = divide_for_replay(new, old, withdrawn=settings.replay_withdrawn)
+    replayed = remembered(known, num_rows=settings.replay_rows, by=settings.replay_by, seed=settings.seed)
     again = [*encode_rows(replayed, tokenizer, pool=1), *_tokens(tables[1:], tokenizer, pool=1)]
     if not again:
         raise NothingToReplay("no row of the older data is left to replay: set train.replay_withdrawn, or no share")

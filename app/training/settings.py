@@ -4,11 +4,13 @@ Guarantees: what decides the weights is in ``ModelSettings`` and ``TrainSettings
 inputs; ``WorkerSettings`` decides where and at what price, and of it only the number of workers goes there.
 """
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from app.core.settings import Settings
+from app.training.replay import ReplayBy
 
 Recipe = Literal["cpt", "sft", "lora", "osft"]
 DType = Literal["bfloat16", "float32"]
@@ -87,6 +89,9 @@ class LoraSettings(Settings):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of an adapter's input that is dropped."""
 
+    merge: bool = False
+    """Add what the adapters learned to the base's weights at the end, so that a whole model is published."""
+
 
 class OsftSettings(Settings):
     """Orthogonal subspace fine-tuning: what a matrix does most stays (Nayak et al., 2025, arXiv 2504.07097)."""
@@ -148,6 +153,12 @@ class TrainSettings(Settings):
     replay_withdrawn: bool = False
     """Replay facts, too, that only older data state; right when the newest data hold nothing but what is new."""
 
+    replay_rows: PositiveInt | None = None
+    """Most rows that are remembered to be replayed; by default all are."""
+
+    replay_by: ReplayBy = "reservoir"
+    """Which these are: a uniform sample, or as many of each cluster of like questions."""
+
     block_tokens: PositiveInt = 64
     """Length of the blocks that `cpt` cuts chunks into."""
 
@@ -196,6 +207,14 @@ class TrainSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _adapters_can_be_merged(self) -> Self:
+        if self.recipe == "lora" and self.lora.merge and self.zero_stage == 3:
+            raise ValueError(
+                "train.zero_stage must be 0, 1 or 2 for train.lora.merge: stage 3 has the weights in parts"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rows_fit(self) -> Self:
         longest = "block_tokens" if self.recipe == "cpt" else "max_row_tokens"
         least = getattr(self, longest)
@@ -208,10 +227,21 @@ class TrainSettings(Settings):
 
     def inputs(self) -> dict[str, object]:
         """What decides the weights, as JSON."""
-        unused = {name: getattr(self, name) is None for name in ("pack_tokens", "max_tokens_per_worker")}
-        unused["osft"] = self.recipe != "osft"
-        left_out = {"workers", *(name for name, is_unused in unused.items() if is_unused)}
-        return {**self.model_dump(mode="json", exclude=left_out), "num_workers": self.workers.num_workers}
+        stated = self.model_dump(mode="json", exclude={"workers", *_unstated(self, LATER)})
+        stated["lora"] = self.lora.model_dump(mode="json", exclude=_unstated(self.lora, LATER_LORA))
+        if self.recipe != "osft":
+            del stated["osft"]
+        return {**stated, "num_workers": self.workers.num_workers}
+
+
+LATER = ("pack_tokens", "max_tokens_per_worker", "replay_rows", "replay_by")
+LATER_LORA = ("merge",)
+"""Settings that came later: they count where they are not at their default, so that earlier runs stay what they are."""
+
+
+def _unstated(settings: Settings, names: Sequence[str]) -> set[str]:
+    fields = type(settings).model_fields
+    return {name for name in names if getattr(settings, name) == fields[name].default}
 
 
 class HeadSettings(Settings):

@@ -6,14 +6,13 @@ import torch
 from transformers import BertConfig, BertModel
 
 from app.training import continual
-from app.training.continual import Learner, Matrix, Reservoir, Task, kept_share, learn_in_turn
+from app.training.continual import Learner, Reservoir, Task, learn_in_turn
 from app.training.errors import NothingToTrain
 from app.training.head import HeadedEncoder, LabelledRow
 from app.training.osft import Osft, chosen_weights
 from app.training.settings import ContinualSettings, HeadSettings
 
 HEAD = HeadSettings(batch_size=8, num_epochs=6, learning_rate=2e-3, head_learning_rate=1e-1, dtype="float32")
-MATRIX = Matrix(["a", "b", "c"], [[0.9], [0.7, 0.8], [0.8, 0.6, 0.5]])
 
 
 def make_model(seed=0):
@@ -39,25 +38,6 @@ def make_task(name, first, num=48):
 TASKS = [make_task("one", 2), make_task("two", 22), make_task("three", 12)]
 
 
-def test_the_figures_are_those_of_their_sources():
-    assert MATRIX.average() == pytest.approx((0.8 + 0.6 + 0.5) / 3)
-    assert MATRIX.forgetting() == pytest.approx(((0.9 - 0.8) + (0.8 - 0.6)) / 2)
-    assert MATRIX.backward_transfer() == pytest.approx(((0.8 - 0.9) + (0.6 - 0.8)) / 2)
-    assert MATRIX.forward_transfer({"a": 0, "b": 0.7, "c": 0.7}) == pytest.approx(((0.8 - 0.7) + (0.5 - 0.7)) / 2)
-
-
-def test_forgetting_counts_from_the_best_that_a_task_ever_was():
-    risen = Matrix(["a", "b", "c"], [[0.5], [0.9, 0.8], [0.7, 0.9, 0.5]])
-    assert risen.forgetting() == pytest.approx(((0.9 - 0.7) + (0.8 - 0.9)) / 2)
-    assert risen.backward_transfer() == pytest.approx(((0.7 - 0.5) + (0.9 - 0.8)) / 2)
-
-
-def test_a_single_task_forgets_nothing():
-    alone = Matrix(["a"], [[0.5]])
-    assert (alone.average(), alone.forgetting(), alone.backward_transfer()) == (0.5, 0.0, 0.0)
-    assert alone.forward_transfer({"a": 0.5}) == 0.0
-
-
 def test_the_reservoir_keeps_each_row_with_equal_chance():
     counts = np.zeros(20)
     for seed in range(400):
@@ -78,11 +58,6 @@ def test_draws_pass_over_the_whole_sample():
     assert [len(rows) for rows in drawn] == [4] * 5
     assert sorted(row.label for rows in drawn for row in rows) == sorted([*range(10)] * 2)
     assert reservoir.draws(5, 0, seed=0) == [[]] * 5
-
-
-@pytest.mark.parametrize(("place", "num", "wanted"), [(0, 3, 0.4), (1, 3, 0.6), (2, 3, 0.8), (0, 1, 0.8)])
-def test_what_is_kept_rises_to_the_last_task(place, num, wanted):
-    assert kept_share(place, num, first=0.4, last=0.8) == pytest.approx(wanted)
 
 
 def test_what_is_kept_may_not_fall():

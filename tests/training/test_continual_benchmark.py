@@ -6,7 +6,7 @@ import json
 import pytest
 
 from app.core.errors import UsageError
-from app.training.continual import Matrix
+from app.training.matrix import Matrix
 from benchmarks._continual_methods import IN_TURN, METHODS, Job, Outcome, Setup, kept_by_peft, make_learner
 from benchmarks._continual_tasks import RawTask, TasksUnusable, choose, made_up, read_folder
 from benchmarks.continual import (
