@@ -6,7 +6,8 @@ import typer
 
 from app.core.errors import UsageError
 from app.training.trainer import train
-from jobs._training import find_rows, learn_sequence
+from jobs._rows import find_rows
+from jobs._sequence import learn_sequence
 from jobs.common import Config, Json, TrainerKey, WorkspaceOption, job, report
 
 app = typer.Typer(add_completion=False)

@@ -13,7 +13,6 @@ from app.training.data import (
     LENGTH_MULTIPLE,
     Batches,
     Example,
-    divide_for_replay,
     encode_rows,
     encode_texts,
     load_examples,
@@ -21,6 +20,7 @@ from app.training.data import (
     pad,
     save_examples,
 )
+from app.training.replay import divide_for_replay
 from app.training.tokenizer import train_tokenizer
 
 TOKENIZER = train_tokenizer(["what is the annual fee of the harbour account? 12 euros"], vocabulary_size=320)

@@ -126,7 +126,7 @@ def test_a_subspace_run_keeps_its_invariants_and_resumes_exactly(tmp_path, stage
     assert summary["num_parameters"] == summary["num_trained_parameters"] == sum(map(torch.numel, tables[0].values()))
 
 
-def test_adapters_are_exported_alone_and_name_their_base_by_digest(tmp_path):
+def test_adapters_are_exported_alone_with_their_base_s_digest_or_merged_into_it(tmp_path):
     base = run(write_run(tmp_path / "base", num_steps=60, learning_rate=1e-2))[60] / "export"
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tmp_path / "base" / name, base / name)
@@ -142,7 +142,18 @@ def test_adapters_are_exported_alone_and_name_their_base_by_digest(tmp_path):
 
     plain, adapted = (TransformersEngine(base, adapter=adapter) for adapter in (None, last / "export"))
     question = [ROWS[0]["question"]]
-    assert plain.generate(question)[0].mean_logprob != adapted.generate(question)[0].mean_logprob
+    said = adapted.generate(question)[0].mean_logprob
+    assert plain.generate(question)[0].mean_logprob != said
+
+    merging = {"rank": 32, "alpha": 64, "merge": True}
+    last = run(write_run(tmp_path / "merged", base=base, recipe="lora", learning_rate=1e-2, lora=merging))[12]
+    assert "adapter_config.json" not in {path.name for path in (last / "export").iterdir()}
+    assert json.loads((last / "summary.json").read_text()) | {"duration_s": 0, "curve": 0} == summary | {
+        "duration_s": 0, "curve": 0,
+    }  # fmt: skip
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, last / "export" / name)
+    assert TransformersEngine(last / "export").generate(question)[0].mean_logprob == pytest.approx(said, abs=0.02)
 
 
 def test_progress_is_written_while_it_runs(tmp_path):

@@ -1,51 +1,25 @@
-"""What `jobs.train` learns: rows that pass the data gate, at once or, as a sequence of tasks, one after another.
+"""Tasks that `jobs.train --continual` learns one after another: by which suites, and what came of it.
 
-Guarantees: a sequence's matrix is printed, and where a task was refused the job ends with status 3.
+Guarantees: the matrix is printed, and where a task was refused the job ends with status 3.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import NoReturn
 
 import typer
 
 from app.core.errors import UsageError
 from app.governance.policy import load_policy
-from app.governance.stoplights import DATA, ask
 from app.loop_continual import Lesson, held_out_suite, learn_in_order, lines
 from app.monitoring.actor import REFUSED_STATUS
-from app.registry.versions import Registry, Version, VersionNotFound
+from app.registry.versions import Version
 from app.training.errors import NoStart
 from app.training.settings import TrainSettings
 from jobs.common import Job, report
 
-ROWS_POLICY = "rows"
-"""What the data gate asks of rows that were imported: there are no chunks behind them."""
-
 
 class SuitesMissing(UsageError):
     """Name a suite for each task of the sequence, in the same order, or none to take each task's held-out rows."""
-
-
-def find_rows(here: Job, refs: Sequence[str], *, cpt: bool) -> list[Version]:
-    """What was named, each passed by the data gate; documents to learn by `cpt` need none.
-
-    Raises:
-        StopLight: the data gate is red.
-    """
-    rows = [_find(here.registry, ref, cpt=cpt) for ref in refs]
-    for each in () if cpt else rows:
-        ask(DATA, each, registry=here.registry, policy=ROWS_POLICY if each.kind == "dataset" else None)
-    return rows
-
-
-def _find(registry: Registry, ref: str, *, cpt: bool) -> Version:
-    """Synthetic rows of that name, else a dataset's; for `cpt` the other way round."""
-    kinds = ["synthetic", "dataset"]
-    for kind in reversed(kinds) if cpt else kinds:
-        with suppress(VersionNotFound):
-            return registry.get(kind, ref)
-    return registry.get(kinds[cpt], ref)
 
 
 def learn_sequence(
