@@ -155,9 +155,9 @@ def rows_of(version: Version, registry: Registry) -> list[Row]:
 
 
 def _whole(row: Row) -> Row:
-    """A row of this schema as it is; a synthetic one, or a suite's question, with the columns that it lacks."""
+    """A row of this schema as it is; an older one, a synthetic one, or a suite's question, with the columns that it lacks."""
     if "form" in row:
-        return row
+        return dict.fromkeys(ROWS.names) | row
     known = {name: row[name] for name in ROWS.names if row.get(name) is not None}
     known.setdefault("answer", next(iter(row.get("answers") or []), ""))
     return with_columns(QA, **known) if known.get("row_id") else make_row(QA, **known)

@@ -18,7 +18,7 @@ from app.registry.whole import whole_folder
 
 Row = Mapping[str, Any]
 IDS = ("row_id", "chunk_id", "question_id")
-SHOWN = ("question", "answer", "text", "label", "split", "context", "unmask", "history", "input_ids")
+SHOWN = ("question", "answer", "rejected", "text", "label", "split", "context", "unmask", "history", "input_ids")
 
 
 class NothingToCompare(UsageError):

@@ -16,7 +16,7 @@ from app.core.personal import Hit
 from app.core.resemblance import shingle_hashes, signature
 from app.core.text import broken_characters, words
 from app.datasets.messages import without_context
-from app.datasets.schema import NAMES, QA, TEXTS, identity_of
+from app.datasets.schema import ASKING, NAMES, QA, TEXTS, identity_of
 from app.datasets.settings import QualitySettings
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ Suites = Mapping[str, Sequence[Mapping[str, Any]]]
 def texts_of(row: Mapping[str, Any]) -> list[str]:
     """All that a row says, in order."""
     turns = [turn["content"] for turn in row["history"] or []]
-    said = [*turns, *(row[name] for name in ("question", "answer", "text") if row[name])]
+    said = [*turns, *(row[name] for name in ("question", "answer", "rejected", "text") if row.get(name))]
     return said or [" ".join(map(str, row["input_ids"] or []))]
 
 
@@ -140,7 +140,7 @@ class Examiner:
 
     def _shared(self, row: Row) -> Iterator[dict[str, str]]:
         for ref, overlap in self._overlaps.items():
-            shared = overlap.shared_with(row) if row["form"] == QA else overlap.shared_with_text(row["text"] or "")
+            shared = overlap.shared_with(row) if row["form"] in ASKING else overlap.shared_with_text(row["text"] or "")
             if shared:
                 yield {"finding": "contamination", "detail": f"shares a {shared} with suite {ref}"}
 
@@ -164,7 +164,7 @@ def masked_row(row: Row, masked: Mapping[str, str]) -> Row:
 
 def _fields(row: Row) -> Iterator[tuple[str, str]]:
     """Every text of a row by the name of its field, what says where it comes from included."""
-    yield from ((name, row[name]) for name in (*TEXTS, *NAMES) if row[name])
+    yield from ((name, row[name]) for name in (*TEXTS, *NAMES) if row.get(name))
     yield from ((f"history.{place}", turn["content"]) for place, turn in enumerate(row["history"] or []))
 
 
@@ -187,7 +187,7 @@ class _Closeness:
         self._vectors = self._encoder.encode([str(row["question"]) for rows in suites.values() for row in rows])
 
     def __call__(self, rows: Sequence[Row]) -> list[tuple[float, str] | None]:
-        asked = [place for place, row in enumerate(rows) if row["form"] == QA]
+        asked = [place for place, row in enumerate(rows) if row["form"] in ASKING]
         found: list[tuple[float, str] | None] = [None] * len(rows)
         if asked and self._refs:
             cosines = self._encoder.encode([rows[place]["question"] for place in asked]) @ self._vectors.T

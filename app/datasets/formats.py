@@ -5,7 +5,8 @@ cases that `write` refuses with a reason. A record that is not of its format rai
 is guessed. Not guaranteed: fields that no format names keep their place; they are carried along as ``extra``.
 
 Sources: Taori et al., Stanford Alpaca (2023); OpenAI's chat completions and batch formats; InstructLab's taxonomy
-(qna.yaml, versions 1 to 3) and its training library (`messages`, `unmask`, `input_ids`, `labels`).
+(qna.yaml, versions 1 to 3) and its training library (`messages`, `unmask`, `input_ids`, `labels`); TRL's preference
+format (`prompt`, `chosen`, `rejected`).
 """
 
 import json
@@ -20,12 +21,13 @@ from app.datasets.messages import (
     conversation,
     each_or_fault,
     json_text,
+    preference,
     text_of,
     turns_of,
     with_context,
     without_context,
 )
-from app.datasets.schema import QA, ROWS, TEXT, TOKENS, with_columns, with_identity
+from app.datasets.schema import ASKING, PREFERENCE, QA, ROWS, TEXT, TOKENS, with_columns, with_identity
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -118,6 +120,21 @@ def _turns(row: Row) -> list[dict[str, str]]:
     _need(row, QA)
     last = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
     return [dict(turn) for turn in row["history"]] + last
+
+
+def _parse_preference(record: Record) -> Iterator[Row | BadRow]:
+    sides = (record.get(name) for name in ("prompt", "chosen", "rejected"))
+    yield with_columns(PREFERENCE, **preference(*sides))
+
+
+def _write_preference(row: Row) -> dict[str, Any]:
+    _need(row, PREFERENCE)
+    if not row["history"]:
+        return {"prompt": row["question"], "chosen": row["answer"], "rejected": row["rejected"]}
+    asked = [*(dict(turn) for turn in row["history"]), {"role": "user", "content": row["question"]}]
+    sides = {"chosen": row["answer"], "rejected": row["rejected"]}
+    said = {name: [{"role": "assistant", "content": content}] for name, content in sides.items()}
+    return {"prompt": asked, **said}
 
 
 def _parse_alpaca(record: Record) -> Iterator[Row | BadRow]:
@@ -244,6 +261,7 @@ def _body(record: Record, *names: str) -> Mapping[str, Any]:
 
 def _parse_own(record: Record) -> Iterator[Row | BadRow]:
     row = {name: record.get(name) for name in ("question", "answer", "context", "history", "text", "label")}
+    row |= {"rejected": text_of(record, "rejected")} if record["form"] == PREFERENCE else {}
     row |= {name: record.get(name) or "" for name in ("context", "label", "subject", "attribute", "document", "extra")}
     form = str(record["form"])
     if form == TOKENS:
@@ -251,10 +269,10 @@ def _parse_own(record: Record) -> Iterator[Row | BadRow]:
     elif form == TEXT:
         kept = {name: row[name] for name in ("subject", "document", "extra")}
         yield with_columns(TEXT, text=text_of(record, "text"), unmask=_flag(record.get("unmask")), **kept)
-    elif form == QA:
+    elif form in ASKING:
         row |= {"question": text_of(record, "question"), "answer": text_of(record, "answer"), "text": None}
         kept = {"answers": record.get("answers") or [], "history": turns_of(record["history"], may_be_empty=True)}
-        yield with_columns(QA, unmask=_flag(record.get("unmask")), **{**row, **kept})
+        yield with_columns(form, unmask=_flag(record.get("unmask")), **{**row, **kept})
     else:
         raise BadRow(f"is of the unknown form {form!r}")
 
@@ -292,6 +310,13 @@ FORMATS: dict[str, Format] = {
         Format("signalbox", _has("row_id", "form", "history"), _parse_own, dict, _OWN),
         Format("instructlab", _has("seed_examples"), parse_qna, _refuse, ("seed_examples",)),
         Format("requests", _is_request, _parse_request, _write_request, ("request", "response", "body")),
+        Format(
+            "preferences",
+            _has("chosen", "rejected"),
+            _parse_preference,
+            _write_preference,
+            ("prompt", "chosen", "rejected"),
+        ),
         Format(
             "messages",
             lambda record: "messages" in record or "conversations" in record,

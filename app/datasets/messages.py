@@ -94,6 +94,30 @@ def conversation(turns: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     return {"question": turns[-2]["content"], "answer": turns[-1]["content"], "history": list(turns[:-2])}
 
 
+def preference(prompt: object, chosen: object, rejected: object) -> dict[str, Any]:
+    """The columns of a preference: a prompt (text, turns, or None) with two ways to go on (text, or turns).
+
+    Without a prompt, the turns that both have in common are it.
+
+    Raises:
+        BadRow: the two differ in more than their last turn, or not at all.
+    """
+    asked = _turns_or_text(prompt, "prompt", role="user") if prompt is not None else []
+    better, worse = (
+        conversation([*asked, *_turns_or_text(given, name, role="assistant")])
+        for given, name in ((chosen, "chosen"), (rejected, "rejected"))
+    )
+    if any(better[name] != worse[name] for name in ("question", "history")):
+        raise BadRow("`chosen` and `rejected` differ in more than their last turn")
+    if better["answer"] == worse["answer"]:
+        raise BadRow("`chosen` and `rejected` are the same")
+    return {**better, "rejected": worse["answer"]}
+
+
+def _turns_or_text(given: object, name: str, *, role: str) -> list[dict[str, str]]:
+    return turns_of(given) if isinstance(given, list) else [{"role": role, "content": text_of({name: given}, name)}]
+
+
 def _turn(given: object) -> dict[str, str]:
     if not isinstance(given, Mapping):
         raise BadRow("has a turn that is no mapping")

@@ -13,8 +13,11 @@ import rfc8785
 from app.core.digests import digest_json
 from app.datasets.messages import BadRow
 
-QA, TEXT, TOKENS = "qa", "text", "tokens"
-"""Forms: a question with its answer (and the turns before), running text, or tokens with labels."""
+QA, PREFERENCE, TEXT, TOKENS = "qa", "preference", "text", "tokens"
+"""Forms: a question with its answer (and the turns before), the same with a worse answer beside the better one,
+running text, or tokens with labels."""
+ASKING = (QA, PREFERENCE)
+"""Forms that ask a question."""
 
 FINDINGS_FILE = "findings.parquet"
 QUALITY_FILE = "quality.json"
@@ -27,6 +30,7 @@ ROWS = pa.schema(
         "question": pa.string(),
         "answer": pa.string(),
         "answers": pa.list_(pa.string()),
+        "rejected": pa.string(),
         "context": pa.string(),
         "history": pa.list_(MESSAGE),
         "unmask": pa.bool_(),
@@ -49,12 +53,12 @@ ROWS = pa.schema(
     }
 )
 """``question`` is the whole prompt; ``context`` is the part of it that the format kept apart; ``history`` the turns
-before. ``document`` groups rows that must share a split; ``document_id`` is the digest of the file; ``extra`` is
+before. ``rejected`` is the worse answer of a preference, whose ``answer`` is the better one. ``document`` groups rows that must share a split; ``document_id`` is the digest of the file; ``extra`` is
 JSON."""
 
 CONTENT = ("form", "question", "answer", "history", "unmask", "text", "input_ids", "labels", "label")
-"""What a row is, and its id is taken over."""
-TEXTS = ("question", "answer", "context", "text", "extra")
+"""What a row is, and its id is taken over; `rejected` too, where there is one."""
+TEXTS = ("question", "answer", "rejected", "context", "text", "extra")
 NAMES = ("label", "subject", "document", "origin_id")
 """What a row is called by; numbers in it are no phone numbers."""
 
@@ -90,7 +94,7 @@ DOCUMENTS = pa.schema(
 _EMPTY: dict[str, Any] = {
     **dict.fromkeys(("subject", "attribute", "chunk_id", "document_id", "source", "document"), ""),
     **dict.fromkeys(("origin_id", "label", "context", "extra", "split", "template"), ""),
-    **dict.fromkeys(("question", "answer", "text", "input_ids", "labels")),
+    **dict.fromkeys(("question", "answer", "rejected", "text", "input_ids", "labels")),
     "answers": [],
     "history": [],
     "unmask": False,
@@ -128,7 +132,8 @@ def with_identity(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def identity_of(row: Mapping[str, Any]) -> str:
     """The digest of what a row says."""
-    return digest_json({name: row[name] for name in CONTENT})
+    content = {name: row[name] for name in CONTENT}
+    return digest_json(content | ({"rejected": row["rejected"]} if row.get("rejected") else {}))
 
 
 def reject(source: str, place: int, reason: str, *, stage: str, row_id: str = "", num_bytes: int = 0) -> dict[str, Any]:

@@ -48,6 +48,12 @@ RECORDS = [
     (BATCH, "requests", {"question": "Fee?", "origin_id": "b1"}),
     ({"request_json": json.dumps(REQUEST["request"]), "response_json": json.dumps(REQUEST["response"])},
      "requests", {"answer": "Five"}),
+    ({"prompt": "Fee?", "chosen": "Five", "rejected": "Six"}, "preferences",
+     {"form": "preference", "question": "Fee?", "answer": "Five", "rejected": "Six", "answers": ["Five"]}),
+    ({"prompt": TURNS[:4], "chosen": TURNS[4:], "rejected": [{**TURNS[4], "content": "Six"}]}, "preferences",
+     {"question": "Fee?", "history": TURNS[:3], "answer": "Five", "rejected": "Six"}),
+    ({"chosen": TURNS, "rejected": [*TURNS[:4], {**TURNS[4], "content": "Six"}]}, "preferences",
+     {"question": "Fee?", "history": TURNS[:3], "answer": "Five", "rejected": "Six"}),
     (QNA, "instructlab", {"question": "Fees are low.\n\nFee?", "document": "skills/fees"}),
 ]  # fmt: skip
 
@@ -98,6 +104,12 @@ def test_every_row_passes_through_our_own_format():
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TURNS[-1]]}, "'image_url'"),
         ({"messages": [TURNS[3], {"role": "assistant", "content": None, "tool_calls": [{}]}]}, "call of a tool"),
         ({"messages": TURNS, "unmask": "yes"}, "`unmask`"),
+        ({"chosen": "Five", "rejected": "Six"}, "does not end with an answer"),
+        ({"prompt": "Fee?", "chosen": "Five", "rejected": ""}, "`rejected` is empty"),
+        ({"prompt": "Fee?", "chosen": 5, "rejected": "Six"}, "`chosen` is not text"),
+        ({"prompt": "Fee?", "chosen": "Five", "rejected": "Five"}, "are the same"),
+        ({"chosen": TURNS, "rejected": TURNS[3:]}, "differ in more than their last turn"),
+        ({"prompt": "Fee?", "chosen": [TURNS[0]], "rejected": "Six"}, "does not end with an answer"),
         ({"text": "x", "label": None}, "`label`"),
         ({"input_ids": [1, 2], "labels": [1]}, "2 `input_ids` and 1 `labels`"),
         ({"input_ids": [1, 2], "labels": [1, 3]}, "label at 1"),
@@ -127,7 +139,8 @@ def test_one_broken_example_costs_itself_alone():
 @pytest.mark.parametrize(
     ("record", "name"),
     [({"messages": TURNS}, "alpaca"), ({"messages": TURNS}, "pairs"), ({"text": "All."}, "messages"),
-     ({"text": "All."}, "alpaca"), ({"prompt": "a", "completion": "b"}, "document"),
+     ({"text": "All."}, "alpaca"), ({"text": "All."}, "preferences"), ({"messages": TURNS}, "preferences"),
+     ({"prompt": "a", "chosen": "b", "rejected": "c"}, "pairs"), ({"prompt": "a", "completion": "b"}, "document"),
      ({"prompt": "a", "completion": "b"}, "labelled"), ({"prompt": "a", "completion": "b"}, "tokens")],
 )  # fmt: skip
 def test_a_format_refuses_what_it_cannot_hold(record, name):
@@ -147,3 +160,9 @@ def test_what_a_record_says_besides_is_carried_along():
 def test_an_unknown_format_is_named():
     with pytest.raises(UnknownFormat, match="alpaka"):
         format_of("alpaka")
+
+
+def test_the_worse_answer_is_part_of_what_a_preference_is():
+    rows = [parse({"prompt": "Fee?", "chosen": "Five", "rejected": worse})[0] for worse in ("Six", "Ten", "Six")]
+    assert rows[0]["row_id"] == rows[2]["row_id"] != rows[1]["row_id"]
+    assert rows[0]["row_id"] != parse({"prompt": "Fee?", "completion": "Five"})[0]["row_id"]
