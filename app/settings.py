@@ -26,6 +26,7 @@ from app.training.settings import (
     LARGE_SFT,
     SMALL_CONTINUAL,
     SMALL_CPT,
+    SMALL_DPO,
     SMALL_LORA,
     SMALL_MODEL,
     SMALL_OSFT,
@@ -62,6 +63,9 @@ class TrainingSettings(Settings):
 
     small_osft: TrainSettings = SMALL_OSFT
     """The same in the directions that the base uses least."""
+
+    small_dpo: TrainSettings = SMALL_DPO
+    """Which of two answers is better, from preferences."""
 
     large_sft: TrainSettings = LARGE_SFT
     """Training of the large model from a random start."""

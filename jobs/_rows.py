@@ -5,21 +5,26 @@ from contextlib import suppress
 
 from app.governance.stoplights import DATA, ask
 from app.registry.versions import Registry, Version, VersionNotFound
+from app.training.settings import Recipe
 from jobs.common import Job
 
+POLICIES = {"dpo": "preferences"}
+"""What the data gate asks of rows that a recipe of its own learns from."""
 ROWS_POLICY = "rows"
-"""What the data gate asks of rows that were imported: there are no chunks behind them."""
+"""What it asks of all others that were imported: there are no chunks behind them."""
 
 
-def find_rows(here: Job, refs: Sequence[str], *, cpt: bool) -> list[Version]:
-    """What was named, each passed by the data gate; documents to learn by `cpt` need none.
+def find_rows(here: Job, refs: Sequence[str] | None, *, recipe: Recipe) -> list[Version]:
+    """What was named, each passed by the data gate, the first example's data by default; `cpt` needs no gate.
 
     Raises:
         StopLight: the data gate is red.
     """
-    rows = [_find(here.registry, ref, cpt=cpt) for ref in refs]
+    cpt = recipe == "cpt"
+    rows = [_find(here.registry, ref, cpt=cpt) for ref in refs or ["handbook" if cpt else "handbook-qa"]]
     for each in () if cpt else rows:
-        ask(DATA, each, registry=here.registry, policy=ROWS_POLICY if each.kind == "dataset" else None)
+        policy = POLICIES.get(recipe, ROWS_POLICY) if each.kind == "dataset" else None
+        ask(DATA, each, registry=here.registry, policy=policy)
     return rows
 
 

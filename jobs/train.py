@@ -11,7 +11,7 @@ from jobs._sequence import learn_sequence
 from jobs.common import Config, Json, TrainerKey, WorkspaceOption, job, report
 
 app = typer.Typer(add_completion=False)
-Run = Literal["small_cpt", "small_sft", "small_lora", "small_continual", "small_osft", "large_sft"]
+Run = Literal["small_cpt", "small_sft", "small_lora", "small_continual", "small_osft", "small_dpo", "large_sft"]
 STARTS = {"small_cpt": "small", "large_sft": "large"}
 """Runs that begin from a random start, and the shape that they use."""
 
@@ -52,9 +52,8 @@ def main(
         if (base is None) != (run in STARTS):
             says = "goes on from a model: name it with" if base is None else "begins from a random start: leave out"
             raise WrongStart(f"{run} {says} --base")
-        cpt, started = run == "small_cpt", here.registry.get("model", base) if base else None
-        rows = find_rows(here, data or ["handbook" if cpt else "handbook-qa"], cpt=cpt)
-        recipe = getattr(here.settings.training, run)
+        recipe, started = getattr(here.settings.training, run), here.registry.get("model", base) if base else None
+        rows = find_rows(here, data, recipe=recipe.recipe)
         if continual:
             learn_sequence(here, name, started, rows, suite or (), recipe, policy=policy, key=key, as_json=as_json)
         version = train(

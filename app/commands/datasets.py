@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 KINDS = ("dataset", "synthetic", "suite")
 MAX_SHOWN = 5
-FORMATS = "messages, alpaca, pairs, preferences, document, labelled, tokens, requests, signalbox, instructlab, parquet or csv"
+FORMATS = (
+    "messages, alpaca, pairs, preferences, document, labelled, tokens, requests, signalbox, instructlab, parquet or csv"
+)
 
 app = group("datasets", "Versions of documents, rows and suites: what they hold, how good it is, and what changed.")
 

@@ -155,7 +155,7 @@ def rows_of(version: Version, registry: Registry) -> list[Row]:
 
 
 def _whole(row: Row) -> Row:
-    """A row of this schema as it is; an older one, a synthetic one, or a suite's question, with the columns that it lacks."""
+    """A row of this schema; an older or synthetic one, or a suite's question, with the columns that it lacks."""
     if "form" in row:
         return dict.fromkeys(ROWS.names) | row
     known = {name: row[name] for name in ROWS.names if row.get(name) is not None}

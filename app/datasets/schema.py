@@ -53,8 +53,8 @@ ROWS = pa.schema(
     }
 )
 """``question`` is the whole prompt; ``context`` is the part of it that the format kept apart; ``history`` the turns
-before. ``rejected`` is the worse answer of a preference, whose ``answer`` is the better one. ``document`` groups rows that must share a split; ``document_id`` is the digest of the file; ``extra`` is
-JSON."""
+before. ``rejected`` is the worse answer of a preference, whose ``answer`` is the better one. ``document`` groups rows
+that must share a split; ``document_id`` is the digest of the file; ``extra`` is JSON."""
 
 CONTENT = ("form", "question", "answer", "history", "unmask", "text", "input_ids", "labels", "label")
 """What a row is, and its id is taken over; `rejected` too, where there is one."""

@@ -22,6 +22,7 @@ WINDOW_BATCHES = 16
 LENGTH_MULTIPLE = 4
 Row = Mapping[str, Any]
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Batch(NamedTuple):
 
     position_ids: Ints | None
     """(rows, tokens) where examples are packed: each one's begin at 0, and none attends to another's; else None."""
+
+    reference: Floats | None = None
+    """(rows,) what the base gives each row's answer, where that is known (``Batches.reference``): log-probabilities."""
 
 
 def encode_rows(rows: Sequence[Row], tokenizer: Tokenizer, *, pool: int = 0) -> list[Example]:
@@ -119,7 +123,12 @@ class Batches:
         grouped: let rows of similar length share a batch, so that padding is little.
         pack_tokens: lay examples end to end in rows of at most so many tokens.
         pass_tokens: most tokens, padding counted, that a worker takes through the model at once.
+        sides: how many examples belong together, one after another in ``examples``: 2 where they are pairs. They share
+            a pass, count as one row, and the mean over the step is that of the pairs, not of the labels.
     """
+
+    reference: Floats | None = None
+    """(examples,) log-probabilities of the answers under the base, for whoever learns by comparison with it."""
 
     def __init__(
         self,
@@ -133,12 +142,15 @@ class Batches:
         grouped: bool = True,
         pack_tokens: int | None = None,
         pass_tokens: int | None = None,
+        sides: int = 1,
     ) -> None:
+        self._sides = sides
         self._grouped, self._pack_tokens, self._pass_tokens = grouped, pack_tokens, pass_tokens
-        self._examples, self._seed, self._noise = examples, seed, noise
+        self.examples, self._seed, self._noise = examples, seed, noise
         self._batch_size, self._vocabulary_size = batch_size, vocabulary_size
-        self._lengths = np.array([len(example.tokens) for example in examples])
-        pools = np.array([example.pool for example in examples])
+        lengths = np.array([len(example.tokens) for example in examples]).reshape(-1, sides)
+        self._lengths, self._num_tokens = lengths.max(axis=1), lengths.sum(axis=1)
+        pools = np.array([example.pool for example in examples[::sides]])
         self._pools = [np.flatnonzero(pools == pool) for pool in (0, 1)]
         num_replayed = round(replay_share * batch_size * WINDOW_BATCHES) if self._pools[1].size else 0
         self._takes = (batch_size * WINDOW_BATCHES - num_replayed, num_replayed)
@@ -150,19 +162,26 @@ class Batches:
 
     def num_tokens(self, step: int) -> int:
         """Tokens of a step over all workers, padding not counted."""
-        return int(self._lengths[self.indices(step)].sum())
+        return int(self._num_tokens[self.indices(step)].sum())
 
     def passes(self, step: int, *, rank: int, num_workers: int) -> list[Batch]:
         """A worker's part of a step, in as many passes through the model as every other worker makes."""
         indices = self.indices(step)
-        num_labels = sum(len(self._examples[i].tokens) - max(self._examples[i].num_prompt, 1) for i in indices)
         num = self._num_passes([indices[each::num_workers] for each in range(num_workers)])
         parts = self._cut(indices[rank::num_workers], num)
-        return [self._batch([self._noisy(int(i), step) for i in part], num_workers / num_labels) for part in parts]
+        return [self._batch(part, step, num_workers / self._weight(indices)) for part in parts]
 
-    def _batch(self, examples: Sequence[Example], scale: float) -> Batch:
+    def _weight(self, indices: Ints) -> int:
+        """What the step's summed loss is divided by: its labels, or its pairs."""
+        if self._sides > 1:
+            return len(indices)
+        return sum(len(self.examples[i].tokens) - max(self.examples[i].num_prompt, 1) for i in indices)
+
+    def _batch(self, part: Ints, step: int, scale: float) -> Batch:
+        places = (part[:, None] * self._sides + np.arange(self._sides)).ravel()
+        examples = [self._noisy(int(i), step) for i in places]
         if self._pack_tokens is None:
-            return Batch(*pad(examples), scale, None)
+            return Batch(*pad(examples), scale, None, None if self.reference is None else self.reference[places])
         input_ids, labels, position_ids = pack(examples, row_tokens=self._pack_tokens)
         return Batch(input_ids, labels, scale, position_ids)
 
@@ -190,7 +209,7 @@ class Batches:
         if self._pack_tokens is not None:
             filled = [sum(lengths[place] for place in row) for row in bins(lengths, self._pack_tokens)]
             return len(filled) * padded(max(filled))
-        return len(lengths) * padded(max(lengths))
+        return len(lengths) * self._sides * padded(max(lengths))
 
     def _make_window(self, window: int) -> list[Ints]:
         parts = [self._take(pool, window * take, take) for pool, take in enumerate(self._takes) if take]
@@ -211,7 +230,7 @@ class Batches:
         return np.random.default_rng([self._seed, pool, epoch]).permutation(len(self._pools[pool]))
 
     def _noisy(self, index: int, step: int) -> Example:
-        example = self._examples[index]
+        example = self.examples[index]
         if not self._noise:
             return example
         rng = np.random.default_rng([self._seed, 3, step, index])

@@ -21,11 +21,13 @@ import numpy as np
 import torch
 
 from app.training.data import Batch, Batches, load_examples
+from app.training.dpo import PreferenceLoss, reference_of
 from app.training.extensions import quieten, without_autotuning
-from app.training.model import AnswerLoss, load_model, merged, new_model, save_model, with_adapters
+from app.training.model import AnswerLoss, merged, save_model
 from app.training.osft import Osft, adaptive_ratios, chosen_weights
 from app.training.plan import EXAMPLES_FILE, EXPORT, SUMMARY_FILE, Plan, append_progress, read_plan
 from app.training.settings import TrainSettings
+from app.training.start import make_model
 from app.training.zero import size_of, whole_state
 
 TAG = "state"
@@ -55,13 +57,19 @@ def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path 
     torch.set_num_threads(plan.settings.workers.num_threads)
     batches = make_batches(plan, folder)
     engine, subspaces = make_engine(plan, batches, num_workers=num_workers)
+    started_s = time.perf_counter()
+    if plan.settings.recipe == "dpo":
+        batches.reference = reference_of(engine, batches, folder, rank=rank, num_workers=num_workers)
+    looked_s = time.perf_counter() - started_s
     progress = restore(engine, restore_from)
+    progress.duration_s += looked_s
     watch = Watch(folder, plan.settings, progress) if rank == 0 else None
     due = checkpoint_steps(plan.settings)
     while progress.step < plan.settings.num_steps:
         loss = train_step(engine, subspaces, batches, plan.settings, progress, rank=rank, num_workers=num_workers)
+        figures = {"loss": loss, **engine.module.take_notes()}
         if watch:
-            watch.after_step(loss)
+            watch.after_step(figures)
         if progress.step in due:
             save(engine, subspaces, plan, progress, rank=rank, report=report)
 
@@ -73,7 +81,7 @@ def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any,
 
     quieten()
     settings = plan.settings
-    model = AnswerLoss(_make_model(plan))
+    model = _with_loss(make_model(plan), settings)
     subspaces = _make_subspaces(model, settings, batches, num_workers)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -89,6 +97,10 @@ def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any,
             dist_init_required=False,
         )
     return engine, subspaces
+
+
+def _with_loss(model: Any, settings: TrainSettings) -> AnswerLoss:
+    return PreferenceLoss(model, settings.dpo) if settings.recipe == "dpo" else AnswerLoss(model)
 
 
 def _make_subspaces(model: AnswerLoss, settings: TrainSettings, batches: Batches, num_workers: int) -> Osft | None:
@@ -115,16 +127,6 @@ def _ratios(
     return adaptive_ratios(model, map(tensors, looked), low=how.keep_low, high=how.keep_high)
 
 
-def _make_model(plan: Plan) -> Any:
-    if plan.base_folder is None:
-        assert plan.model is not None
-        return new_model(plan.model, vocabulary_size=plan.vocabulary_size)
-    model = load_model(plan.base_folder)
-    if plan.settings.recipe == "lora":
-        return with_adapters(model, plan.settings.lora, seed=plan.settings.seed)
-    return model
-
-
 def deepspeed_config(settings: TrainSettings, *, num_workers: int) -> dict[str, Any]:
     """DeepSpeed's configuration of a recipe."""
     return {
@@ -146,12 +148,13 @@ def make_batches(plan: Plan, folder: Path) -> Batches:
         load_examples(folder / EXAMPLES_FILE),
         batch_size=settings.batch_size,
         replay_share=settings.replay_share,
-        noise=0.0 if settings.recipe == "cpt" else settings.prompt_noise,
+        noise=0.0 if settings.recipe in ("cpt", "dpo") else settings.prompt_noise,
         seed=settings.seed,
         vocabulary_size=plan.vocabulary_size,
         grouped=settings.pack_tokens is None,
         pack_tokens=settings.pack_tokens,
         pass_tokens=settings.max_tokens_per_worker,
+        sides=settings.sides,
     )
 
 
@@ -196,8 +199,8 @@ def train_step(
 
 
 def tensors(batch: Batch) -> dict[str, Any]:
-    """A batch as arguments of :class:`AnswerLoss`."""
-    given = batch._asdict().items()
+    """A batch as arguments of :class:`AnswerLoss`; what it does not have is left out."""
+    given = [(name, each) for name, each in batch._asdict().items() if each is not None]
     return {name: torch.from_numpy(each) if isinstance(each, np.ndarray) else each for name, each in given}
 
 
@@ -231,7 +234,7 @@ def save(engine: Any, subspaces: Osft | None, plan: Plan, progress: Progress, *,
 
 
 def _published(model: Any, settings: TrainSettings) -> Any:
-    return merged(model) if settings.recipe == "lora" and settings.lora.merge else model
+    return merged(model) if settings.by_adapters and settings.lora.merge else model
 
 
 def summary(engine: Any, progress: Progress) -> dict[str, Any]:
@@ -257,15 +260,15 @@ class Watch:
 
     def __init__(self, folder: Path, settings: TrainSettings, progress: Progress) -> None:
         self._folder, self._settings, self._progress = folder, settings, progress
-        self._losses: list[float] = []
+        self._figures: list[Mapping[str, float]] = []
         self._noted_s = time.monotonic()
         self._mark = (progress.num_tokens, progress.duration_s)
         self._every = max(1, settings.num_steps // CURVE_POINTS)
         append_progress(folder, {"event": "start", "step": progress.step, "pid": os.getpid()})
 
-    def after_step(self, loss: float) -> None:
-        """Take down a step's loss."""
-        self._losses.append(loss)
+    def after_step(self, figures: Mapping[str, float]) -> None:
+        """Take down a step's `loss`, and what goes with it."""
+        self._figures.append(figures)
         step = self._progress.step
         if step % self._every == 0 or step == self._settings.num_steps:
             self._progress.curve.append(self._point())
@@ -279,9 +282,9 @@ class Watch:
         self._mark = (self._progress.num_tokens, self._progress.duration_s)
         point = {
             "step": self._progress.step,
-            "loss": sum(self._losses) / len(self._losses),
+            **{name: sum(each[name] for each in self._figures) / len(self._figures) for name in self._figures[0]},
             "learning_rate": learning_rate(self._progress.step - 1, self._settings),
             "tokens_per_s": (self._mark[0] - tokens) / max(self._mark[1] - duration_s, 1e-9),
         }
-        self._losses.clear()
+        self._figures.clear()
         return point

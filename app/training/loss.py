@@ -10,14 +10,17 @@ from app.core.parquet import write_rows
 CURVE = pa.schema(
     {"step": pa.int64(), "loss": pa.float64(), "learning_rate": pa.float64(), "tokens_per_s": pa.float64()}
 )
-"""One row per hundredth of the run: the mean loss since the row before, and what went with it."""
+"""One row per hundredth of the run: the mean loss since the row before, and what went with it. A recipe may note more
+(`dpo`: ``reward_margin`` and ``pair_accuracy``), as columns at the end."""
 
 CURVE_FILE, PLOT_FILE = "loss.parquet", "loss.png"
 
 
 def write_curve(curve: Sequence[dict[str, float]], folder: Path, *, title: str) -> None:
     """Write `loss.parquet` and `loss.png`."""
-    write_rows(folder / CURVE_FILE, [{**point, "step": int(point["step"])} for point in curve], schema=CURVE)
+    more = [(name, pa.float64()) for name in curve[0] if name not in CURVE.names]
+    rows = [{**point, "step": int(point["step"])} for point in curve]
+    write_rows(folder / CURVE_FILE, rows, schema=pa.schema([*CURVE, *more]))
     _plot(curve, folder / PLOT_FILE, title)
 
 

@@ -68,7 +68,9 @@ def merged(model: Any) -> Any:
 
 
 class AnswerLoss(nn.Module):
-    """Cross-entropy over the positions that carry a label; logits are made for those positions only.
+    """What a run makes small: a module around the model, called with a batch.
+
+    Cross-entropy over the positions that carry a label; logits are made for those positions only.
 
     The sum is divided by the number of labels of the whole batch over all workers and multiplied by the number of
     workers, so that the mean of the workers' gradients is the gradient of the batch, however it was divided.
@@ -89,14 +91,24 @@ class AnswerLoss(nn.Module):
 
         Where positions begin anew in a row, so does attention.
         """
+        logits, targets, _ = self.answers(input_ids, labels, position_ids)
+        return nn.functional.cross_entropy(logits, targets, reduction="sum") * scale
+
+    def answers(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, position_ids: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits (labels, vocabulary) in float32 of the positions that carry a label, their tokens, their rows."""
         causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         hidden = causal.get_decoder()(
             input_ids=input_ids, position_ids=position_ids, use_cache=False
         ).last_hidden_state[:, :-1]
         targets = labels[:, 1:]
         chosen = targets != IGNORED
-        logits = causal.get_output_embeddings()(hidden[chosen]).float()
-        return nn.functional.cross_entropy(logits, targets[chosen], reduction="sum") * scale
+        return causal.get_output_embeddings()(hidden[chosen]).float(), targets[chosen], chosen.nonzero()[:, 0]
+
+    def take_notes(self) -> dict[str, float]:
+        """Figures of this worker's rows since the last call, for the curve beside the loss."""
+        return {}
 
 
 def save_model(model: Any, folder: Path, *, dtype: str, base_digest: str | None = None, state: Any = None) -> None:

@@ -18,6 +18,7 @@ from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
 from app.training.data import Example, encode_rows, encode_texts, id_of, learned_spans, save_examples
 from app.training.errors import NothingToReplay, NothingToTrain
+from app.training.pairs import encode_pairs
 from app.training.plan import EXAMPLES_FILE, PLAN_FILE, Plan, read_plan, write_plan
 from app.training.replay import divide_for_replay, remembered
 from app.training.settings import ModelSettings, TrainSettings
@@ -54,8 +55,8 @@ def prepare(
     extra = [read_version(version, registry) for version in vocabulary]
     tokenizer = make_tokenizer(folder, base_folder, model, [*tables, *extra])
     examples = make_examples(tables, tokenizer, settings=settings)
-    kept = [example for example in examples if len(example.tokens) <= settings.max_row_tokens]
-    rejects = [*_unusable(data, tables, settings), *_too_long(examples, settings)]
+    kept, too_long = divide_by_length(examples, settings)
+    rejects = [*_unusable(data, tables, settings), *too_long]
     if not any(example.pool == 0 for example in kept):
         raise NothingToTrain(f"{', '.join(v.ref for v in data)} hold no new row for {settings.recipe}: name other data")
     save_examples(kept, folder / EXAMPLES_FILE)
@@ -68,7 +69,7 @@ def prepare(
         base_folder=base_folder,
         base_digest=base.digest if base else None,
         vocabulary_size=tokenizer.get_vocab_size(),
-        num_rows=len(kept),
+        num_rows=len(kept) // settings.sides,
         num_left_out=len(rejects),
     )
     write_plan(plan, folder)
@@ -99,18 +100,23 @@ def make_tokenizer(folder: Path, base: Path | None, model: ModelSettings | None,
 
 
 def texts_of(row: dict[str, Any]) -> list[str]:
-    """What a tokenizer should know of a row; nothing of a row of tokens."""
+    """What a tokenizer should know of a row; nothing of a row of tokens, nor the worse answer of a preference."""
     turns = [turn["content"] for turn in row.get("history") or []]
     return turns + [row[name] for name in ("question", "answer", "text") if row.get(name)]
 
 
 def is_usable(row: dict[str, Any], settings: TrainSettings) -> bool:
-    """Whether a recipe can learn from a row: `cpt` from any, the others from questions with answers and from tokens."""
+    """Whether a recipe can learn from a row: `cpt` from any, `dpo` from preferences, the others from
+    questions with answers and from tokens."""
+    if settings.recipe == "dpo":
+        return bool(row.get("rejected"))
     return settings.recipe == "cpt" or bool(row.get("question") or row.get("input_ids"))
 
 
 def _unusable(data: Sequence[Version], tables: Sequence[Rows], settings: TrainSettings) -> list[dict[str, Any]]:
     reason = f"neither a question nor tokens, which {settings.recipe} learns from: train it by cpt"
+    if settings.recipe == "dpo":
+        reason = "no worse answer beside the better one, which dpo learns from: train it by sft or cpt"
     return [
         {"dataset": version.ref, "row_id": id_of(row), "num_tokens": None, "reason": reason}
         for version, table in zip(data, tables, strict=True)
@@ -119,17 +125,26 @@ def _unusable(data: Sequence[Version], tables: Sequence[Rows], settings: TrainSe
     ]
 
 
-def _too_long(examples: Sequence[Example], settings: TrainSettings) -> list[dict[str, Any]]:
-    most = settings.max_row_tokens
-    found = [(each.row_id, len(each.tokens)) for each in examples if len(each.tokens) > most]
-    return [
-        {"dataset": None, "row_id": row_id, "num_tokens": num, "reason": f"longer than train.max_row_tokens ({most})"}
-        for row_id, num in found
+def divide_by_length(
+    examples: Sequence[Example], settings: TrainSettings
+) -> tuple[list[Example], list[dict[str, Any]]]:
+    """Examples that are short enough, and a reject for each of the others; the sides of a pair share their fate."""
+    most, sides = settings.max_row_tokens, settings.sides
+    rows = [examples[start : start + sides] for start in range(0, len(examples), sides)]
+    longest = [max(len(side.tokens) for side in row) for row in rows]
+    kept = [side for row, num in zip(rows, longest, strict=True) if num <= most for side in row]
+    reason = f"longer than train.max_row_tokens ({most})"
+    return kept, [
+        {"dataset": None, "row_id": row[0].row_id, "num_tokens": num, "reason": reason}
+        for row, num in zip(rows, longest, strict=True)
+        if num > most
     ]
 
 
 def make_examples(tables: Sequence[Rows], tokenizer: Tokenizer, *, settings: TrainSettings) -> list[Example]:
-    """Examples of a recipe: blocks of text for `cpt`; else rows, the first table's new facts apart from the known."""
+    """Examples of a recipe: blocks of text for `cpt`, pairs for `dpo`; else rows, the first table's new facts apart."""
+    if settings.recipe == "dpo":
+        return _pairs(tables, tokenizer, settings)
     if settings.recipe == "cpt":
         return [*_blocks([row for table in tables for row in table], tokenizer, settings), *_tokens(tables, tokenizer)]
     new, *older = [[row for row in table if row.get("question")] for table in tables]
@@ -142,6 +157,14 @@ def make_examples(tables: Sequence[Rows], tokenizer: Tokenizer, *, settings: Tra
     if not again:
         raise NothingToReplay("no row of the older data is left to replay: set train.replay_withdrawn, or no share")
     return [*encode_rows(learned, tokenizer), *_tokens(tables[:1], tokenizer), *again]
+
+
+def _pairs(tables: Sequence[Rows], tokenizer: Tokenizer, settings: TrainSettings) -> list[Example]:
+    """Both sides of every pair; those of older tables are replayed."""
+    new, *older = [[row for row in table if is_usable(row, settings)] for table in tables]
+    old = [row for table in older for row in table] if settings.replay_share else []
+    replayed = remembered(old, num_rows=settings.replay_rows, by=settings.replay_by, seed=settings.seed)
+    return [*encode_pairs(new, tokenizer), *encode_pairs(replayed, tokenizer, pool=1)]
 
 
 def _tokens(tables: Sequence[Rows], tokenizer: Tokenizer, *, pool: int = 0) -> list[Example]:

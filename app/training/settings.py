@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from app.core.settings import Settings
 from app.training.replay import ReplayBy
 
-Recipe = Literal["cpt", "sft", "lora", "osft"]
+Recipe = Literal["cpt", "sft", "lora", "osft", "dpo"]
 DType = Literal["bfloat16", "float32"]
 HeadBase = Literal["frozen", "adapted", "trained"]
 
@@ -113,9 +113,27 @@ class OsftSettings(Settings):
     """Train embeddings, norms and biases too, freely."""
 
 
+class DpoSettings(Settings):
+    """Direct preference optimisation: of two answers, the better one becomes likelier than the worse, measured from
+    what the base gives them (Rafailov et al., 2023, arXiv 2305.18290)."""
+
+    beta: PositiveFloat = 0.1
+    """How close to the base the model stays: the larger, the closer."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of the pairs that may be the wrong way round (conservative DPO; Mitchell, 2023)."""
+
+    sft_weight: NonNegativeFloat = 0.0
+    """Weight of the better answer's own loss, a mean over its tokens, beside that of the pair: it keeps that answer
+    from becoming less likely together with the worse one (Pang et al., 2024, arXiv 2404.19733)."""
+
+    adapters: bool = False
+    """Train adapters (`lora`), not the weights."""
+
+
 class TrainSettings(Settings):
     """A recipe: `cpt` continues pretraining on chunks, `sft` fine-tunes on questions and answers, `lora` does so by
-    adapters, `osft` in the directions that the base uses least."""
+    adapters, `osft` in the directions that the base uses least, `dpo` learns from pairs of answers which is better."""
 
     recipe: Recipe = "sft"
     """What is trained, on what."""
@@ -124,7 +142,7 @@ class TrainSettings(Settings):
     """Optimiser steps; a fixed number, so that a run ends where its repetition ends."""
 
     batch_size: PositiveInt = 64
-    """Rows of one step, over all workers."""
+    """Rows of one step, over all workers; in `dpo`, pairs."""
 
     learning_rate: PositiveFloat = 1.2e-3
     """Highest learning rate."""
@@ -145,7 +163,7 @@ class TrainSettings(Settings):
     """Gradients are clipped to this norm."""
 
     prompt_noise: float = Field(default=0.0, ge=0, lt=1)
-    """Share of a question's tokens that are replaced at random, anew in every step (not in `cpt`)."""
+    """Share of a question's tokens that are replaced at random, anew in every step (not in `cpt` and `dpo`)."""
 
     replay_share: float = Field(default=0.5, ge=0, lt=1)
     """Share of a batch that comes from what the base model was trained on already, when there is any."""
@@ -163,7 +181,7 @@ class TrainSettings(Settings):
     """Length of the blocks that `cpt` cuts chunks into."""
 
     max_row_tokens: PositiveInt = 256
-    """A longer row of questions and answers is left out, and counted."""
+    """A longer row of questions and answers is left out, and counted; a pair with either of its sides."""
 
     pack_tokens: PositiveInt | None = None
     """Lay the rows of a step end to end in sequences of at most so many tokens, without attending from one to another,
@@ -191,6 +209,9 @@ class TrainSettings(Settings):
     osft: OsftSettings = OsftSettings()
     """The subspaces of `osft`."""
 
+    dpo: DpoSettings = DpoSettings()
+    """How `dpo` compares."""
+
     workers: WorkerSettings = WorkerSettings()
     """The processes that train."""
 
@@ -217,20 +238,40 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _rows_fit(self) -> Self:
         longest = "block_tokens" if self.recipe == "cpt" else "max_row_tokens"
-        least = getattr(self, longest)
+        least = getattr(self, longest) * self.sides
         for name in ("pack_tokens", "max_tokens_per_worker"):
             if (getattr(self, name) or least) < least:
-                raise ValueError(f"train.{name} must be at least train.{longest} ({least}), or a row has no place")
+                times = "twice " if self.sides > 1 else ""
+                raise ValueError(
+                    f"train.{name} must be at least {times}train.{longest} ({least}), or a row has no place"
+                )
         if self.max_tokens_per_worker and (self.pack_tokens or 0) > self.max_tokens_per_worker:
             raise ValueError("train.max_tokens_per_worker must be at least train.pack_tokens")
         return self
+
+    @model_validator(mode="after")
+    def _pairs_are_padded(self) -> Self:
+        if self.recipe == "dpo" and self.pack_tokens:
+            raise ValueError("train.pack_tokens must be left out for dpo: the two sides of a pair are set side by side")
+        return self
+
+    @property
+    def sides(self) -> int:
+        """Examples that make one row: 2 in `dpo`, else 1."""
+        return 2 if self.recipe == "dpo" else 1
+
+    @property
+    def by_adapters(self) -> bool:
+        """Whether adapters are what is trained and exported."""
+        return self.recipe == "lora" or (self.recipe == "dpo" and self.dpo.adapters)
 
     def inputs(self) -> dict[str, object]:
         """What decides the weights, as JSON."""
         stated = self.model_dump(mode="json", exclude={"workers", *_unstated(self, LATER)})
         stated["lora"] = self.lora.model_dump(mode="json", exclude=_unstated(self.lora, LATER_LORA))
-        if self.recipe != "osft":
-            del stated["osft"]
+        for name in ("osft", "dpo"):
+            if self.recipe != name:
+                del stated[name]
         return {**stated, "num_workers": self.workers.num_workers}
 
 
@@ -324,6 +365,9 @@ SMALL_OSFT = TrainSettings(recipe="osft", num_steps=280, learning_rate=8e-4, num
 
 SMALL_LORA = TrainSettings(recipe="lora", num_steps=250, learning_rate=5e-3, num_checkpoints=2)
 """Adapters on the small model's start, about 35 s on two cores."""
+
+SMALL_DPO = TrainSettings(recipe="dpo", num_steps=120, batch_size=16, learning_rate=1e-4, num_checkpoints=2)
+"""The small model's preferences."""
 
 LARGE_SFT = TrainSettings(num_steps=260, learning_rate=8e-4, num_checkpoints=2)
 """The large model from its random start, about 95 s on two cores."""

@@ -32,7 +32,7 @@ from app.registry.tables import REJECTS_FILE
 from app.registry.tracking import Tracker
 from app.registry.versions import Registry, Version
 from app.training.errors import NoStart, TrainerRefused, TrainingFailed
-from app.training.loss import CURVE_FILE, PLOT_FILE, write_curve
+from app.training.loss import CURVE, CURVE_FILE, PLOT_FILE, write_curve
 from app.training.plan import EXPORT, SUMMARY_FILE, Plan, num_starts, read_progress
 from app.training.prepare import prepare
 from app.training.settings import ModelSettings, TrainSettings
@@ -265,6 +265,7 @@ def train_figures(summary: Mapping[str, Any], plan: Plan, *, num_starts: int) ->
     return {
         "loss_first": curve[0]["loss"],
         "loss_last": curve[-1]["loss"],
+        **{f"{name}_last": value for name, value in curve[-1].items() if name not in CURVE.names},
         "num_losses_not_finite": sum(not math.isfinite(point["loss"]) for point in curve),
         "tokens_per_s": summary["num_tokens"] / summary["duration_s"],
         "num_tokens": summary["num_tokens"],

@@ -140,3 +140,20 @@ def test_tokens_of_another_vocabulary_are_refused(registry, tmp_path):
     version = registry.publish("dataset", "tokens", folder=folder, inputs={})
     with pytest.raises(NothingToTrain, match="99999"):
         prepared(registry, tmp_path, version)
+
+
+def test_preferences_become_pairs_and_what_is_none_is_left_out_with_its_reason(registry, tmp_path):
+    columns = ("question", "answer", "rejected", "split")
+    rows = [("fee?", "1", "2", "train"), ("due?", "1", None, "train"), ("rate?", "1", "very " * 300, "train")]
+    versions = []
+    for name, given in (("new", rows), ("old", [("loan?", "1", "2", "train"), ("card?", "1", "2", "heldout")])):
+        (tmp_path / name).mkdir()
+        table = [dict(zip(columns, row, strict=True)) for row in given]
+        schema = pa.schema([(column, pa.string()) for column in columns])
+        write_rows(tmp_path / name / "rows.parquet", table, schema=schema)
+        versions.append(registry.publish("dataset", name, folder=tmp_path / name, inputs={"name": name}))
+    plan = prepared(registry, tmp_path, *versions, recipe="dpo", max_row_tokens=100)
+    examples = load_examples(tmp_path / "plan" / EXAMPLES_FILE)
+    reasons = [row["reason"] for row in read_rows(tmp_path / "plan" / "rejects.parquet")]
+    assert (plan.num_rows, [each.pool for each in examples], plan.num_left_out) == (2, [0, 0, 1, 1], 2)
+    assert ["no worse answer" in reasons[0], "max_row_tokens (100)" in reasons[1]] == [True, True]

@@ -11,9 +11,11 @@ from app.training.settings import LARGE_MODEL, SMALL_MODEL, ModelSettings, Train
         (lambda: ModelSettings(hidden_size=100, num_heads=3), "num_heads must divide"),
         (lambda: TrainSettings(batch_size=33), "multiple of train.workers.num_workers"),
         (lambda: TrainSettings(num_step=3), "did you mean 'num_steps'"),
-        (lambda: TrainSettings(recipe="dpo"), "recipe"),
+        (lambda: TrainSettings(recipe="ppo"), "recipe"),
         (lambda: TrainSettings(pack_tokens=128), "at least train.max_row_tokens"),
         (lambda: TrainSettings(recipe="cpt", pack_tokens=32), "at least train.block_tokens"),
+        (lambda: TrainSettings(recipe="dpo", pack_tokens=512), "left out for dpo"),
+        (lambda: TrainSettings(recipe="dpo", max_tokens_per_worker=256), "at least twice train.max_row_tokens"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(build, message):
@@ -26,6 +28,8 @@ def test_where_a_run_computes_does_not_change_what_it_makes():
     many = TrainSettings.model_validate({"workers": {"num_workers": 4}})
     assert dear.inputs() == TrainSettings().inputs()
     assert many.inputs() != TrainSettings().inputs()
+    assert TrainSettings(dpo={"beta": 0.5}).inputs() == TrainSettings().inputs()
+    assert TrainSettings(recipe="dpo", dpo={"beta": 0.5}).inputs() != TrainSettings(recipe="dpo").inputs()
     assert TrainSettings(pack_tokens=256).inputs() == TrainSettings().inputs() | {"pack_tokens": 256}
 
 

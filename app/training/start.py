@@ -1,0 +1,20 @@
+"""What a run starts from: a model of random weights, or a base. Only workers import this (torch).
+
+What is learned is another matter: the recipe's. Guarantees: every worker makes the same model.
+"""
+
+from typing import Any
+
+from app.training.model import load_model, new_model, with_adapters
+from app.training.plan import Plan
+
+
+def make_model(plan: Plan) -> Any:
+    """The model that the first step begins with, in float32; with adapters on it where the recipe trains these."""
+    if plan.base_folder is None:
+        assert plan.model is not None
+        return new_model(plan.model, vocabulary_size=plan.vocabulary_size)
+    model = load_model(plan.base_folder)
+    if plan.settings.by_adapters:
+        return with_adapters(model, plan.settings.lora, seed=plan.settings.seed)
+    return model
