@@ -15,6 +15,10 @@ class NothingToReplay(UsageError):
     """Replay was asked for, but the older data hold nothing to replay: allow withdrawn facts, or set the share to 0."""
 
 
+class CannotAdapt(UsageError):
+    """Adapters like these cannot be made here; the message says which setting to change."""
+
+
 class TrainerRefused(UsageError):
     """That key may not sign a training: make one with `signalbox keys new NAME --role trainer --person NAME`."""
 

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from app.training.errors import NothingToTrain
-from app.training.model import ATTENTION
+from app.training.model import ATTENTION, lora_config
 from app.training.settings import HeadSettings, LoraSettings
 
 WINDOW_BATCHES = 16
@@ -264,13 +264,10 @@ def word_table(model: HeadedEncoder) -> nn.Parameter:
 
 def add_adapters(model: HeadedEncoder, settings: LoraSettings, *, seed: int) -> None:
     """Freeze the encoder, with low-rank adapters that learn on every linear layer."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     torch.manual_seed(seed)
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules="all-linear"
-    )
-    model.encoder = get_peft_model(model.encoder, config)
+    model.encoder = get_peft_model(model.encoder, lora_config(settings))
 
 
 def merge_adapters(model: HeadedEncoder) -> None:

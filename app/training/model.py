@@ -40,26 +40,39 @@ def new_model(settings: ModelSettings, *, vocabulary_size: int) -> LlamaForCausa
     return LlamaForCausalLM(config)
 
 
-def load_model(folder: Path) -> Any:
-    """A model folder's weights in float32."""
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=ATTENTION, local_files_only=True
-    )
+def load_model(folder: Path, *, quantize: bool = False) -> Any:
+    """A model folder's weights in float32, or those of its linear layers in 4 bits, on the GPU."""
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if quantize:
+        from transformers import BitsAndBytesConfig
+
+        how = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16, **how)
+        options |= {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation=ATTENTION, local_files_only=True, **options)
 
 
 def with_adapters(model: Any, settings: LoraSettings, *, seed: int) -> Any:
-    """The model frozen, with trainable low-rank adapters on every linear layer."""
-    from peft import LoraConfig, get_peft_model
+    """The model frozen, with trainable low-rank adapters on every linear layer, or on those that are named."""
+    from peft import get_peft_model
 
     torch.manual_seed(seed)
-    config = LoraConfig(
+    return get_peft_model(model, lora_config(settings, task_type="CAUSAL_LM"))
+
+
+def lora_config(settings: LoraSettings, **more: Any) -> Any:
+    """Adapters in PEFT's words."""
+    from peft import LoraConfig
+
+    return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
+        target_modules=list(settings.target_modules) if settings.target_modules else "all-linear",
+        use_dora=settings.use_dora,
+        use_rslora=settings.use_rslora,
+        **more,
     )
-    return get_peft_model(model, config)
 
 
 def merged(model: Any) -> Any:

@@ -16,6 +16,7 @@ from app.core.parquet import read_rows, write_rows
 from app.registry.tables import CHUNKS_FILE, REJECTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
+from app.training.adapters import check_adapters
 from app.training.data import Example, encode_rows, encode_texts, id_of, learned_spans, save_examples
 from app.training.errors import NothingToReplay, NothingToTrain
 from app.training.pairs import encode_pairs
@@ -45,12 +46,15 @@ def prepare(
 
     Raises:
         NothingToTrain: no row is left that the recipe can use.
+        CannotAdapt: the base cannot have such adapters, or not here.
         NothingToReplay: there are older data and a replay share, but no row to replay.
     """
     if (folder / PLAN_FILE).exists():
         return read_plan(folder)
     folder.mkdir(parents=True, exist_ok=True)
     base_folder = whole_folder(base, registry) if base else None
+    if base_folder and settings.by_adapters:
+        check_adapters(settings.lora, base_folder)
     tables = [read_version(version, registry) for version in data]
     extra = [read_version(version, registry) for version in vocabulary]
     tokenizer = make_tokenizer(folder, base_folder, model, [*tables, *extra])

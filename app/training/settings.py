@@ -7,7 +7,14 @@ inputs; ``WorkerSettings`` decides where and at what price, and of it only the n
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from app.core.settings import Settings
 from app.training.replay import ReplayBy
@@ -78,7 +85,7 @@ class WorkerSettings(Settings):
 
 
 class LoraSettings(Settings):
-    """Low-rank adapters on every linear layer (Hu et al., 2021)."""
+    """Low-rank adapters on linear layers (Hu et al., 2021)."""
 
     rank: PositiveInt = 32
     """Rank of an adapter."""
@@ -91,6 +98,26 @@ class LoraSettings(Settings):
 
     merge: bool = False
     """Add what the adapters learned to the base's weights at the end, so that a whole model is published."""
+
+    target_modules: tuple[str, ...] | None = None
+    """Layers that get adapters, by the ends of their names, as in `q_proj`; by default every linear layer."""
+
+    use_dora: bool = False
+    """Learn each weight's magnitude apart from its direction (DoRA; Liu et al., 2024, arXiv 2402.09353)."""
+
+    use_rslora: bool = False
+    """Divide `alpha` by the square root of the rank, so that high ranks learn too (Kalajdzievski, 2023, arXiv
+    2312.03732)."""
+
+    quantize: bool = False
+    """Hold the base in 4 bits while the adapters learn (QLoRA; Dettmers et al., 2023, arXiv 2305.14314): needs a GPU
+    and bitsandbytes."""
+
+    @model_validator(mode="after")
+    def _is_not_merged_into_four_bits(self) -> Self:
+        if self.merge and self.quantize:
+            raise ValueError("lora.merge must be left out with lora.quantize: the base is there in 4 bits alone")
+        return self
 
 
 class OsftSettings(Settings):
@@ -255,6 +282,12 @@ class TrainSettings(Settings):
             raise ValueError("train.pack_tokens must be left out for dpo: the two sides of a pair are set side by side")
         return self
 
+    @model_validator(mode="after")
+    def _quantized_is_whole(self) -> Self:
+        if self.by_adapters and self.lora.quantize and self.zero_stage == 3:
+            raise ValueError("train.zero_stage must be 0, 1 or 2 with train.lora.quantize: 4-bit weights stay whole")
+        return self
+
     @property
     def sides(self) -> int:
         """Examples that make one row: 2 in `dpo`, else 1."""
@@ -276,7 +309,7 @@ class TrainSettings(Settings):
 
 
 LATER = ("pack_tokens", "max_tokens_per_worker", "replay_rows", "replay_by")
-LATER_LORA = ("merge",)
+LATER_LORA = ("merge", "target_modules", "use_dora", "use_rslora", "quantize")
 """Settings that came later: they count where they are not at their default, so that earlier runs stay what they are."""
 
 
@@ -324,6 +357,12 @@ class HeadSettings(Settings):
 
     lora: LoraSettings = LoraSettings(rank=16, alpha=32)
     """The adapters of `adapted`."""
+
+    @model_validator(mode="after")
+    def _is_not_quantized(self) -> Self:
+        if self.lora.quantize:
+            raise ValueError("head.lora.quantize must be left out: an encoder's adapters are merged into its weights")
+        return self
 
 
 class ContinualSettings(Settings):

@@ -14,7 +14,6 @@ def make_model(plan: Plan) -> Any:
     if plan.base_folder is None:
         assert plan.model is not None
         return new_model(plan.model, vocabulary_size=plan.vocabulary_size)
-    model = load_model(plan.base_folder)
-    if plan.settings.by_adapters:
-        return with_adapters(model, plan.settings.lora, seed=plan.settings.seed)
-    return model
+    settings = plan.settings
+    model = load_model(plan.base_folder, quantize=settings.by_adapters and settings.lora.quantize)
+    return with_adapters(model, settings.lora, seed=settings.seed) if settings.by_adapters else model

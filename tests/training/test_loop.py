@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed
+from peft import PeftModel
 from safetensors.torch import load_file
 
-from app.training.data import encode_rows, save_examples
+from app.training.data import encode_rows, load_examples, pad, save_examples
 from app.training.extensions import prepare_environment
+from app.training.model import AnswerLoss, load_model, new_model
 from app.training.osft import TOLERANCE, num_kept
 from app.training.plan import EXAMPLES_FILE, Plan, num_starts, read_progress, write_plan
 from app.training.settings import ModelSettings, TrainSettings
@@ -154,6 +156,43 @@ def test_adapters_are_exported_alone_with_their_base_s_digest_or_merged_into_it(
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(base / name, last / "export" / name)
     assert TransformersEngine(last / "export").generate(question)[0].mean_logprob == pytest.approx(said, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("lora", "kept"),
+    [
+        ({"use_dora": True}, "magnitude"),
+        ({"use_rslora": True, "rank": 16, "alpha": 8}, "lora_A"),
+        ({"target_modules": ["q_proj", "v_proj"]}, "q_proj"),
+    ],
+)
+def test_variants_of_adapters_are_loaded_by_plain_peft(tmp_path, lora, kept):
+    base = tmp_path / "base"
+    new_model(MODEL, vocabulary_size=300).save_pretrained(base)
+    folder = write_run(tmp_path / "lora", base=base, recipe="lora", learning_rate=3e-2, lora=lora)
+    export = run(folder)[12] / "export"
+    config = json.loads((export / "adapter_config.json").read_text())
+    assert {
+        name: sorted(config[name]) if name == "target_modules" else config[name] for name in lora if name in config
+    } == {name: value for name, value in lora.items() if name in config}
+    names = load_file(export / "adapter_model.safetensors")
+    assert any(kept in name for name in names)
+    assert any("down_proj" in name for name in names) == ("target_modules" not in lora)
+
+    adapted = PeftModel.from_pretrained(load_model(base), export)
+    losses = [loss_of(model, folder) for model in (load_model(base), adapted)]
+    curve = json.loads((export.parent / "summary.json").read_text())["curve"]
+    assert losses[0] == pytest.approx(curve[0]["loss"], rel=0.1)
+    assert losses[1] == pytest.approx(curve[-1]["loss"], rel=0.1)
+    assert losses[1] < 0.9 * losses[0]
+
+
+def loss_of(model, folder: Path) -> float:
+    """Mean loss of an answer's token over the examples of a run."""
+    examples = load_examples(folder / EXAMPLES_FILE)
+    input_ids, labels = (torch.from_numpy(each) for each in pad(examples))
+    with torch.no_grad():
+        return float(AnswerLoss(model.eval())(input_ids, labels, 1 / (labels[:, 1:] != -100).sum()))
 
 
 def test_progress_is_written_while_it_runs(tmp_path):

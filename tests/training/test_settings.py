@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.training.settings import LARGE_MODEL, SMALL_MODEL, ModelSettings, TrainSettings
+from app.training.settings import LARGE_MODEL, SMALL_MODEL, HeadSettings, ModelSettings, TrainSettings
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,8 @@ from app.training.settings import LARGE_MODEL, SMALL_MODEL, ModelSettings, Train
         (lambda: TrainSettings(recipe="ppo"), "recipe"),
         (lambda: TrainSettings(pack_tokens=128), "at least train.max_row_tokens"),
         (lambda: TrainSettings(recipe="cpt", pack_tokens=32), "at least train.block_tokens"),
+        (lambda: TrainSettings(recipe="lora", zero_stage=3, lora={"quantize": True}), "zero_stage must be 0, 1 or 2"),
+        (lambda: HeadSettings(lora={"quantize": True}), "quantize must be left out"),
         (lambda: TrainSettings(recipe="dpo", pack_tokens=512), "left out for dpo"),
         (lambda: TrainSettings(recipe="dpo", max_tokens_per_worker=256), "at least twice train.max_row_tokens"),
     ],
@@ -28,6 +30,16 @@ def test_where_a_run_computes_does_not_change_what_it_makes():
     many = TrainSettings.model_validate({"workers": {"num_workers": 4}})
     assert dear.inputs() == TrainSettings().inputs()
     assert many.inputs() != TrainSettings().inputs()
+    assert TrainSettings(recipe="lora").inputs()["lora"] == {"rank": 32, "alpha": 64, "dropout": 0.0}
+    dora = TrainSettings(recipe="lora", lora={"use_dora": True, "target_modules": ["q_proj"]})
+    assert dora.inputs()["lora"] == {
+        "rank": 32,
+        "alpha": 64,
+        "dropout": 0.0,
+        "use_dora": True,
+        "target_modules": ["q_proj"],
+    }
+    assert TrainSettings.model_validate_json(dora.model_dump_json()) == dora
     assert TrainSettings(dpo={"beta": 0.5}).inputs() == TrainSettings().inputs()
     assert TrainSettings(recipe="dpo", dpo={"beta": 0.5}).inputs() != TrainSettings(recipe="dpo").inputs()
     assert TrainSettings(pack_tokens=256).inputs() == TrainSettings().inputs() | {"pack_tokens": 256}
