@@ -24,6 +24,7 @@ from app.training.sequence import SequenceSettings
 from app.training.settings import (
     LARGE_MODEL,
     LARGE_SFT,
+    PRETRAIN,
     SMALL_CONTINUAL,
     SMALL_CPT,
     SMALL_DPO,
@@ -66,6 +67,9 @@ class TrainingSettings(Settings):
 
     small_dpo: TrainSettings = SMALL_DPO
     """Which of two answers is better, from preferences."""
+
+    pretrain: TrainSettings = PRETRAIN
+    """A new model of the small shape, or of a Hugging Face configuration, on the documents' text."""
 
     large_sft: TrainSettings = LARGE_SFT
     """Training of the large model from a random start."""

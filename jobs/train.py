@@ -1,30 +1,30 @@
 """Train a model: bootstrap it from a random start, fine-tune it, or give it adapters."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from app.core.errors import UsageError
 from app.training.trainer import train
 from jobs._rows import find_rows
 from jobs._sequence import learn_sequence
+from jobs._start import STARTS, find_start
 from jobs.common import Config, Json, TrainerKey, WorkspaceOption, job, report
 
 app = typer.Typer(add_completion=False)
-Run = Literal["small_cpt", "small_sft", "small_lora", "small_continual", "small_osft", "small_dpo", "large_sft"]
-STARTS = {"small_cpt": "small", "large_sft": "large"}
-"""Runs that begin from a random start, and the shape that they use."""
-
-
-class WrongStart(UsageError):
-    """This run goes on from a model, or begins from a random start: name one with --base, or leave --base out."""
+Run = Literal[
+    "small_cpt", "small_sft", "small_lora", "small_continual", "small_osft", "small_dpo", "pretrain", "large_sft"
+]
 
 
 @app.command()
 def main(
     run: Annotated[Run, typer.Option(help="Recipe, by its name below `training:` in the settings.")] = "small_sft",
     name: Annotated[str, typer.Option(help="Name of the model to publish to.")] = "small",
-    base: Annotated[str | None, typer.Option(help="Model to go on from; none for small_cpt and large_sft.")] = None,
+    base: Annotated[str | None, typer.Option(help=f"Model to go on from; none for {', '.join(STARTS)}.")] = None,
+    model_config: Annotated[
+        Path | None, typer.Option(help="config.json of a new model, in place of its shape.")
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="Rows, synthetic or imported (small_cpt: a dataset), newest first; repeatable."),
@@ -49,10 +49,8 @@ def main(
     first, and with --continual each task's model its policy: where one is red, the exit status is 3.
     """
     with job(workspace, config) as here:
-        if (base is None) != (run in STARTS):
-            says = "goes on from a model: name it with" if base is None else "begins from a random start: leave out"
-            raise WrongStart(f"{run} {says} --base")
-        recipe, started = getattr(here.settings.training, run), here.registry.get("model", base) if base else None
+        recipe = getattr(here.settings.training, run)
+        started, model = find_start(here, run, base=base, model_config=model_config)
         rows = find_rows(here, data, recipe=recipe.recipe)
         if continual:
             learn_sequence(here, name, started, rows, suite or (), recipe, policy=policy, key=key, as_json=as_json)
@@ -60,7 +58,7 @@ def main(
             name=name,
             data=rows,
             base=started,
-            model=getattr(here.settings.training, STARTS[run]) if run in STARTS else None,
+            model=model,
             registry=here.registry,
             workspace=here.workspace,
             settings=recipe,

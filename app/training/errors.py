@@ -15,6 +15,10 @@ class NothingToReplay(UsageError):
     """Replay was asked for, but the older data hold nothing to replay: allow withdrawn facts, or set the share to 0."""
 
 
+class BadArchitecture(UsageError):
+    """No model can be made of this configuration; the message says what is wrong with it."""
+
+
 class CannotAdapt(UsageError):
     """Adapters like these cannot be made here; the message says which setting to change."""
 

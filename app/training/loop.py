@@ -183,6 +183,7 @@ def train_step(
     started_s = time.perf_counter()
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate(progress.step, settings)
+    torch.manual_seed(hash((settings.seed, progress.step, rank)))  # what drops out does not depend on a resumption
     parts, loss = batches.passes(progress.step, rank=rank, num_workers=num_workers), 0.0
     for number, part in enumerate(parts, start=1):
         engine.set_gradient_accumulation_boundary(number == len(parts))

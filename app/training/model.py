@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from app.inference.chat import END, PAD, SPECIAL_TOKENS
+from app.training.architecture import build
 from app.training.data import IGNORED
 from app.training.settings import LoraSettings, ModelSettings
 
@@ -20,9 +21,11 @@ MODEL_CARD = "README.md"
 """PEFT writes a card of blanks; a version's manifest says more."""
 
 
-def new_model(settings: ModelSettings, *, vocabulary_size: int) -> LlamaForCausalLM:
-    """A Llama with seeded random weights in float32."""
+def new_model(settings: ModelSettings, *, vocabulary_size: int) -> Any:
+    """A Llama, or the model of a configuration, with seeded random weights in float32."""
     torch.manual_seed(settings.seed)
+    if settings.config:
+        return build(settings.config, vocabulary_size=vocabulary_size, attention=ATTENTION)
     config = LlamaConfig(
         vocab_size=vocabulary_size,
         hidden_size=settings.hidden_size,

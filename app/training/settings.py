@@ -5,7 +5,8 @@ inputs; ``WorkerSettings`` decides where and at what price, and of it only the n
 """
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -13,6 +14,8 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
     model_validator,
 )
 
@@ -25,7 +28,7 @@ HeadBase = Literal["frozen", "adapted", "trained"]
 
 
 class ModelSettings(Settings):
-    """Shape of a Llama that is trained from a random start."""
+    """Shape of a model that is trained from a random start: a Llama, or whatever a Hugging Face configuration says."""
 
     hidden_size: PositiveInt = 192
     """Width of the residual stream."""
@@ -48,11 +51,23 @@ class ModelSettings(Settings):
     seed: int = 0
     """Seed of the random start."""
 
+    config_file: Path | None = None
+    """A Hugging Face `config.json`: its architecture and shape count, not those above. Vocabulary and special tokens
+    are those of the tokenizer that is trained."""
+
+    config: dict[str, Any] | None = None
+    """The content of such a file; a model version's inputs hold it, and not the file's path."""
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % 2:
             raise ValueError("model.num_heads must divide model.hidden_size into an even number of columns")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A configuration is stated only where there is one, so that what was trained before keeps its digest."""
+        return {name: value for name, value in dump(self).items() if value is not None}
 
 
 SMALL_MODEL = ModelSettings()
@@ -401,6 +416,9 @@ SMALL_CONTINUAL = TrainSettings(num_steps=280, learning_rate=8e-4, num_checkpoin
 
 SMALL_OSFT = TrainSettings(recipe="osft", num_steps=280, learning_rate=8e-4, num_checkpoints=2)
 """The small model's new subject in the directions that its base uses least, with replay."""
+
+PRETRAIN = TrainSettings(recipe="cpt", num_steps=400, batch_size=32, block_tokens=128, num_checkpoints=4)
+"""A new architecture on the corpus' text, from nothing."""
 
 SMALL_LORA = TrainSettings(recipe="lora", num_steps=250, learning_rate=5e-3, num_checkpoints=2)
 """Adapters on the small model's start, about 35 s on two cores."""

@@ -31,6 +31,7 @@ from app.ledger.trainings import sign_training, trainer_objection
 from app.registry.tables import REJECTS_FILE
 from app.registry.tracking import Tracker
 from app.registry.versions import Registry, Version
+from app.training.architecture import with_architecture
 from app.training.errors import NoStart, TrainerRefused, TrainingFailed
 from app.training.loss import CURVE, CURVE_FILE, PLOT_FILE, write_curve
 from app.training.plan import EXPORT, SUMMARY_FILE, Plan, num_starts, read_progress
@@ -62,7 +63,7 @@ def train(
         data: what to learn; for a model that goes on learning, the newest first and then what it knows already, of
             which ``settings.replay_share`` of every batch is replayed.
         base: the model to start from; its tokenizer is kept.
-        model: or the shape of a new one.
+        model: or the shape of a new one; of a configuration file, its content is what counts.
         vocabulary: more versions whose texts a new tokenizer should know.
         signer: a trainer's key, which the model's manifest then bears a signature of; what it signs is a version of its
             own, beside one that nobody signed.
@@ -74,6 +75,7 @@ def train(
     """
     if (base is None) == (model is None):
         raise NoStart("training starts from a base model or from a model shape: name exactly one of them")
+    model = with_architecture(model) if model else None
     inputs = _inputs(base=base, model=model, data=data, vocabulary=vocabulary, settings=settings)
     if signer:
         _check_trainer(signer, registry)
