@@ -17,7 +17,7 @@ from app.training.pairs import encode_pairs
 from app.training.plan import EXAMPLES_FILE, Plan, write_plan
 from app.training.settings import DpoSettings, ModelSettings, TrainSettings
 from app.training.tokenizer import train_tokenizer
-from tests.training.test_loop import BASE, MODEL, one_worker, run  # noqa: F401
+from tests.training.test_loop import BASE, MODEL, run
 
 WORDS = ["fee", "due", "rate", "loan", "card", "bank", "cash", "bond", "fund", "note"]
 SHAPE = ModelSettings(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64)
@@ -53,7 +53,7 @@ def write_pairs(folder: Path, base: Path, *, swapped: bool = False, **changes) -
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, one_worker) -> Path:  # noqa: F811
+def base(tmp_path_factory, one_worker) -> Path:
     folder = tmp_path_factory.mktemp("base") / "model"
     new_model(MODEL, vocabulary_size=TOKENIZER.get_vocab_size()).save_pretrained(folder)
     return folder

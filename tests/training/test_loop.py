@@ -1,41 +1,25 @@
 """The workers' loop with one worker and no Ray: an exact resumption, and adapters that name their base."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed
 from peft import PeftModel
 from safetensors.torch import load_file
 
 from app.training.data import encode_rows, load_examples, pad, save_examples
-from app.training.extensions import prepare_environment
 from app.training.model import AnswerLoss, load_model, new_model
 from app.training.osft import TOLERANCE, num_kept
 from app.training.plan import EXAMPLES_FILE, Plan, num_starts, read_progress, write_plan
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.tokenizer import save_tokenizer, train_tokenizer
 
+pytestmark = pytest.mark.usefixtures("one_worker")
 ROWS = [{"question": f"what is the fee of account {n}?", "answer": f"{n} euros"} for n in range(12, 32)]
 MODEL = ModelSettings(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64)
 BASE = "sha256:" + "0" * 64
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_worker(tmp_path_factory):
-    """A group of one process, as Ray Train sets up for more."""
-    before = dict(os.environ)
-    prepare_environment()
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
-    store = tmp_path_factory.mktemp("group") / "store"
-    torch.distributed.init_process_group("gloo", init_method=store.as_uri(), rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ |= before
 
 
 def write_run(folder: Path, *, base: Path | None = None, **changes) -> Path:
@@ -182,9 +166,9 @@ def test_variants_of_adapters_are_loaded_by_plain_peft(tmp_path, lora, kept):
     adapted = PeftModel.from_pretrained(load_model(base), export)
     losses = [loss_of(model, folder) for model in (load_model(base), adapted)]
     curve = json.loads((export.parent / "summary.json").read_text())["curve"]
-    assert losses[0] == pytest.approx(curve[0]["loss"], rel=0.1)
-    assert losses[1] == pytest.approx(curve[-1]["loss"], rel=0.1)
-    assert losses[1] < 0.9 * losses[0]
+    assert losses[0] == pytest.approx(curve[0]["loss"], rel=0.03)
+    assert losses[1] == pytest.approx(curve[-1]["loss"], rel=0.03)
+    assert losses[1] < 0.97 * losses[0]
 
 
 def loss_of(model, folder: Path) -> float:
