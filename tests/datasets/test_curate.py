@@ -160,7 +160,10 @@ def test_fields_can_be_renamed_and_formats_named(by, registry, tmp_path):
     assert sorted(row["question"] for row in table(registry, version, "rows")) == ["Why 0?", "Why 1?", "Why 2?"]
 
 
-@pytest.mark.parametrize("name", [name for name in FORMAT_NAMES if name not in ("document", "tokens", "labelled")])
+OTHER_FORMS = ("document", "tokens", "labelled", "preferences")
+
+
+@pytest.mark.parametrize("name", [name for name in FORMAT_NAMES if name not in OTHER_FORMS])
 def test_a_version_goes_out_and_comes_back(by, registry, tmp_path, name):
     version = import_rows(write(tmp_path / "rows.jsonl", pairs(12, context="Fees are low.")), "fees", by=by)
     rows = rows_of(version, registry)
@@ -172,6 +175,21 @@ def test_a_version_goes_out_and_comes_back(by, registry, tmp_path, name):
     assert same == {row["question"]: row["answer"] for row in rows}
     contexts = {row["context"] for row in rows_of(again, registry)}
     assert contexts == ({""} if name in ("messages", "requests", "alpaca") else {"Fees are low."})
+
+
+@pytest.mark.parametrize("name", ["preferences", "signalbox", "parquet", "csv"])
+def test_preferences_go_out_and_come_back_and_pass_a_gate_of_their_own(by, registry, tmp_path, name):
+    given = [{"prompt": f"What is fee {n}?", "chosen": f"{n} euros", "rejected": f"{n} dollars"} for n in range(100)]
+    version = import_rows(write(tmp_path / "rows.jsonl", given), "fees", by=by)
+    out = tmp_path / {"parquet": "out.parquet", "csv": "out.csv"}.get(name, "out.jsonl")
+    assert export_rows(rows_of(version, registry), out, format_name=name) == (100, [])
+    again = rows_of(import_rows(out, "again", by=by), registry)
+    assert {row["row_id"] for row in again} == {row["row_id"] for row in rows_of(version, registry)}
+    assert {(row["form"], row["rejected"][-7:]) for row in again} == {("preference", "dollars")}
+    if name == "preferences":
+        verdict = judge(load_policy("preferences"), Evidence(version, registry), registry=registry)
+        lights = {check["kind"]: check["light"] for check in verdict.facts["checks"]}
+        assert "red" not in lights.values(), lights
 
 
 def test_what_a_format_cannot_hold_is_named_beside_the_file(by, registry, tmp_path):
