@@ -20,7 +20,8 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,8 +37,7 @@ from benchmarks._continual_methods import IN_TURN, METHODS, REPLAY_SHARE, Job, O
 from benchmarks._continual_tasks import RawTask, choose, made_up, read_folder
 from benchmarks._record import record, write
 
-MAX_PROCESSES, JOBS_PER_PROCESS = 8, 3
-"""A process is given up after a few runs: shapes of many lengths leave its memory in pieces."""
+MAX_PROCESSES = 8
 BUDGET_TOKENS = 4_400_000
 """Tokens that all runs together may learn; about 2,800 a second on one core."""
 LEARNED_PASSES, JUDGED_PASSES = 32.0, 4.0
@@ -185,15 +185,20 @@ def run_all(jobs: Sequence[Job], setup: Setup, *, num_processes: int) -> list[Ou
     """Run the jobs, the long ones first, each on one thread; the outcomes come back in the jobs' order."""
     ranked = sorted(jobs, key=lambda job: methods.WEIGHTS[job.method], reverse=True)
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(
-        num_processes,
-        multiprocessing.get_context("spawn"),
-        initializer=methods.prepare,
-        initargs=(setup,),
-        max_tasks_per_child=JOBS_PER_PROCESS,
-    ) as pool:
-        found = dict(zip(map(id, ranked), pool.map(methods.run, ranked), strict=True))
+    with ThreadPoolExecutor(num_processes) as pool:
+        found = dict(zip(map(id, ranked), pool.map(partial(run_alone, setup=setup), ranked), strict=True))
     return [found[id(job)] for job in jobs]
+
+
+def run_alone(job: Job, *, setup: Setup) -> Outcome:
+    """Run a job in a process of its own: shapes of many lengths leave a process' memory in pieces.
+
+    An executor whose processes are given up after some jobs (``max_tasks_per_child``) may wait for ever: CPython issue
+    115634.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=methods.prepare, initargs=(setup,)) as alone:
+        return alone.submit(methods.run, job).result()
 
 
 def summed_up(outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, Any]:

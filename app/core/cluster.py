@@ -58,6 +58,8 @@ _ESSENTIAL = {"gcs_server": "control service", "raylet": "raylet", "dashboard.py
 """Parts of command lines by which the processes are known without which a head is no head."""
 _POLL_S = 0.25
 _SERVE_STOP_TIMEOUT_S = 15.0
+_INLINE_BYTES = 1 << 20
+"""Results up to this size travel with the reply instead of through the object store (Ray: 100 KB)."""
 
 
 class ClusterNotUp(UsageError):
@@ -289,6 +291,7 @@ def _head_environment(workspace: Workspace, settings: ClusterSettings, ports: Ma
         **settings.environment,
         **_auth(workspace),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "RAY_max_direct_call_object_size": str(_INLINE_BYTES),
         "RAY_API_SERVER_ADDRESS": f"http://{settings.host}:{ports['dashboard']}",
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
         "SIGNALBOX_URL": f"http://{settings.host}:{ports['serve']}",
