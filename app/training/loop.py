@@ -88,7 +88,8 @@ def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any,
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, betas=(0.9, 0.95))
+    how: dict[str, Any] = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "fused": True}
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], **how)
     with redirect_stdout(StringIO()):  # DeepSpeed prints that its extension is built
         engine, *_ = deepspeed.initialize(
             model=model,
