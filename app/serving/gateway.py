@@ -135,8 +135,7 @@ class Gateway:
         release = await self.release()
         scope = request.filter.scope(self._access.labels_of(authorization))
         found = await self._backends.retrieve(release.index, request.query, request.top_k, scope)
-        passages = [passage.model_dump(mode="json") for passage in found.passages]
-        return {"object": "list", "release": release.digest, "data": passages}
+        return {"object": "list", "release": release.digest, "data": found.passages}
 
     async def embed(self, request: EmbeddingRequest) -> dict[str, Any]:
         """``/v1/embeddings``: vectors by the encoder of the index that serves. They show nothing of the documents.

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -61,7 +62,8 @@ def _add_the_rest(app: FastAPI, gateway: Gateway) -> None:
 
     @app.post("/v1/search", response_model=None)
     async def search(body: SearchRequest, request: Request) -> Response:
-        return JSONResponse(await gateway.search(body, authorization=request.headers.get("authorization")))
+        found = await gateway.search(body, authorization=request.headers.get("authorization"))
+        return Response(to_json(found), media_type="application/json")
 
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingRequest) -> JSONResponse:
