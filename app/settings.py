@@ -22,6 +22,7 @@ from app.routing.settings import RoutingSettings
 from app.synthesis.settings import SynthesisSettings
 from app.training.sequence import SequenceSettings
 from app.training.settings import (
+    EXPAND,
     LARGE_MODEL,
     LARGE_SFT,
     PRETRAIN,
@@ -70,6 +71,9 @@ class TrainingSettings(Settings):
 
     pretrain: TrainSettings = PRETRAIN
     """A new model of the small shape, or of a Hugging Face configuration, on the documents' text."""
+
+    expand: TrainSettings = EXPAND
+    """A base with more blocks, on the documents' text."""
 
     large_sft: TrainSettings = LARGE_SFT
     """Training of the large model from a random start."""

@@ -13,7 +13,15 @@ from jobs.common import Config, Json, TrainerKey, WorkspaceOption, job, report
 
 app = typer.Typer(add_completion=False)
 Run = Literal[
-    "small_cpt", "small_sft", "small_lora", "small_continual", "small_osft", "small_dpo", "pretrain", "large_sft"
+    "small_cpt",
+    "small_sft",
+    "small_lora",
+    "small_continual",
+    "small_osft",
+    "small_dpo",
+    "pretrain",
+    "expand",
+    "large_sft",
 ]
 
 

@@ -19,6 +19,10 @@ class BadArchitecture(UsageError):
     """No model can be made of this configuration; the message says what is wrong with it."""
 
 
+class CannotExpand(UsageError):
+    """The base cannot be changed so; the message says which setting to leave out."""
+
+
 class CannotAdapt(UsageError):
     """Adapters like these cannot be made here; the message says which setting to change."""
 

@@ -43,9 +43,13 @@ def new_model(settings: ModelSettings, *, vocabulary_size: int) -> Any:
     return LlamaForCausalLM(config)
 
 
-def load_model(folder: Path, *, quantize: bool = False) -> Any:
-    """A model folder's weights in float32, or those of its linear layers in 4 bits, on the GPU."""
-    options: dict[str, Any] = {"dtype": torch.float32}
+def load_model(folder: Path, *, config: Any = None, quantize: bool = False) -> Any:
+    """A model folder's weights in float32, or those of its linear layers in 4 bits, on the GPU.
+
+    Args:
+        config: another configuration than the folder's, which its weights fit.
+    """
+    options: dict[str, Any] = {"dtype": torch.float32, **({"config": config} if config else {})}
     if quantize:
         from transformers import BitsAndBytesConfig
 

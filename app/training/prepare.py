@@ -19,6 +19,7 @@ from app.registry.whole import whole_folder
 from app.training.adapters import check_adapters
 from app.training.data import Example, encode_rows, encode_texts, id_of, learned_spans, save_examples
 from app.training.errors import NothingToReplay, NothingToTrain
+from app.training.expand import check_expansion
 from app.training.pairs import encode_pairs
 from app.training.plan import EXAMPLES_FILE, PLAN_FILE, Plan, read_plan, write_plan
 from app.training.replay import divide_for_replay, remembered
@@ -46,6 +47,7 @@ def prepare(
 
     Raises:
         NothingToTrain: no row is left that the recipe can use.
+        CannotExpand: the base cannot be changed as the settings ask.
         CannotAdapt: the base cannot have such adapters, or not here.
         NothingToReplay: there are older data and a replay share, but no row to replay.
     """
@@ -53,6 +55,7 @@ def prepare(
         return read_plan(folder)
     folder.mkdir(parents=True, exist_ok=True)
     base_folder = whole_folder(base, registry) if base else None
+    check_expansion(settings, base_folder)
     if base_folder and settings.by_adapters:
         check_adapters(settings.lora, base_folder)
     tables = [read_version(version, registry) for version in data]

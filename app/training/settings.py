@@ -173,6 +173,29 @@ class DpoSettings(Settings):
     """Train adapters (`lora`), not the weights."""
 
 
+class ExpandSettings(Settings):
+    """More blocks in a base, copies that change nothing before they learn (Wu et al., 2024, arXiv 2401.02415)."""
+
+    num_blocks: PositiveInt = 2
+    """New blocks."""
+
+    place: Literal["interleaved", "top"] = "interleaved"
+    """Where they stand: each behind one of as many even groups of blocks, or all behind the last."""
+
+    train_only_new: bool = True
+    """Train the new blocks alone."""
+
+
+class AttentionSettings(Settings):
+    """Another pattern of attention in a base, where its architecture knows sliding windows."""
+
+    sliding_window: PositiveInt
+    """Tokens that a token attends to: itself and those before it."""
+
+    full_every: NonNegativeInt = 0
+    """Each so-manyth block attends to everything still; 0: none does. Only where blocks may differ."""
+
+
 class TrainSettings(Settings):
     """A recipe: `cpt` continues pretraining on chunks, `sft` fine-tunes on questions and answers, `lora` does so by
     adapters, `osft` in the directions that the base uses least, `dpo` learns from pairs of answers which is better."""
@@ -251,6 +274,12 @@ class TrainSettings(Settings):
     osft: OsftSettings = OsftSettings()
     """The subspaces of `osft`."""
 
+    expand: ExpandSettings | None = None
+    """Give the base more blocks first (`cpt` and `sft`)."""
+
+    attention: AttentionSettings | None = None
+    """Change what the base's blocks attend to first (`cpt` and `sft`)."""
+
     dpo: DpoSettings = DpoSettings()
     """How `dpo` compares."""
 
@@ -303,6 +332,13 @@ class TrainSettings(Settings):
             raise ValueError("train.zero_stage must be 0, 1 or 2 with train.lora.quantize: 4-bit weights stay whole")
         return self
 
+    @model_validator(mode="after")
+    def _whole_models_are_changed(self) -> Self:
+        for name in ("expand", "attention"):
+            if getattr(self, name) and self.recipe not in ("cpt", "sft"):
+                raise ValueError(f"train.{name} must be left out for {self.recipe}: choose cpt or sft")
+        return self
+
     @property
     def sides(self) -> int:
         """Examples that make one row: 2 in `dpo`, else 1."""
@@ -323,7 +359,7 @@ class TrainSettings(Settings):
         return {**stated, "num_workers": self.workers.num_workers}
 
 
-LATER = ("pack_tokens", "max_tokens_per_worker", "replay_rows", "replay_by")
+LATER = ("expand", "attention", "pack_tokens", "max_tokens_per_worker", "replay_rows", "replay_by")
 LATER_LORA = ("merge", "target_modules", "use_dora", "use_rslora", "quantize")
 """Settings that came later: they count where they are not at their default, so that earlier runs stay what they are."""
 
@@ -419,6 +455,9 @@ SMALL_OSFT = TrainSettings(recipe="osft", num_steps=280, learning_rate=8e-4, num
 
 PRETRAIN = TrainSettings(recipe="cpt", num_steps=400, batch_size=32, block_tokens=128, num_checkpoints=4)
 """A new architecture on the corpus' text, from nothing."""
+
+EXPAND = TrainSettings(recipe="cpt", num_steps=200, batch_size=32, expand=ExpandSettings())
+"""A base with two more blocks, which learn the corpus' text while its own stay as they are."""
 
 SMALL_LORA = TrainSettings(recipe="lora", num_steps=250, learning_rate=5e-3, num_checkpoints=2)
 """Adapters on the small model's start, about 35 s on two cores."""

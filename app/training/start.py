@@ -5,6 +5,7 @@ What is learned is another matter: the recipe's. Guarantees: every worker makes 
 
 from typing import Any
 
+from app.training.expand import attending, expand
 from app.training.model import load_model, new_model, with_adapters
 from app.training.plan import Plan
 
@@ -15,5 +16,9 @@ def make_model(plan: Plan) -> Any:
         assert plan.model is not None
         return new_model(plan.model, vocabulary_size=plan.vocabulary_size)
     settings = plan.settings
-    model = load_model(plan.base_folder, quantize=settings.by_adapters and settings.lora.quantize)
-    return with_adapters(model, settings.lora, seed=settings.seed) if settings.by_adapters else model
+    if settings.by_adapters:
+        model = load_model(plan.base_folder, quantize=settings.lora.quantize)
+        return with_adapters(model, settings.lora, seed=settings.seed)
+    config = attending(plan.base_folder, settings.attention) if settings.attention else None
+    model = load_model(plan.base_folder, config=config)
+    return expand(model, settings.expand) if settings.expand else model
