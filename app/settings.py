@@ -25,6 +25,7 @@ from app.training.settings import (
     EXPAND,
     LARGE_MODEL,
     LARGE_SFT,
+    NEW_TOKENS,
     PRETRAIN,
     SMALL_CONTINUAL,
     SMALL_CPT,
@@ -74,6 +75,9 @@ class TrainingSettings(Settings):
 
     expand: TrainSettings = EXPAND
     """A base with more blocks, on the documents' text."""
+
+    tokenizer: TrainSettings = NEW_TOKENS
+    """A base with tokens for the documents' words, on the documents' text."""
 
     large_sft: TrainSettings = LARGE_SFT
     """Training of the large model from a random start."""

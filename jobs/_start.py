@@ -1,12 +1,26 @@
 """What `jobs.train` begins with: a model that is there, or the shape of a new one."""
 
 from pathlib import Path
+from typing import Literal
 
 from app.core.errors import UsageError
 from app.registry.versions import Version
 from app.training.settings import ModelSettings
 from jobs.common import Job
 
+Run = Literal[
+    "small_cpt",
+    "small_sft",
+    "small_lora",
+    "small_continual",
+    "small_osft",
+    "small_dpo",
+    "pretrain",
+    "expand",
+    "tokenizer",
+    "large_sft",
+]
+"""Recipes, by their names below `training:` in the settings."""
 STARTS = {"small_cpt": "small", "pretrain": "small", "large_sft": "large"}
 """Runs that begin from a random start, and the shape that they use."""
 

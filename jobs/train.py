@@ -1,28 +1,17 @@
 """Train a model: bootstrap it from a random start, fine-tune it, or give it adapters."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from app.training.trainer import train
 from jobs._rows import find_rows
 from jobs._sequence import learn_sequence
-from jobs._start import STARTS, find_start
+from jobs._start import STARTS, Run, find_start
 from jobs.common import Config, Json, TrainerKey, WorkspaceOption, job, report
 
 app = typer.Typer(add_completion=False)
-Run = Literal[
-    "small_cpt",
-    "small_sft",
-    "small_lora",
-    "small_continual",
-    "small_osft",
-    "small_dpo",
-    "pretrain",
-    "expand",
-    "large_sft",
-]
 
 
 @app.command()

@@ -23,6 +23,10 @@ class CannotExpand(UsageError):
     """The base cannot be changed so; the message says which setting to leave out."""
 
 
+class CannotAddTokens(UsageError):
+    """The base's tokenizer cannot be given more tokens, or the data have none to add; the message says what to do."""
+
+
 class CannotAdapt(UsageError):
     """Adapters like these cannot be made here; the message says which setting to change."""
 

@@ -31,10 +31,11 @@ def check_expansion(settings: TrainSettings, base: Path | None) -> None:
     Raises:
         CannotExpand: there is no base, its blocks are of an unknown make, or it knows no such attention.
     """
-    if not (settings.expand or settings.attention):
+    changed = [name for name in ("expand", "attention", "new_tokens") if getattr(settings, name)]
+    if not changed:
         return
     if base is None:
-        raise CannotExpand("train.expand and train.attention change a base: name one, or leave them out")
+        raise CannotExpand(f"train.{changed[0]} changes a base: name one, or leave it out")
     if settings.expand and OUTPUTS.isdisjoint(name.rpartition(".")[2] for name in layers_of(base)):
         raise CannotExpand("the base's blocks have no projection of a known name: leave train.expand out")
     if settings.attention:

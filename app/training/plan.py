@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from app.core.files import replace_text
 from app.core.settings import Settings
 from app.training.settings import ModelSettings, TrainSettings
@@ -43,6 +45,12 @@ class Plan(Settings):
 
     vocabulary_size: int
     """Entries of the tokenizer."""
+
+    new_tokens: dict[int, list[int]] = Field(default_factory=dict)
+    """Ids that were added to the base's vocabulary, and the ids of the base that each stands for."""
+
+    tokens_per_text: dict[str, float] | None = None
+    """Mean number of tokens of a text of the data `before` and `after` tokens were added, where some were."""
 
     num_rows: int
     """Examples that the run draws from."""

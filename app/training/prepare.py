@@ -13,6 +13,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from app.core.parquet import read_rows, write_rows
+from app.inference.chat import plain
 from app.registry.tables import CHUNKS_FILE, REJECTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
@@ -20,6 +21,7 @@ from app.training.adapters import check_adapters
 from app.training.data import Example, encode_rows, encode_texts, id_of, learned_spans, save_examples
 from app.training.errors import NothingToReplay, NothingToTrain
 from app.training.expand import check_expansion
+from app.training.new_tokens import Added, add_tokens
 from app.training.pairs import encode_pairs
 from app.training.plan import EXAMPLES_FILE, PLAN_FILE, Plan, read_plan, write_plan
 from app.training.replay import divide_for_replay, remembered
@@ -48,6 +50,7 @@ def prepare(
     Raises:
         NothingToTrain: no row is left that the recipe can use.
         CannotExpand: the base cannot be changed as the settings ask.
+        CannotAddTokens: the base's tokenizer takes none, or the data have none to add.
         CannotAdapt: the base cannot have such adapters, or not here.
         NothingToReplay: there are older data and a replay share, but no row to replay.
     """
@@ -61,6 +64,11 @@ def prepare(
     tables = [read_version(version, registry) for version in data]
     extra = [read_version(version, registry) for version in vocabulary]
     tokenizer = make_tokenizer(folder, base_folder, model, [*tables, *extra])
+    added = Added()
+    if settings.new_tokens:
+        texts = [plain(text) for table in tables for row in table for text in texts_of(row)]
+        added = add_tokens(folder, texts, settings.new_tokens)
+        tokenizer = load_tokenizer(folder)
     examples = make_examples(tables, tokenizer, settings=settings)
     kept, too_long = divide_by_length(examples, settings)
     rejects = [*_unusable(data, tables, settings), *too_long]
@@ -76,6 +84,8 @@ def prepare(
         base_folder=base_folder,
         base_digest=base.digest if base else None,
         vocabulary_size=tokenizer.get_vocab_size(),
+        new_tokens=added.pieces,
+        tokens_per_text=added.tokens_per_text,
         num_rows=len(kept) // settings.sides,
         num_left_out=len(rejects),
     )

@@ -196,6 +196,16 @@ class AttentionSettings(Settings):
     """Each so-manyth block attends to everything still; 0: none does. Only where blocks may differ."""
 
 
+class NewTokenSettings(Settings):
+    """Tokens for the words of a domain, added to a base's tokenizer and to its model."""
+
+    num_tokens: PositiveInt = 256
+    """New tokens at most."""
+
+    min_count: int = Field(default=10, ge=2)
+    """How often the two pieces of a new token must stand side by side in the data."""
+
+
 class TrainSettings(Settings):
     """A recipe: `cpt` continues pretraining on chunks, `sft` fine-tunes on questions and answers, `lora` does so by
     adapters, `osft` in the directions that the base uses least, `dpo` learns from pairs of answers which is better."""
@@ -277,6 +287,9 @@ class TrainSettings(Settings):
     expand: ExpandSettings | None = None
     """Give the base more blocks first (`cpt` and `sft`)."""
 
+    new_tokens: NewTokenSettings | None = None
+    """Add frequent words of the data to the base's tokenizer first (`cpt` and `sft`)."""
+
     attention: AttentionSettings | None = None
     """Change what the base's blocks attend to first (`cpt` and `sft`)."""
 
@@ -334,7 +347,7 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _whole_models_are_changed(self) -> Self:
-        for name in ("expand", "attention"):
+        for name in ("expand", "attention", "new_tokens"):
             if getattr(self, name) and self.recipe not in ("cpt", "sft"):
                 raise ValueError(f"train.{name} must be left out for {self.recipe}: choose cpt or sft")
         return self
@@ -359,7 +372,7 @@ class TrainSettings(Settings):
         return {**stated, "num_workers": self.workers.num_workers}
 
 
-LATER = ("expand", "attention", "pack_tokens", "max_tokens_per_worker", "replay_rows", "replay_by")
+LATER = ("expand", "attention", "new_tokens", "pack_tokens", "max_tokens_per_worker", "replay_rows", "replay_by")
 LATER_LORA = ("merge", "target_modules", "use_dora", "use_rslora", "quantize")
 """Settings that came later: they count where they are not at their default, so that earlier runs stay what they are."""
 
@@ -458,6 +471,9 @@ PRETRAIN = TrainSettings(recipe="cpt", num_steps=400, batch_size=32, block_token
 
 EXPAND = TrainSettings(recipe="cpt", num_steps=200, batch_size=32, expand=ExpandSettings())
 """A base with two more blocks, which learn the corpus' text while its own stay as they are."""
+
+NEW_TOKENS = TrainSettings(recipe="cpt", num_steps=200, batch_size=32, new_tokens=NewTokenSettings())
+"""A base whose tokenizer learns the corpus' words, and which then reads the corpus."""
 
 SMALL_LORA = TrainSettings(recipe="lora", num_steps=250, learning_rate=5e-3, num_checkpoints=2)
 """Adapters on the small model's start, about 35 s on two cores."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from app.training.expand import attending, expand
 from app.training.model import load_model, new_model, with_adapters
+from app.training.new_tokens import add_rows
 from app.training.plan import Plan
 
 
@@ -21,4 +22,6 @@ def make_model(plan: Plan) -> Any:
         return with_adapters(model, settings.lora, seed=settings.seed)
     config = attending(plan.base_folder, settings.attention) if settings.attention else None
     model = load_model(plan.base_folder, config=config)
+    if plan.new_tokens:
+        add_rows(model, plan.new_tokens)
     return expand(model, settings.expand) if settings.expand else model

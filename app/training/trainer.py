@@ -292,5 +292,6 @@ def _facts(
         "run_id": run_id,
         "num_parameters": summary["num_parameters"],
         "num_trained_parameters": summary["num_trained_parameters"],
+        **({"tokens_per_text": plan.tokens_per_text} if plan.tokens_per_text else {}),
         "train": dict(figures),
     }

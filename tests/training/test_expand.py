@@ -132,7 +132,7 @@ def test_the_pattern_of_attention():
 @pytest.mark.parametrize(
     ("config", "given", "message"),
     [
-        (None, {"expand": {}}, "name one, or leave them out"),
+        (None, {"expand": {}}, "train.expand changes a base: name one"),
         (LLAMA, {"attention": {"sliding_window": 4}}, "llama has no sliding window"),
         (GPT2, {"attention": {"sliding_window": 4}}, "gpt2 has no sliding window"),
         (MISTRAL, {"attention": {"sliding_window": 4, "full_every": 2}}, "one window for all blocks"),
