@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from app.cli import app as cli
-from benchmarks import demo, impact, ledger, retrieval
+from benchmarks import continual, demo, impact, ledger, retrieval, training
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -23,7 +23,10 @@ pytestmark = pytest.mark.docs
 
 def tables():
     """README's tables as their benchmarks make them from the files that they wrote."""
-    made = {"demo": demo.table, "ledger": ledger.table, "impact": impact.table}
+    made = {
+        "demo": demo.table, "ledger": ledger.table, "impact": impact.table, "training": training.table,
+        "continual": continual.table,
+    }  # fmt: skip
     each = {name: make(json.loads((RESULTS / f"{name}.json").read_text())) for name, make in made.items()}
     sets = {name: json.loads((RESULTS / f"retrieval_{name}.json").read_text()) for name in SETS}
     tuned = json.loads((RESULTS / "retrieval_obliqa_tuned.json").read_text())
@@ -31,7 +34,7 @@ def tables():
     return {**each, **both}
 
 
-@pytest.mark.parametrize("name", ["demo", "ledger", "impact", "retrieval", "tuned"])
+@pytest.mark.parametrize("name", ["demo", "ledger", "impact", "training", "continual", "retrieval", "tuned"])
 def test_a_table_is_the_benchmark_files(name):
     assert tables()[name] in README
 
