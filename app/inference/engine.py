@@ -13,14 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from app.core.errors import UsageError
-from app.inference.chat import Message, render, render_messages
+from app.inference.chat_format import (
+    DEFAULT_CONTEXT_TOKENS,
+    ChatFormat,
+    NoChatFormat,
+    Prompt,
+    context_tokens,
+    load_format,
+    load_tokenizer,
+)
 
 if TYPE_CHECKING:
     import torch
 
-Prompt = str | Sequence[Message]
 FinishReason = Literal["stop", "length"]
 BATCH_SIZE = 64
+THOUGHT = "</think>"
+"""Where a token of its own, it ends what a reasoning model says to itself before it answers."""
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -60,9 +69,10 @@ class TransformersEngine:
 
         torch.set_num_threads(num_threads)
         self._model = _load_model(Path(folder), adapter, getattr(torch, dtype))
-        self._tokenizer = _load_tokenizer(Path(folder))
-        self._end, self._pad = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
-        self.max_context_tokens = int(self._model.config.max_position_embeddings)
+        self._tokenizer, self._format = _load_format(Path(folder))
+        self._ends, self._pad = torch.tensor(sorted(self._format.end_tokens)), self._format.pad_token
+        self._thinks = THOUGHT in self._tokenizer.get_added_vocab()
+        self.max_context_tokens = context_tokens(Path(folder)) or DEFAULT_CONTEXT_TOKENS
 
     def count_tokens(self, text: str) -> int:
         """Length of a text in the model's tokens."""
@@ -82,15 +92,8 @@ class TransformersEngine:
         return [answers[position] for position in range(len(encoded))]
 
     def _encode(self, prompt: Prompt, max_new_tokens: int) -> list[int]:
-        text = self._render(prompt)
         room = max(self.max_context_tokens - max_new_tokens, 1)
-        return list(self._tokenizer.encode(text, add_special_tokens=False))[-room:]
-
-    def _render(self, prompt: Prompt) -> str:
-        if self._tokenizer.chat_template and "<|assistant|>" not in self._tokenizer.get_vocab():
-            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-        return render(prompt) if isinstance(prompt, str) else render_messages(prompt)
+        return self._format.prompt(prompt)[-room:]
 
     def _answer(self, prompts: list[list[int]], max_new_tokens: int) -> list[Generation]:
         tokens, logprobs = self._decode(prompts, max_new_tokens)
@@ -98,11 +101,12 @@ class TransformersEngine:
         return [self._generation(len(prompt), ids, values) for prompt, ids, values in rows]
 
     def _generation(self, num_prompt_tokens: int, ids: list[int], logprobs: list[float]) -> Generation:
-        stopped = self._end in ids
-        num_tokens = ids.index(self._end) + 1 if stopped else len(ids)
+        end = next((place for place, token in enumerate(ids) if token in self._format.end_tokens), None)
+        stopped, num_tokens = end is not None, len(ids) if end is None else end + 1
         kept = logprobs[:num_tokens]
+        text = self._tokenizer.decode(ids[: num_tokens - stopped], skip_special_tokens=True)
         return Generation(
-            text=self._tokenizer.decode(ids[: num_tokens - stopped], skip_special_tokens=True).strip(),
+            text=(text.rpartition(THOUGHT)[2] if self._thinks else text).strip(),
             mean_logprob=sum(kept) / num_tokens,
             min_logprob=min(kept),
             num_prompt_tokens=num_prompt_tokens,
@@ -130,7 +134,7 @@ class TransformersEngine:
                 best = output.logits[:, -1].float().log_softmax(-1).max(-1)
                 tokens.append(best.indices)
                 logprobs.append(best.values)
-                done |= best.indices == self._end
+                done |= torch.isin(best.indices, self._ends)
                 ids, positions = best.indices[:, None], positions[:, -1:] + 1
                 mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
         return torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist()
@@ -166,16 +170,13 @@ def _load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    if not (folder / "tokenizer_config.json").is_file():
-        raise ModelUnusable(f"{folder} holds no tokenizer_config.json: export the model with its tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if tokenizer.eos_token_id is None:
-        raise ModelUnusable(f"the tokenizer in {folder} has no end token: set eos_token in its tokenizer_config.json")
-    tokenizer.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return tokenizer
+def _load_format(folder: Path) -> tuple[Any, ChatFormat]:
+    """The tokenizer, to decode with, and the format that prompts are made in."""
+    try:
+        tokenizer = load_tokenizer(folder)
+        return tokenizer, load_format(folder, tokenizer)
+    except NoChatFormat as error:
+        raise ModelUnusable(str(error)) from error
 
 
 def _line(error: Exception) -> str:

@@ -5,7 +5,7 @@ row; each epoch of a pool shows each of its examples once; rows of similar lengt
 is counted, not dropped in silence. Imports no torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,8 @@ from tokenizers import Tokenizer
 from app.inference.chat import END, PAD, SPECIAL_TOKENS, plain, render_messages
 
 IGNORED = -100
+PAD_TOKEN = SPECIAL_TOKENS.index(PAD)
+"""Of our own models."""
 WINDOW_BATCHES = 16
 LENGTH_MULTIPLE = 4
 Row = Mapping[str, Any]
@@ -107,7 +109,12 @@ def encode_texts(texts: Sequence[str], tokenizer: Tokenizer, *, block_tokens: in
     """The texts end to end, cut into blocks; every token is learned. The last block may be shorter."""
     end = SPECIAL_TOKENS.index(END)
     encoded = tokenizer.encode_batch([plain(text) for text in texts], add_special_tokens=False)
-    stream = [token for text in encoded for token in [*text.ids, end]]
+    return blocks_of([[*text.ids, end] for text in encoded], block_tokens=block_tokens)
+
+
+def blocks_of(texts: Sequence[Sequence[int]], *, block_tokens: int) -> list[Example]:
+    """Tokens of texts end to end, cut into blocks; the last block may be shorter."""
+    stream = [token for text in texts for token in text]
     blocks = [stream[start : start + block_tokens] for start in range(0, len(stream), block_tokens)]
     return [Example(block, 0) for block in blocks if len(block) > 1]
 
@@ -120,6 +127,8 @@ class Batches:
         batch_size: rows of a step, over all workers.
         replay_share: share of pool 1 in a batch, on average; without a pool 1 it counts for nothing.
         noise: share of the prompts' tokens that are replaced by others; special tokens never are.
+        pad_token: what rows are filled up with; it is never learned, and nothing learned attends to it.
+        special_tokens: ids that noise neither touches nor brings.
         grouped: let rows of similar length share a batch, so that padding is little.
         pack_tokens: lay examples end to end in rows of at most so many tokens.
         pass_tokens: most tokens, padding counted, that a worker takes through the model at once.
@@ -139,6 +148,8 @@ class Batches:
         noise: float,
         seed: int,
         vocabulary_size: int,
+        pad_token: int = PAD_TOKEN,
+        special_tokens: Collection[int] = range(len(SPECIAL_TOKENS)),
         grouped: bool = True,
         pack_tokens: int | None = None,
         pass_tokens: int | None = None,
@@ -147,7 +158,9 @@ class Batches:
         self._sides = sides
         self._grouped, self._pack_tokens, self._pass_tokens = grouped, pack_tokens, pass_tokens
         self.examples, self._seed, self._noise = examples, seed, noise
-        self._batch_size, self._vocabulary_size = batch_size, vocabulary_size
+        self._batch_size, self._pad_token = batch_size, pad_token
+        self._special = np.array(sorted(special_tokens))
+        self._ordinary = np.setdiff1d(np.arange(vocabulary_size), self._special)
         lengths = np.array([len(example.tokens) for example in examples]).reshape(-1, sides)
         self._lengths, self._num_tokens = lengths.max(axis=1), lengths.sum(axis=1)
         pools = np.array([example.pool for example in examples[::sides]])
@@ -181,8 +194,10 @@ class Batches:
         places = (part[:, None] * self._sides + np.arange(self._sides)).ravel()
         examples = [self._noisy(int(i), step) for i in places]
         if self._pack_tokens is None:
-            return Batch(*pad(examples), scale, None, None if self.reference is None else self.reference[places])
-        input_ids, labels, position_ids = pack(examples, row_tokens=self._pack_tokens)
+            return Batch(
+                *pad(examples, self._pad_token), scale, None, None if self.reference is None else self.reference[places]
+            )
+        input_ids, labels, position_ids = pack(examples, row_tokens=self._pack_tokens, pad_token=self._pad_token)
         return Batch(input_ids, labels, scale, position_ids)
 
     def _num_passes(self, shares: Sequence[Ints]) -> int:
@@ -235,8 +250,8 @@ class Batches:
             return example
         rng = np.random.default_rng([self._seed, 3, step, index])
         prompt = np.array(example.tokens[: example.num_prompt])
-        drawn = rng.integers(len(SPECIAL_TOKENS), self._vocabulary_size, len(prompt))
-        swap = (rng.random(len(prompt)) < self._noise) & (prompt >= len(SPECIAL_TOKENS))
+        drawn = self._ordinary[rng.integers(0, len(self._ordinary), len(prompt))]
+        swap = (rng.random(len(prompt)) < self._noise) & ~np.isin(prompt, self._special)
         tokens = [*np.where(swap, drawn, prompt).tolist(), *example.tokens[example.num_prompt :]]
         return Example(tokens, example.num_prompt, example.pool)
 
@@ -246,11 +261,11 @@ def padded(length: int) -> int:
     return int(-(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
 
 
-def pad(examples: Sequence[Example]) -> tuple[Ints, Ints]:
+def pad(examples: Sequence[Example], pad_token: int = PAD_TOKEN) -> tuple[Ints, Ints]:
     """input_ids and labels, padded on the right to a common length; what is not learned has the label -100."""
     longest = max(len(example.tokens) for example in examples)
     length = padded(longest)
-    input_ids = np.full((len(examples), length), SPECIAL_TOKENS.index(PAD), dtype=np.int64)
+    input_ids = np.full((len(examples), length), pad_token, dtype=np.int64)
     labels = np.full((len(examples), length), IGNORED, dtype=np.int64)
     for row, example in enumerate(examples):
         input_ids[row, : len(example.tokens)] = example.tokens
@@ -258,13 +273,13 @@ def pad(examples: Sequence[Example]) -> tuple[Ints, Ints]:
     return input_ids, labels
 
 
-def pack(examples: Sequence[Example], *, row_tokens: int) -> tuple[Ints, Ints, Ints]:
+def pack(examples: Sequence[Example], *, row_tokens: int, pad_token: int = PAD_TOKEN) -> tuple[Ints, Ints, Ints]:
     """input_ids, labels and position_ids of examples laid end to end in rows of at most ``row_tokens``.
 
     An example's first token is not learned, as nothing of its own stands before it; padding is a sequence of its own.
     """
     rows = [[examples[place] for place in row] for row in bins([len(each.tokens) for each in examples], row_tokens)]
-    input_ids, labels = pad([Example([token for each in row for token in each.tokens], 0) for row in rows])
+    input_ids, labels = pad([Example([token for each in row for token in each.tokens], 0) for row in rows], pad_token)
     position_ids = np.tile(np.arange(input_ids.shape[1]), (len(rows), 1))
     for number, row in enumerate(rows):
         start = 0

@@ -31,6 +31,18 @@ class CannotAdapt(UsageError):
     """Adapters like these cannot be made here; the message says which setting to change."""
 
 
+class TooLong(UsageError):
+    """Rows or blocks may be longer than the base model can take: lower `max_row_tokens` or `block_tokens`."""
+
+
+class BaseRefused(UsageError):
+    """A folder holds no base model that can be taken over; the message says why, and what to do."""
+
+
+class CannotTrain(UsageError):
+    """This base and this recipe do not go together: the message says what does."""
+
+
 class TrainerRefused(UsageError):
     """That key may not sign a training: make one with `signalbox keys new NAME --role trainer --person NAME`."""
 

@@ -23,6 +23,7 @@ import torch
 from app.training.data import Batch, Batches, load_examples
 from app.training.dpo import PreferenceLoss, reference_of
 from app.training.extensions import quieten, without_autotuning
+from app.training.foreign import check_held, check_packs, end_with, heads_plainly, keep_config
 from app.training.model import AnswerLoss, merged, save_model
 from app.training.osft import Osft, adaptive_ratios, chosen_weights
 from app.training.plan import EXAMPLES_FILE, EXPORT, SUMMARY_FILE, Plan, append_progress, read_plan
@@ -101,14 +102,19 @@ def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any,
 
 
 def _with_loss(model: Any, settings: TrainSettings) -> AnswerLoss:
-    return PreferenceLoss(model, settings.dpo) if settings.recipe == "dpo" else AnswerLoss(model)
+    loss = PreferenceLoss(model, settings.dpo) if settings.recipe == "dpo" else AnswerLoss(model)
+    loss.plain_head = heads_plainly(model)
+    if settings.pack_tokens:
+        check_packs(model)
+    return loss
 
 
 def _make_subspaces(model: AnswerLoss, settings: TrainSettings, batches: Batches, num_workers: int) -> Osft | None:
     if settings.recipe != "osft":
         return None
-    how, ratios = settings.osft, _ratios(model, settings, batches, num_workers)
     chosen = chosen_weights(model)
+    check_held(model, set(chosen))
+    how, ratios = settings.osft, _ratios(model, settings, batches, num_workers)
     for parameter in model.parameters():
         parameter.requires_grad = how.train_others
     for parameter in chosen.values():
@@ -152,6 +158,8 @@ def make_batches(plan: Plan, folder: Path) -> Batches:
         noise=0.0 if settings.recipe in ("cpt", "dpo") else settings.prompt_noise,
         seed=settings.seed,
         vocabulary_size=plan.vocabulary_size,
+        pad_token=plan.pad_token,
+        special_tokens=plan.special_tokens,
         grouped=settings.pack_tokens is None,
         pack_tokens=settings.pack_tokens,
         pass_tokens=settings.max_tokens_per_worker,
@@ -230,7 +238,11 @@ def save(engine: Any, subspaces: Osft | None, plan: Plan, progress: Progress, *,
         if rank == 0 and progress.step == plan.settings.num_steps:
             (folder / SUMMARY_FILE).write_text(json.dumps(summary(engine, progress) | leaks))
             model, dtype = _published(engine.module.model, plan.settings), plan.settings.dtype
+            if plan.end_tokens:
+                end_with(model, plan.end_tokens)
             save_model(model, folder / EXPORT, dtype=dtype, base_digest=plan.base_digest, state=state)
+            if plan.end_tokens and plan.base_folder:
+                keep_config(plan.base_folder, folder / EXPORT)
         figures = {"step": progress.step, "duration_s": progress.duration_s, "num_tokens": progress.num_tokens}
         report({**figures, **leaks}, folder)
 

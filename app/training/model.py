@@ -96,6 +96,9 @@ class AnswerLoss(nn.Module):
     workers, so that the mean of the workers' gradients is the gradient of the batch, however it was divided.
     """
 
+    plain_head = True
+    """Logits are the last hidden states through the output layer, as in all but a few models."""
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
@@ -119,12 +122,16 @@ class AnswerLoss(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits (labels, vocabulary) in float32 of the positions that carry a label, their tokens, their rows."""
         causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        hidden = causal.get_decoder()(
-            input_ids=input_ids, position_ids=position_ids, use_cache=False
-        ).last_hidden_state[:, :-1]
         targets = labels[:, 1:]
         chosen = targets != IGNORED
-        return causal.get_output_embeddings()(hidden[chosen]).float(), targets[chosen], chosen.nonzero()[:, 0]
+        given = {"input_ids": input_ids, "use_cache": False}
+        given |= {} if position_ids is None else {"position_ids": position_ids}
+        if self.plain_head:
+            hidden = causal.get_decoder()(**given).last_hidden_state[:, :-1]
+            logits = causal.get_output_embeddings()(hidden[chosen]).float()
+        else:
+            logits = causal(**given).logits[:, :-1][chosen].float()
+        return logits, targets[chosen], chosen.nonzero()[:, 0]
 
     def take_notes(self) -> dict[str, float]:
         """Figures of this worker's rows since the last call, for the curve beside the loss."""

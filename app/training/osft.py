@@ -119,7 +119,9 @@ def num_kept(shape: torch.Size, unfreeze_rank_ratio: float) -> int:
 
 def chosen_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Weights of the linear layers inside the model's numbered blocks by name; heads and poolers stand outside."""
-    found = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer, its weight transposed: all here is symmetric
+
+    found = {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear | Conv1D)}
     inside = {name: each for name, each in found.items() if any(part.isdigit() for part in name.split("."))}
     return {f"{name}.weight": cast("nn.Parameter", each.weight) for name, each in inside.items()}
 

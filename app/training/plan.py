@@ -52,6 +52,15 @@ class Plan(Settings):
     tokens_per_text: dict[str, float] | None = None
     """Mean number of tokens of a text of the data `before` and `after` tokens were added, where some were."""
 
+    pad_token: int = 0
+    """Id that rows are filled up with."""
+
+    special_tokens: tuple[int, ...] = (0, 1, 2, 3)
+    """Ids that noise neither touches nor brings; those of our own models by default."""
+
+    end_tokens: tuple[int, ...] | None = None
+    """Ids that end an answer, where the model is from elsewhere; they go into its generation settings."""
+
     num_rows: int
     """Examples that the run draws from."""
 

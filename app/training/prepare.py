@@ -4,29 +4,29 @@ Guarantees: the folder follows from the versions and the settings; a row that is
 with its reason.
 """
 
-import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from app.core.parquet import read_rows, write_rows
 from app.inference.chat import plain
+from app.inference.chat_format import DEFAULT_CONTEXT_TOKENS, OwnFormat, context_tokens, is_own, load_format
 from app.registry.tables import CHUNKS_FILE, REJECTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
 from app.training.adapters import check_adapters
-from app.training.data import Example, encode_rows, encode_texts, id_of, learned_spans, save_examples
-from app.training.errors import NothingToReplay, NothingToTrain
+from app.training.data import Example, id_of, save_examples
+from app.training.encode import Encoder
+from app.training.errors import NothingToReplay, NothingToTrain, TooLong
 from app.training.expand import check_expansion
 from app.training.new_tokens import Added, add_tokens
-from app.training.pairs import encode_pairs
 from app.training.plan import EXAMPLES_FILE, PLAN_FILE, Plan, read_plan, write_plan
 from app.training.replay import divide_for_replay, remembered
 from app.training.settings import ModelSettings, TrainSettings
-from app.training.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from app.training.tokenizer import OLD_FORMS, load_tokenizer, save_tokenizer, tokenizer_files, train_tokenizer
 
 TRAIN_SPLIT = "train"
 REJECTS = pa.schema({"dataset": pa.string(), "row_id": pa.string(), "num_tokens": pa.int64(), "reason": pa.string()})
@@ -63,29 +63,33 @@ def prepare(
         check_adapters(settings.lora, base_folder)
     tables = [read_version(version, registry) for version in data]
     extra = [read_version(version, registry) for version in vocabulary]
-    tokenizer = make_tokenizer(folder, base_folder, model, [*tables, *extra])
+    encoder = make_encoder(folder, base_folder, model, [*tables, *extra], settings=settings)
     added = Added()
     if settings.new_tokens:
         texts = [plain(text) for table in tables for row in table for text in texts_of(row)]
         added = add_tokens(folder, texts, settings.new_tokens)
-        tokenizer = load_tokenizer(folder)
-    examples = make_examples(tables, tokenizer, settings=settings)
+        encoder = Encoder(load_format(folder), context_tokens=encoder.context_tokens)
+    examples = make_examples(tables, encoder, settings=settings)
     kept, too_long = divide_by_length(examples, settings)
-    rejects = [*_unusable(data, tables, settings), *too_long]
+    rejects = [*_unusable(data, tables, settings), *encoder.rejects, *too_long]
     if not any(example.pool == 0 for example in kept):
         raise NothingToTrain(f"{', '.join(v.ref for v in data)} hold no new row for {settings.recipe}: name other data")
     save_examples(kept, folder / EXAMPLES_FILE)
     if rejects:
         write_rows(folder / REJECTS_FILE, rejects, schema=REJECTS)
+    chat = encoder.chat
     plan = Plan(
         name=name,
-        settings=settings,
+        settings=with_steps(settings, num_rows=sum(example.pool == 0 for example in kept) // settings.sides),
         model=model,
         base_folder=base_folder,
         base_digest=base.digest if base else None,
-        vocabulary_size=tokenizer.get_vocab_size(),
+        vocabulary_size=chat.vocabulary_size,
         new_tokens=added.pieces,
         tokens_per_text=added.tokens_per_text,
+        pad_token=chat.pad_token,
+        special_tokens=tuple(sorted(chat.special_tokens)),
+        end_tokens=None if isinstance(chat, OwnFormat) else tuple(sorted(chat.end_tokens)),
         num_rows=len(kept) // settings.sides,
         num_left_out=len(rejects),
     )
@@ -102,18 +106,51 @@ def read_version(version: Version, registry: Registry) -> Rows:
     return [row for row in rows if row.get("split", TRAIN_SPLIT) == TRAIN_SPLIT]
 
 
-def make_tokenizer(folder: Path, base: Path | None, model: ModelSettings | None, tables: Sequence[Rows]) -> Tokenizer:
-    """The base model's tokenizer, or a new one trained on the texts of all tables; its files go into ``folder``."""
+def make_encoder(
+    folder: Path, base: Path | None, model: ModelSettings | None, tables: Sequence[Rows], *, settings: TrainSettings
+) -> Encoder:
+    """What encodes rows for the base model, or for a new one whose tokenizer is trained on the texts of all tables.
+
+    The tokenizer's files go into ``folder``; those of a base from elsewhere just as they are.
+
+    Raises:
+        TooLong: the recipe's blocks or rows are longer than the base can take.
+    """
+    if base is not None and not is_own(base):
+        for file in tokenizer_files(base):
+            if not (settings.new_tokens and file.name in OLD_FORMS):
+                shutil.copyfile(file, folder / file.name)
+        encoder = Encoder(load_format(base), context_tokens=context_tokens(base))
+        check_lengths(settings, encoder.context_tokens)
+        return encoder
     if base is not None:
         tokenizer = load_tokenizer(base)
-        context_tokens = json.loads((base / "config.json").read_text())["max_position_embeddings"]
+        most = context_tokens(base) or DEFAULT_CONTEXT_TOKENS
     else:
         assert model is not None
         texts = (text for table in tables for row in table for text in texts_of(row))
         tokenizer = train_tokenizer(texts, vocabulary_size=model.vocabulary_size)
-        context_tokens = model.max_context_tokens
-    save_tokenizer(tokenizer, folder, max_context_tokens=context_tokens)
-    return tokenizer
+        most = model.max_context_tokens
+    save_tokenizer(tokenizer, folder, max_context_tokens=most)
+    return Encoder(OwnFormat(tokenizer))
+
+
+def with_steps(settings: TrainSettings, *, num_rows: int) -> TrainSettings:
+    """The settings of a run over so many new rows: where passes over them are asked for, these decide the steps."""
+    if settings.num_epochs is None:
+        return settings
+    num_workers = settings.workers.num_workers
+    batch_size = min(settings.batch_size, max(num_rows // num_workers, 1) * num_workers)
+    num_new = batch_size - round(settings.replay_share * batch_size)
+    num_steps = max(1, -(-num_rows // num_new)) * settings.num_epochs
+    return settings.model_copy(update={"batch_size": batch_size, "num_steps": num_steps})
+
+
+def check_lengths(settings: TrainSettings, context_tokens: int | None) -> None:
+    """Refuse settings under which a row may be longer than the base can take; TooLong."""
+    name = "block_tokens" if settings.recipe == "cpt" else "max_row_tokens"
+    if context_tokens and getattr(settings, name) > context_tokens:
+        raise TooLong(f"the base takes {context_tokens} tokens at once: set train.{name} to that or less")
 
 
 def texts_of(row: dict[str, Any]) -> list[str]:
@@ -158,44 +195,42 @@ def divide_by_length(
     ]
 
 
-def make_examples(tables: Sequence[Rows], tokenizer: Tokenizer, *, settings: TrainSettings) -> list[Example]:
+def make_examples(tables: Sequence[Rows], encoder: Encoder, *, settings: TrainSettings) -> list[Example]:
     """Examples of a recipe: blocks of text for `cpt`, pairs for `dpo`; else rows, the first table's new facts apart."""
     if settings.recipe == "dpo":
-        return _pairs(tables, tokenizer, settings)
+        return _pairs(tables, encoder, settings)
     if settings.recipe == "cpt":
-        return [*_blocks([row for table in tables for row in table], tokenizer, settings), *_tokens(tables, tokenizer)]
+        return [*_blocks([row for table in tables for row in table], encoder, settings), *_tokens(tables, encoder)]
     new, *older = [[row for row in table if row.get("question")] for table in tables]
     if not older or not settings.replay_share:
-        return [*encode_rows(new, tokenizer), *_tokens(tables[:1], tokenizer)]
+        return [*encoder.rows(new), *_tokens(tables[:1], encoder)]
     old = [row for table in older for row in table]
     learned, known = divide_for_replay(new, old, withdrawn=settings.replay_withdrawn)
     replayed = remembered(known, num_rows=settings.replay_rows, by=settings.replay_by, seed=settings.seed)
-    again = [*encode_rows(replayed, tokenizer, pool=1), *_tokens(tables[1:], tokenizer, pool=1)]
+    again = [*encoder.rows(replayed, pool=1), *_tokens(tables[1:], encoder, pool=1)]
     if not again:
         raise NothingToReplay("no row of the older data is left to replay: set train.replay_withdrawn, or no share")
-    return [*encode_rows(learned, tokenizer), *_tokens(tables[:1], tokenizer), *again]
+    return [*encoder.rows(learned), *_tokens(tables[:1], encoder), *again]
 
 
-def _pairs(tables: Sequence[Rows], tokenizer: Tokenizer, settings: TrainSettings) -> list[Example]:
+def _pairs(tables: Sequence[Rows], encoder: Encoder, settings: TrainSettings) -> list[Example]:
     """Both sides of every pair; those of older tables are replayed."""
     new, *older = [[row for row in table if is_usable(row, settings)] for table in tables]
     old = [row for table in older for row in table] if settings.replay_share else []
     replayed = remembered(old, num_rows=settings.replay_rows, by=settings.replay_by, seed=settings.seed)
-    return [*encode_pairs(new, tokenizer), *encode_pairs(replayed, tokenizer, pool=1)]
+    return [*encoder.pairs(new), *encoder.pairs(replayed, pool=1)]
 
 
-def _tokens(tables: Sequence[Rows], tokenizer: Tokenizer, *, pool: int = 0) -> list[Example]:
+def _tokens(tables: Sequence[Rows], encoder: Encoder, *, pool: int = 0) -> list[Example]:
     """Examples of the rows that are tokens already; they must be of the model's own vocabulary."""
-    size = tokenizer.get_vocab_size()
     try:
-        rows = [row for table in tables for row in table if row.get("input_ids")]
-        return [example for row in rows for example in learned_spans(row, vocabulary_size=size, pool=pool)]
+        return encoder.tokens([row for table in tables for row in table if row.get("input_ids")], pool=pool)
     except ValueError as error:
         raise NothingToTrain(
             f"rows of tokens do not fit: {error}; make them with the base model's tokenizer"
         ) from error
 
 
-def _blocks(rows: Rows, tokenizer: Tokenizer, settings: TrainSettings) -> list[Example]:
+def _blocks(rows: Rows, encoder: Encoder, settings: TrainSettings) -> list[Example]:
     texts = [text for row in rows for text in texts_of(row)]
-    return encode_texts(texts, tokenizer, block_tokens=settings.block_tokens)
+    return encoder.texts(texts, block_tokens=settings.block_tokens)

@@ -216,6 +216,9 @@ class TrainSettings(Settings):
     num_steps: PositiveInt = 450
     """Optimiser steps; a fixed number, so that a run ends where its repetition ends."""
 
+    num_epochs: PositiveInt | None = None
+    """Or so many passes over the new rows, whose number then decides the steps; a batch is no larger than the rows."""
+
     batch_size: PositiveInt = 64
     """Rows of one step, over all workers; in `dpo`, pairs."""
 
@@ -372,7 +375,10 @@ class TrainSettings(Settings):
         return {**stated, "num_workers": self.workers.num_workers}
 
 
-LATER = ("expand", "attention", "new_tokens", "pack_tokens", "max_tokens_per_worker", "replay_rows", "replay_by")
+LATER = (
+    *("expand", "attention", "new_tokens", "num_epochs", "pack_tokens", "max_tokens_per_worker"),
+    *("replay_rows", "replay_by"),
+)
 LATER_LORA = ("merge", "target_modules", "use_dora", "use_rslora", "quantize")
 """Settings that came later: they count where they are not at their default, so that earlier runs stay what they are."""
 

@@ -14,7 +14,13 @@ from app.inference.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
-TOKENIZER_FILES = (TOKENIZER_FILE, CONFIG_FILE)
+OLD_FORMS = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt")
+"""Other files that may say what tokenizer.json says."""
+OF_TOKENIZERS = (
+    *(TOKENIZER_FILE, CONFIG_FILE, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"),
+    *OLD_FORMS,
+)
+"""Names of the files that tokenizers are kept in; ours have the first two."""
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> Tokenizer:
@@ -45,6 +51,11 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_context_tokens: in
         "chat_template": CHAT_TEMPLATE,
     }
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a folder that make its tokenizer."""
+    return [folder / name for name in OF_TOKENIZERS if (folder / name).is_file()]
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -37,7 +37,7 @@ from app.training.loss import CURVE, CURVE_FILE, PLOT_FILE, write_curve
 from app.training.plan import EXPORT, SUMMARY_FILE, Plan, num_starts, read_progress
 from app.training.prepare import prepare
 from app.training.settings import ModelSettings, TrainSettings
-from app.training.tokenizer import TOKENIZER_FILES
+from app.training.tokenizer import tokenizer_files
 
 KIND = "model"
 CODE_VERSION = "1"
@@ -226,9 +226,9 @@ def _publish(
         shutil.copytree(Path(trained) / EXPORT, staged)
         summary = json.loads((Path(trained) / SUMMARY_FILE).read_text())
         write_curve(summary["curve"], staged, title=f"{plan.name}: {plan.settings.recipe}")
-        for file in (*TOKENIZER_FILES, REJECTS_FILE):
-            if (folder / "plan" / file).exists():
-                shutil.copy(folder / "plan" / file, staged / file)
+        for file in (*tokenizer_files(folder / "plan"), folder / "plan" / REJECTS_FILE):
+            if file.exists():
+                shutil.copy(file, staged / file.name)
         figures = train_figures(summary, plan, num_starts=starts)
         files = [staged / PLOT_FILE, staged / CURVE_FILE]
         tracker.finish_run(run_id, curve=summary["curve"], metrics=figures, files=files)
