@@ -37,7 +37,7 @@ RUNS = {
     "gpt2 sft, zero 2": ("gpt2", None, {"recipe": "sft", "zero_stage": 2}),
     "gpt2 lora": ("gpt2", CHATML, {"recipe": "lora"}),
     "gpt2 osft": ("gpt2", STRICT, {"recipe": "osft", "osft": {"unfreeze_rank_ratio": 0.8}}),
-    "gemma2 sft": ("gemma2", STRICT, {"recipe": "sft"}),
+    "gemma2 sft": ("gemma2", STRICT, {"recipe": "sft", "num_steps": 120}),
 }
 
 
