@@ -106,11 +106,11 @@ def test_a_folder_and_a_file_become_a_trained_folder(cluster, registry, tmp_path
     ]
     (tmp_path / "fees.jsonl").write_text("\n".join(map(json.dumps, rows)))
     given = {"model_path": base, "data_path": tmp_path / "fees.jsonl", "ckpt_output_dir": tmp_path / "out"}
-    given |= {"workspace": registry.workspace.root, "num_epochs": 20, "effective_batch_size": 8, "max_seq_len": 128}
-    given |= {"learning_rate": 1e-2, "max_tokens_per_gpu": 1024, "warmup_steps": 2}
+    given |= {"workspace": registry.workspace.root, "num_epochs": 50, "effective_batch_size": 8, "max_seq_len": 128}
+    given |= {"learning_rate": 1e-2, "max_tokens_per_gpu": 1024, "settings": {"dtype": "float32"}}
     made = sft(**given)
     assert (made.version.name, made.base.name, made.data.name) == ("out", "tiny", "fees")
-    assert made.version.facts["train"]["steps"] == 60
+    assert made.version.facts["train"]["steps"] == 150
     assert made.version.parents == [made.base.digest, made.data.digest]
     assert json.loads((tmp_path / "out" / NOTE_FILE).read_text())["digest"] == made.version.digest
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -157,7 +157,8 @@ class BaseCompatible(Check):
     def judge(self, evidence: Evidence) -> Finding:
         model, base = evidence.artifact, evidence.fact("base")
         if base is None:
-            return Finding("green", f"{model.ref} began from a random start: it has no base", 0, 0, (model.digest,))
+            began = "was imported" if model.facts.get("recipe") == "import" else "began from a random start"
+            return Finding("green", f"{model.ref} {began}: it has no base", 0, 0, (model.digest,))
         if base not in model.parents:
             return Finding(
                 "red", f"the base that {model.ref} states is not among its parents", None, 0, (model.digest,)
