@@ -16,6 +16,7 @@ from app.core.parquet import read_rows
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = [
     "ingest",
+    "import_model",
     "index",
     "synthesize",
     "train",
@@ -48,7 +49,7 @@ def test_help_teaches(job):
     assert "--config" in done.stdout
 
 
-BEGINNERS = ("ingest", "curate", "ensure_monitor")
+BEGINNERS = ("ingest", "import_model", "curate", "ensure_monitor")
 NEEDED = {
     "train": ["--base", "x", "--data", "x"],
     "evaluate": ["--suite", "x"],
