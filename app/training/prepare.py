@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from app.core.parquet import read_rows, write_rows
 from app.inference.chat import plain
-from app.inference.chat_format import DEFAULT_CONTEXT_TOKENS, OwnFormat, context_tokens, is_own, load_format
+from app.inference.chat_format import DEFAULT_CONTEXT_TOKENS, ChatFormat, OwnFormat, context_tokens, is_own, load_format
+from app.inference.chat_format import load_tokenizer as read_tokenizer
 from app.registry.tables import CHUNKS_FILE, REJECTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
@@ -68,7 +69,7 @@ def prepare(
     if settings.new_tokens:
         texts = [plain(text) for table in tables for row in table for text in texts_of(row)]
         added = add_tokens(folder, texts, settings.new_tokens)
-        encoder = Encoder(load_format(folder), context_tokens=encoder.context_tokens)
+        encoder = Encoder(_extended_format(folder, base_folder), context_tokens=encoder.context_tokens)
     examples = make_examples(tables, encoder, settings=settings)
     kept, too_long = divide_by_length(examples, settings)
     rejects = [*_unusable(data, tables, settings), *encoder.rejects, *too_long]
@@ -131,8 +132,17 @@ def make_encoder(
         texts = (text for table in tables for row in table for text in texts_of(row))
         tokenizer = train_tokenizer(texts, vocabulary_size=model.vocabulary_size)
         most = model.max_context_tokens
+    if model is not None and model.config is not None:
+        check_lengths(settings, most)
     save_tokenizer(tokenizer, folder, max_context_tokens=most)
     return Encoder(OwnFormat(tokenizer))
+
+
+def _extended_format(folder: Path, base: Path | None) -> ChatFormat:
+    """The base's format with the tokenizer in a run's folder."""
+    if base is None or is_own(base):
+        return load_format(folder)
+    return load_format(base, read_tokenizer(folder))
 
 
 def with_steps(settings: TrainSettings, *, num_rows: int) -> TrainSettings:
@@ -150,7 +160,7 @@ def check_lengths(settings: TrainSettings, context_tokens: int | None) -> None:
     """Refuse settings under which a row may be longer than the base can take; TooLong."""
     name = "block_tokens" if settings.recipe == "cpt" else "max_row_tokens"
     if context_tokens and getattr(settings, name) > context_tokens:
-        raise TooLong(f"the base takes {context_tokens} tokens at once: set train.{name} to that or less")
+        raise TooLong(f"the model takes {context_tokens} tokens at once: set train.{name} to that or less")
 
 
 def texts_of(row: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Tokens for a domain: which are added, that texts stay what they were, and where their rows begin."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -139,3 +140,24 @@ def test_what_takes_no_tokens_is_refused(tmp_path):
         add_tokens(tmp_path, DOMAIN, SETTINGS)
     with pytest.raises(ValueError, match="left out for lora"):
         TrainSettings(recipe="lora", new_tokens={})
+
+
+def test_a_base_from_elsewhere_ends_its_answers_as_before(registry, tmp_path):
+    base = tmp_path / "base"
+    new_model(ModelSettings(config=LLAMA | {"max_position_embeddings": 512}), vocabulary_size=512).save_pretrained(base)
+    llama(base)
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
+    (base / "tokenizer.model").write_bytes(b"old")
+    model = registry.publish("model", "base", folder=base, inputs={})
+    data = [publish(registry, tmp_path, "rows", [("fee?", text, "a", "fee", "train") for text in DOMAIN])]
+    plans = [
+        prepare(tmp_path / name, name="m", base=model, model=None, data=data, vocabulary=(), registry=registry,
+                settings=TrainSettings(new_tokens=new_tokens))
+        for name, new_tokens in (("with", SETTINGS), ("without", None))
+    ]  # fmt: skip
+    assert plans[0].end_tokens == plans[1].end_tokens == (2, 7)
+    assert plans[0].vocabulary_size == plans[1].vocabulary_size + 24
+    assert not (tmp_path / "with" / "tokenizer.model").exists()
+    lengths = [sum(len(each.tokens) for each in load_examples(tmp_path / name / EXAMPLES_FILE))
+               for name in ("with", "without")]  # fmt: skip
+    assert lengths[0] < 0.8 * lengths[1]

@@ -9,7 +9,7 @@ import pytest
 from app.core.parquet import read_rows, write_rows
 from app.inference.chat import CHAT_TEMPLATE, SPECIAL_TOKENS, render, render_messages
 from app.training.data import load_examples
-from app.training.errors import NothingToReplay, NothingToTrain
+from app.training.errors import NothingToReplay, NothingToTrain, TooLong
 from app.training.plan import EXAMPLES_FILE, append_progress, num_starts, read_plan, read_progress
 from app.training.prepare import prepare
 from app.training.settings import ModelSettings, TrainSettings
@@ -43,6 +43,15 @@ def test_only_the_train_split_is_trained_on_and_long_rows_are_counted(registry, 
     (left_out,) = read_rows(tmp_path / "plan" / "rejects.parquet")
     assert (left_out["num_tokens"] > 400, left_out["reason"]) == (True, "longer than train.max_row_tokens (100)")
     assert read_plan(tmp_path / "plan") == plan
+
+
+def test_rows_must_fit_a_new_architecture(registry, tmp_path):
+    version = publish(registry, tmp_path, "rows", [("fee?", "1", "a", "fee", "train")])
+    given = {"name": "m", "base": None, "data": [version], "vocabulary": (), "registry": registry}
+    given["model"] = ModelSettings(config={"model_type": "gpt2"}, max_context_tokens=96, vocabulary_size=300)
+    with pytest.raises(TooLong, match="takes 96 tokens at once"):
+        prepare(tmp_path / "plan", settings=TrainSettings(), **given)
+    assert prepare(tmp_path / "fitting", settings=TrainSettings(max_row_tokens=96), **given).num_rows == 1
 
 
 def test_nothing_to_train_on(registry, tmp_path):
