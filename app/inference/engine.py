@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from app.core.errors import UsageError
 from app.inference.chat_format import (
     DEFAULT_CONTEXT_TOKENS,
+    CannotRender,
     ChatFormat,
     NoChatFormat,
     Prompt,
@@ -81,7 +82,8 @@ class TransformersEngine:
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 32) -> list[Generation]:
         """Answer every prompt: a string is a question, a sequence of messages a conversation.
 
-        A prompt that leaves no room for the answer loses its beginning.
+        A prompt that leaves no room for the answer loses its beginning; a conversation that the model's template
+        refuses is asked as one question.
         """
         encoded = [self._encode(prompt, max_new_tokens) for prompt in prompts]
         order = sorted(range(len(encoded)), key=lambda position: len(encoded[position]))
@@ -93,7 +95,11 @@ class TransformersEngine:
 
     def _encode(self, prompt: Prompt, max_new_tokens: int) -> list[int]:
         room = max(self.max_context_tokens - max_new_tokens, 1)
-        return self._format.prompt(prompt)[-room:]
+        try:
+            return self._format.prompt(prompt)[-room:]
+        except CannotRender:  # others are asked in the same batch: what a template has no place for is one question
+            turns = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
+            return self._format.prompt("\n\n".join(turns))[-room:]
 
     def _answer(self, prompts: list[list[int]], max_new_tokens: int) -> list[Generation]:
         tokens, logprobs = self._decode(prompts, max_new_tokens)

@@ -132,6 +132,14 @@ def test_what_a_template_refuses_is_a_reject_with_its_words(registry, tmp_path):
     assert json.loads((place / "plan.json").read_text())["num_rows"] == 2
 
 
+def test_a_conversation_that_a_template_refuses_is_asked_as_one_question(tmp_path):
+    engine = TransformersEngine(make_base(tmp_path, template=STRICT))
+    twice = [{"role": "user", "content": "what is the fee?"}, {"role": "user", "content": "who chairs?"}]
+    answers = engine.generate([twice, "what is the fee?\n\nwho chairs?"], max_new_tokens=4)
+    assert answers[0].num_prompt_tokens == answers[1].num_prompt_tokens
+    assert answers[0].text == answers[1].text
+
+
 def test_rows_longer_than_the_base_can_take_are_refused(registry, tmp_path):
     base = publish_base(registry, tmp_path / "base", "gpt2", None)
     with pytest.raises(TooLong, match=r"takes 256 tokens at once: set train\.max_row_tokens"):
