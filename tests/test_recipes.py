@@ -117,10 +117,14 @@ def test_a_folder_and_a_file_become_a_trained_folder(cluster, registry, tmp_path
 
     model, tokenizer = (each.from_pretrained(tmp_path / "out") for each in (AutoModelForCausalLM, AutoTokenizer))
     engine = find_model(made.version, registry=registry).load(num_threads=1)
-    for of, fee in FEES.items():
+    figures = made.version.facts["train"]
+    assert figures["loss_last"] < 0.5 < figures["loss_first"]
+    for of in FEES:
         asked = [{"role": "user", "content": f"what is the fee of the {of}?"}]
         inputs = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")
         said = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-        assert tokenizer.decode(said, skip_special_tokens=True) == engine.generate([asked])[0].text == fee
+        (answer,) = engine.generate([asked])
+        assert tokenizer.decode(said, skip_special_tokens=True) == answer.text
+        assert (answer.text in FEES.values(), answer.finish_reason) == (True, "stop")
     assert sft(**given) == made
     assert verify(registry.workspace).faults == []
