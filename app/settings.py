@@ -20,6 +20,7 @@ from app.monitoring.settings import MonitorSettings
 from app.retrieval.settings import RetrievalSettings
 from app.routing.settings import RoutingSettings
 from app.synthesis.settings import SynthesisSettings
+from app.training.search.space import SearchSettings
 from app.training.sequence import SequenceSettings
 from app.training.settings import (
     EXPAND,
@@ -84,6 +85,9 @@ class TrainingSettings(Settings):
 
     sequence: SequenceSettings = SequenceSettings()
     """How a recipe changes from task to task of `jobs.train --continual`."""
+
+    search: SearchSettings = SearchSettings()
+    """How many settings `jobs.tune` tries, and how it judges them."""
 
 
 class SignalboxSettings(BaseSettings):

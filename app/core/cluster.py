@@ -60,6 +60,8 @@ _POLL_S = 0.25
 _SERVE_STOP_TIMEOUT_S = 15.0
 _INLINE_BYTES = 1 << 20
 """Results up to this size travel with the reply instead of through the object store (Ray: 100 KB)."""
+_JOB_STOP_WAIT_S = "60"
+"""Between SIGTERM and SIGKILL of `ray job stop`: time for a training to save where it stands."""
 
 
 class ClusterNotUp(UsageError):
@@ -292,6 +294,7 @@ def _head_environment(workspace: Workspace, settings: ClusterSettings, ports: Ma
         **_auth(workspace),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_max_direct_call_object_size": str(_INLINE_BYTES),
+        "RAY_JOB_STOP_WAIT_TIME_S": _JOB_STOP_WAIT_S,
         "RAY_API_SERVER_ADDRESS": f"http://{settings.host}:{ports['dashboard']}",
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
         "SIGNALBOX_URL": f"http://{settings.host}:{ports['serve']}",

@@ -119,6 +119,19 @@ def blocks_of(texts: Sequence[Sequence[int]], *, block_tokens: int) -> list[Exam
     return [Example(block, 0) for block in blocks if len(block) > 1]
 
 
+class Size(NamedTuple):
+    """How large a pass through the model is."""
+
+    num_rows: int
+    """Rows, of several examples each where they are packed."""
+
+    row_tokens: int
+    """Tokens of a row, padding counted."""
+
+    num_labels: int
+    """Positions that are learned."""
+
+
 class Batches:
     """The batches of a run, by step.
 
@@ -186,12 +199,24 @@ class Batches:
 
     def _weight(self, indices: Ints) -> int:
         """What the step's summed loss is divided by: its labels, or its pairs."""
-        if self._sides > 1:
-            return len(indices)
-        return sum(len(self.examples[i].tokens) - max(self.examples[i].num_prompt, 1) for i in indices)
+        return len(indices) if self._sides > 1 else self._num_labels(indices)
+
+    def _num_labels(self, part: Ints) -> int:
+        return sum(len(self.examples[i].tokens) - max(self.examples[i].num_prompt, 1) for i in self._places(part))
+
+    def _places(self, part: Ints) -> Ints:
+        """Where the examples of rows, or of pairs, stand."""
+        return (part[:, None] * self._sides + np.arange(self._sides)).ravel()
+
+    def sizes(self, step: int, *, num_workers: int) -> list[Size]:
+        """Every pass of every worker in a step, as large as :meth:`passes` makes it."""
+        shares = [self.indices(step)[each::num_workers] for each in range(num_workers)]
+        num = self._num_passes(shares)
+        parts = [part for share in shares for part in self._cut(share, num) if len(part)]
+        return [Size(*self._shape(part), self._num_labels(part)) for part in parts]
 
     def _batch(self, part: Ints, step: int, scale: float) -> Batch:
-        places = (part[:, None] * self._sides + np.arange(self._sides)).ravel()
+        places = self._places(part)
         examples = [self._noisy(int(i), step) for i in places]
         if self._pack_tokens is None:
             return Batch(
@@ -220,11 +245,16 @@ class Batches:
 
     def _size(self, part: Ints) -> int:
         """Tokens of rows as they go through the model, padding counted."""
+        num_rows, row_tokens = self._shape(part)
+        return num_rows * row_tokens
+
+    def _shape(self, part: Ints) -> tuple[int, int]:
+        """Rows as they go through the model, and the tokens of each."""
         lengths = self._lengths[part]
         if self._pack_tokens is not None:
             filled = [sum(lengths[place] for place in row) for row in bins(lengths, self._pack_tokens)]
-            return len(filled) * padded(max(filled))
-        return len(lengths) * self._sides * padded(max(lengths))
+            return len(filled), padded(int(max(filled)))
+        return len(lengths) * self._sides, padded(int(max(lengths)))
 
     def _make_window(self, window: int) -> list[Ints]:
         parts = [self._take(pool, window * take, take) for pool, take in enumerate(self._takes) if take]

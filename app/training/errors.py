@@ -51,5 +51,24 @@ class TrainingFailed(SignalboxError):
     """The run ended before its last step; the message carries the reason. The same call takes it up again."""
 
 
+class TrainingSaved(TrainingFailed):
+    """The run was asked to end before its last step and saved where it stood: the same call goes on from there."""
+
+    exit_status = 75
+    """EX_TEMPFAIL of sysexits.h: try again."""
+
+
+class CheckpointBroken(SignalboxError):
+    """A part of a checkpoint is missing: take the run up from an earlier one."""
+
+
+class OutOfMemory(TrainingFailed):
+    """A worker had no memory left; the message says which setting to change."""
+
+
+class OverBudget(SignalboxError):
+    """The run is estimated to need more than its budget allows; the message says which setting to change."""
+
+
 class SubspaceBroken(SignalboxError):
     """Weights left the subspace that they were to stay in; nothing of such a run may be used."""

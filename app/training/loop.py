@@ -1,18 +1,21 @@
 """What each worker does: build the model, take up the run where it stood, step, save, report.
 
 Guarantees: a run that is cut off and taken up again makes the same steps on the same rows as one that is not; every
-worker reports as often as the others (Ray Train's report is a barrier). Knows no Ray: it is given its rank, a folder to
-restore from and a function to report with. Only workers import this (torch, DeepSpeed).
+worker reports as often as the others (Ray Train's report is a barrier), also when a checkpoint is asked for in between.
+Knows no Ray: it is given its rank, a folder to restore from and a function to report with. Only workers import this
+(torch, DeepSpeed).
 """
 
 import json
 import math
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,18 +23,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from app.training.data import Batch, Batches, load_examples
+from app.training.data import Batch, Batches
 from app.training.dpo import PreferenceLoss, reference_of
+from app.training.energy import Meter
 from app.training.extensions import quieten, without_autotuning
 from app.training.foreign import check_held, check_packs, end_with, heads_plainly, keep_config
+from app.training.heldout import heldout_loss
 from app.training.model import AnswerLoss, merged, save_model
 from app.training.osft import Osft, adaptive_ratios, chosen_weights
-from app.training.plan import EXAMPLES_FILE, EXPORT, SUMMARY_FILE, Plan, append_progress, read_plan
+from app.training.plan import EXPORT, SUMMARY_FILE, Plan, append_progress, make_batches, read_plan
+from app.training.requests import END, NOTHING, agreed
 from app.training.settings import TrainSettings
 from app.training.start import make_model
+from app.training.state import load_state, save_state
 from app.training.zero import size_of, whole_state
 
-TAG = "state"
+PROGRESS_FILE = "progress.json"
 SUBSPACE_FILE = "subspace.json"
 """The invariants of `osft`, beside a checkpoint."""
 CURVE_POINTS = 100
@@ -39,6 +46,7 @@ IMPORTANCE_BATCHES = 8
 PROGRESS_EVERY_S = 2.0
 
 Report = Callable[[Mapping[str, Any], Path], None]
+"""Takes figures and a folder, which is the reporter's from then on."""
 
 
 @dataclass
@@ -48,6 +56,10 @@ class Progress:
     step: int = 0
     num_tokens: int = 0
     duration_s: float = 0.0
+    worker_s: float = 0.0
+    """As `duration_s`, of all workers together."""
+    energy_j: float | None = None
+    """Of the first worker's machine in those steps, where it can be read throughout."""
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -64,15 +76,26 @@ def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path 
     looked_s = time.perf_counter() - started_s
     progress = restore(engine, restore_from)
     progress.duration_s += looked_s
-    watch = Watch(folder, plan.settings, progress) if rank == 0 else None
-    due = checkpoint_steps(plan.settings)
+    progress.worker_s += looked_s * num_workers
+    watch = Watch(folder, plan.settings, progress, num_workers=num_workers) if rank == 0 else None
+    due, saved = checkpoint_steps(plan.settings), progress.step
+    keep = partial(
+        save, engine, subspaces, plan, progress, run_folder=folder, rank=rank, num_workers=num_workers, report=report
+    )
     while progress.step < plan.settings.num_steps:
+        wanted = agreed(folder, rank=rank, num_workers=num_workers, device=engine.device)
+        if wanted != NOTHING and saved < progress.step:
+            keep()
+            saved = progress.step
+        if wanted == END:
+            return
         loss = train_step(engine, subspaces, batches, plan.settings, progress, rank=rank, num_workers=num_workers)
         figures = {"loss": loss, **engine.module.take_notes()}
         if watch:
             watch.after_step(figures)
         if progress.step in due:
-            save(engine, subspaces, plan, progress, rank=rank, report=report)
+            keep()
+            saved = progress.step
 
 
 def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any, Osft | None]:
@@ -148,25 +171,6 @@ def deepspeed_config(settings: TrainSettings, *, num_workers: int) -> dict[str, 
     }
 
 
-def make_batches(plan: Plan, folder: Path) -> Batches:
-    """The run's batches, from the examples that the driver prepared."""
-    settings = plan.settings
-    return Batches(
-        load_examples(folder / EXAMPLES_FILE),
-        batch_size=settings.batch_size,
-        replay_share=settings.replay_share,
-        noise=0.0 if settings.recipe in ("cpt", "dpo") else settings.prompt_noise,
-        seed=settings.seed,
-        vocabulary_size=plan.vocabulary_size,
-        pad_token=plan.pad_token,
-        special_tokens=plan.special_tokens,
-        grouped=settings.pack_tokens is None,
-        pack_tokens=settings.pack_tokens,
-        pass_tokens=settings.max_tokens_per_worker,
-        sides=settings.sides,
-    )
-
-
 def learning_rate(step: int, settings: TrainSettings) -> float:
     """Rises over the warm-up, holds, then falls along a cosine; ``step`` counts from 0."""
     warm = min(1.0, (step + 1) / max(settings.num_warmup_steps, 1))
@@ -204,7 +208,9 @@ def train_step(
         subspaces.after_step()
     progress.num_tokens += batches.num_tokens(progress.step)
     progress.step += 1
-    progress.duration_s += time.perf_counter() - started_s
+    taken_s = time.perf_counter() - started_s
+    progress.duration_s += taken_s
+    progress.worker_s += taken_s * num_workers
     return loss
 
 
@@ -222,29 +228,48 @@ def checkpoint_steps(settings: TrainSettings) -> set[int]:
     }
 
 
-def save(engine: Any, subspaces: Osft | None, plan: Plan, progress: Progress, *, rank: int, report: Report) -> None:
+def save(
+    engine: Any,
+    subspaces: Osft | None,
+    plan: Plan,
+    progress: Progress,
+    *,
+    run_folder: Path,
+    rank: int,
+    num_workers: int,
+    report: Report,
+) -> None:
     """Write this worker's part of a checkpoint and report it; the last one carries the trained model too.
 
     Raises:
         SubspaceBroken: weights left the subspace that `osft` keeps them in; no checkpoint is made.
     """
-    leaks = subspaces.check() if subspaces else {}
-    with tempfile.TemporaryDirectory(prefix="signalbox-checkpoint-") as name:
-        folder = Path(name)
-        engine.save_checkpoint(name, tag=TAG, client_state={"progress": vars(progress)})
-        state = whole_state(engine) if progress.step == plan.settings.num_steps else None
-        if rank == 0 and leaks:
-            (folder / SUBSPACE_FILE).write_text(json.dumps({"step": progress.step, **leaks}))
-        if rank == 0 and progress.step == plan.settings.num_steps:
-            (folder / SUMMARY_FILE).write_text(json.dumps(summary(engine, progress) | leaks))
-            model, dtype = _published(engine.module.model, plan.settings), plan.settings.dtype
-            if plan.end_tokens:
-                end_with(model, plan.end_tokens)
-            save_model(model, folder / EXPORT, dtype=dtype, base_digest=plan.base_digest, state=state)
-            if plan.end_tokens and plan.base_folder:
-                keep_config(plan.base_folder, folder / EXPORT)
-        figures = {"step": progress.step, "duration_s": progress.duration_s, "num_tokens": progress.num_tokens}
-        report({**figures, **leaks}, folder)
+    found = subspaces.check() if subspaces else {}
+    if (loss := heldout_loss(engine, run_folder, pad_token=plan.pad_token)) is not None:
+        found["heldout_loss"] = loss
+    folder = Path(tempfile.mkdtemp(prefix="signalbox-checkpoint-"))
+    save_state(engine, folder, rank=rank, num_workers=num_workers)
+    is_last = progress.step == plan.settings.num_steps
+    state = whole_state(engine) if is_last else None
+    if rank == 0:
+        (folder / PROGRESS_FILE).write_text(json.dumps(vars(progress)))
+    if rank == 0 and subspaces:
+        (folder / SUBSPACE_FILE).write_text(json.dumps({"step": progress.step, **found}))
+    if rank == 0 and is_last:
+        (folder / SUMMARY_FILE).write_text(json.dumps(summary(engine, progress) | found))
+        export(engine, plan, folder / EXPORT, state=state)
+    figures = {"step": progress.step, "duration_s": progress.duration_s, "num_tokens": progress.num_tokens}
+    report({**figures, **found}, folder)
+
+
+def export(engine: Any, plan: Plan, folder: Path, *, state: Any) -> None:
+    """Write the trained model, or its adapters, as the base's own library reads it."""
+    model = _published(engine.module.model, plan.settings)
+    if plan.end_tokens:
+        end_with(model, plan.end_tokens)
+    save_model(model, folder, dtype=plan.settings.dtype, base_digest=plan.base_digest, state=state)
+    if plan.end_tokens and plan.base_folder:
+        keep_config(plan.base_folder, folder)
 
 
 def _published(model: Any, settings: TrainSettings) -> Any:
@@ -256,6 +281,7 @@ def summary(engine: Any, progress: Progress) -> dict[str, Any]:
     parameters = list(engine.module.parameters())
     return {
         **vars(progress),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "num_parameters": sum(map(size_of, parameters)),
         "num_trained_parameters": sum(size_of(p) for p in parameters if p.requires_grad),
     }
@@ -265,31 +291,39 @@ def restore(engine: Any, folder: Path | None) -> Progress:
     """Take up the run at a checkpoint, or begin."""
     if folder is None:
         return Progress()
-    _, state = engine.load_checkpoint(str(folder), tag=TAG)
-    return Progress(**state["progress"])
+    load_state(engine, folder)
+    return Progress(**json.loads((folder / PROGRESS_FILE).read_text()))
 
 
 class Watch:
     """The first worker's notes: the loss curve, and a line of progress every few seconds."""
 
-    def __init__(self, folder: Path, settings: TrainSettings, progress: Progress) -> None:
+    def __init__(self, folder: Path, settings: TrainSettings, progress: Progress, *, num_workers: int) -> None:
         self._folder, self._settings, self._progress = folder, settings, progress
         self._figures: list[Mapping[str, float]] = []
         self._noted_s = time.monotonic()
         self._mark = (progress.num_tokens, progress.duration_s)
         self._every = max(1, settings.num_steps // CURVE_POINTS)
-        append_progress(folder, {"event": "start", "step": progress.step, "pid": os.getpid()})
+        self._meter = Meter()
+        start = {"event": "start", "step": progress.step, "pid": os.getpid(), "num_workers": num_workers}
+        append_progress(folder, start)
 
     def after_step(self, figures: Mapping[str, float]) -> None:
         """Take down a step's `loss`, and what goes with it."""
         self._figures.append(figures)
         step = self._progress.step
+        self._add_energy(self._meter.taken_j())
         if step % self._every == 0 or step == self._settings.num_steps:
             self._progress.curve.append(self._point())
         if time.monotonic() - self._noted_s > PROGRESS_EVERY_S or step == self._settings.num_steps:
             self._noted_s = time.monotonic()
             latest = self._progress.curve[-1] if self._progress.curve else {}
             append_progress(self._folder, {"event": "step", **latest, "step": step})
+
+    def _add_energy(self, taken_j: float | None) -> None:
+        """None once it could not be read: a part is not the whole."""
+        before_j = 0.0 if self._progress.step == 1 else self._progress.energy_j
+        self._progress.energy_j = None if taken_j is None or before_j is None else before_j + taken_j
 
     def _point(self) -> dict[str, float]:
         tokens, duration_s = self._mark

@@ -15,10 +15,13 @@ from pydantic import Field
 
 from app.core.files import replace_text
 from app.core.settings import Settings
+from app.training.data import Batches, load_examples
 from app.training.settings import ModelSettings, TrainSettings
 
 PLAN_FILE = "plan.json"
 EXAMPLES_FILE = "examples.npz"
+HELD_OUT_FILE = "heldout.npz"
+"""Rows that the run does not learn and is judged by at every checkpoint, where there are any."""
 PROGRESS_FILE = "progress.jsonl"
 EXPORT = "export"
 """Folder of the finished model in a run's last checkpoint."""
@@ -78,6 +81,25 @@ def read_plan(folder: Path) -> Plan:
     return Plan.model_validate_json((folder / PLAN_FILE).read_text())
 
 
+def make_batches(plan: Plan, folder: Path) -> Batches:
+    """The run's batches, from the examples that the driver prepared."""
+    settings = plan.settings
+    return Batches(
+        load_examples(folder / EXAMPLES_FILE),
+        batch_size=settings.batch_size,
+        replay_share=settings.replay_share,
+        noise=0.0 if settings.recipe in ("cpt", "dpo") else settings.prompt_noise,
+        seed=settings.seed,
+        vocabulary_size=plan.vocabulary_size,
+        pad_token=plan.pad_token,
+        special_tokens=plan.special_tokens,
+        grouped=settings.pack_tokens is None,
+        pack_tokens=settings.pack_tokens,
+        pass_tokens=settings.max_tokens_per_worker,
+        sides=settings.sides,
+    )
+
+
 def append_progress(folder: Path, line: dict[str, Any]) -> None:
     """Add a line for whoever watches the run."""
     with (folder / PROGRESS_FILE).open("a") as file:
@@ -93,6 +115,6 @@ def read_progress(folder: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def num_starts(lines: Sequence[dict[str, Any]]) -> int:
-    """How often workers began: 1, and 1 more for each time that a run was taken up again."""
-    return sum(line["event"] == "start" for line in lines)
+def worker_counts(lines: Sequence[dict[str, Any]]) -> list[int]:
+    """How many workers began, at each time that the run was begun or taken up again."""
+    return [line["num_workers"] for line in lines if line["event"] == "start"]

@@ -46,7 +46,7 @@ def prepare(
     registry: Registry,
     settings: TrainSettings,
 ) -> Plan:
-    """Fill a run folder, unless it is whole already.
+    """Fill a run folder, unless it is whole already: then only where and at what price it computes may be new.
 
     Raises:
         NothingToTrain: no row is left that the recipe can use.
@@ -56,7 +56,9 @@ def prepare(
         NothingToReplay: there are older data and a replay share, but no row to replay.
     """
     if (folder / PLAN_FILE).exists():
-        return read_plan(folder)
+        plan = read_plan(folder).model_copy(update={"settings": settings})
+        write_plan(plan, folder)
+        return plan
     folder.mkdir(parents=True, exist_ok=True)
     base_folder = whole_folder(base, registry) if base else None
     check_expansion(settings, base_folder)

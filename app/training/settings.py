@@ -1,7 +1,8 @@
 """Settings of the training stage: the model's shape, the recipe, the workers.
 
 Guarantees: what decides the weights is in ``ModelSettings`` and ``TrainSettings`` and goes into a model version's
-inputs; ``WorkerSettings`` decides where and at what price, and of it only the number of workers goes there.
+inputs; ``WorkerSettings`` decides where and at what price, and of it only the number of workers that is asked for goes
+there.
 """
 
 from collections.abc import Sequence
@@ -81,22 +82,48 @@ class WorkerSettings(Settings):
     """The processes that train."""
 
     num_workers: PositiveInt = 2
-    """Data-parallel workers of Ray Train."""
+    """Data-parallel workers of Ray Train that the run is asked to have; a model version's inputs name this number."""
+
+    min_workers: PositiveInt | None = None
+    """Run with as few where no more find room, and go on with as few where a machine was lost; none: `num_workers`.
+    The rows of every step stay the same; how many really ran is in the model's facts."""
+
+    max_workers: PositiveInt | None = None
+    """Run with as many where they find room; none: `num_workers`. Below `num_workers`, the run goes on with less."""
 
     num_threads: PositiveInt = 1
     """Torch threads of each worker, and the CPUs that it reserves."""
 
     worker_memory_bytes: PositiveInt = 1_500_000_000
-    """Memory that each worker reserves."""
+    """Memory that each worker reserves; a run that is estimated to need more is refused before it starts."""
 
     max_failures: NonNegativeInt = 3
     """Times that a run is taken up again from its last checkpoint after a worker died."""
+
+    num_kept_checkpoints: PositiveInt = 2
+    """Latest checkpoints that are kept while a run lasts."""
 
     start_timeout_s: PositiveInt = 120
     """Longest wait of the workers for each other."""
 
     usd_per_cpu_hour: NonNegativeFloat = 0.05
     """Price of one CPU for an hour, for the cost of a run."""
+
+    flops_per_s: PositiveFloat = 4e10
+    """Floating-point operations of a worker's thread in a second, for the estimate of a run whose shape none had
+    before; afterwards the earlier run's own rate counts."""
+
+    max_usd: NonNegativeFloat | None = None
+    """A run that is estimated to cost more is refused before it starts; none refuses none."""
+
+    max_minutes: PositiveFloat | None = None
+    """A run that is estimated to step for longer is refused before it starts; none refuses none."""
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The fewest and the most workers that may run."""
+        most = self.max_workers or self.num_workers
+        return min(self.min_workers or self.num_workers, most), most
 
 
 class LoraSettings(Settings):
@@ -306,6 +333,15 @@ class TrainSettings(Settings):
     def _batch_divides(self) -> Self:
         if self.batch_size % self.workers.num_workers:
             raise ValueError("train.batch_size must be a multiple of train.workers.num_workers")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_have_rows(self) -> Self:
+        least, most = self.workers.range
+        if most > self.batch_size:
+            raise ValueError("train.workers.max_workers must not be over train.batch_size: each takes a row at least")
+        if (self.workers.min_workers or least) > most:
+            raise ValueError("train.workers.min_workers must not be over train.workers.max_workers")
         return self
 
     @model_validator(mode="after")

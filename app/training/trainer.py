@@ -1,9 +1,11 @@
 """Training on Ray Train: data-parallel workers with DeepSpeed, checkpoints, resumption, and a model version at the end.
 
 Guarantees: the same inputs give the version that is there already; a run whose workers die goes on from its last
-checkpoint, and so does one whose driver died when it is called again; nothing is published before the last step; with
+checkpoint, and so does one whose driver died or was told to end when it is called again, with other numbers of workers
+too; a checkpoint is on the disk before it counts; nothing is published before the last step; with
 a signer, the model says who trained it under a signature over data, base, recipe and weights.
-Not guaranteed: equal weights from equal inputs on machines that round differently.
+Not guaranteed: equal weights from equal inputs on machines that round differently, or by another number of workers;
+that Ray's list of checkpoints outlives a loss of power.
 """
 
 import json
@@ -19,6 +21,7 @@ from typing import Any
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from app.core.digests import digest_json, hex_of
 from app.core.progress import Progress, progress
@@ -32,10 +35,13 @@ from app.registry.tables import REJECTS_FILE
 from app.registry.tracking import Tracker
 from app.registry.versions import Registry, Version
 from app.training.architecture import with_architecture
-from app.training.errors import NoStart, TrainerRefused, TrainingFailed
+from app.training.durable import copy_durably
+from app.training.errors import NoStart, TrainerRefused, TrainingFailed, TrainingSaved
+from app.training.estimate import Estimate, announced, failure
 from app.training.loss import CURVE, CURVE_FILE, PLOT_FILE, write_curve
-from app.training.plan import EXPORT, SUMMARY_FILE, Plan, num_starts, read_progress
+from app.training.plan import EXPORT, SUMMARY_FILE, Plan, read_progress, worker_counts
 from app.training.prepare import prepare
+from app.training.requests import by_signal
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.tokenizer import tokenizer_files
 
@@ -71,6 +77,9 @@ def train(
     Raises:
         NoStart: both or neither of base and model are given.
         TrainerRefused: the signer's key is no trainer's, not on record, or revoked.
+        OverBudget: the run is estimated to need more memory, time or money than its settings allow.
+        OutOfMemory: a worker had not enough.
+        TrainingSaved: SIGTERM came, and the run saved where it stood; calling again goes on from that step.
         TrainingFailed: workers failed more often than allowed; calling again goes on from the last checkpoint.
     """
     if (base is None) == (model is None):
@@ -87,6 +96,7 @@ def train(
         folder / "plan", name=name, base=base, model=model, data=data, vocabulary=vocabulary, registry=registry,
         settings=settings,
     )  # fmt: skip
+    forecast = announced(plan, folder / "plan", registry=registry)
     tracker = Tracker(workspace)
     run = tracker.begin_run(name, params=inputs, tags={"recipe": settings.recipe})
     try:
@@ -95,8 +105,9 @@ def train(
         tracker.fail_run(run.result())
         raise
     version = _publish(
-        checkpoint, plan, folder, registry=registry, tracker=tracker, run_id=run.result(), inputs=inputs, signer=signer
-    )
+        checkpoint, plan, folder, registry=registry, tracker=tracker, run_id=run.result(), inputs=inputs, signer=signer,
+        forecast=forecast,
+    )  # fmt: skip
     shutil.rmtree(folder)
     return version
 
@@ -111,24 +122,25 @@ def fit(folder: Path, plan: Plan) -> ray.train.Checkpoint:
         train_loop_config={"folder": str(folder / "plan"), "num_threads": workers.num_threads},
         torch_config=TorchConfig(backend="gloo", timeout_s=workers.start_timeout_s),
         scaling_config=ScalingConfig(
-            num_workers=workers.num_workers,
+            num_workers=workers.range if len(set(workers.range)) > 1 else workers.range[0],
             resources_per_worker={"CPU": workers.num_threads, "memory": workers.worker_memory_bytes},
         ),
         run_config=RunConfig(
             name="ray",
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=workers.num_kept_checkpoints),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
-        with _shown(folder / "plan", plan):
-            result = trainer.fit()
+        with _shown(folder / "plan", plan), by_signal(folder / "plan"):
+            checkpoint = trainer.fit().checkpoint
     except TrainingFailedError as error:
-        raise TrainingFailed(f"training {plan.name} failed, call it again to go on: {error}") from error
-    assert result.checkpoint is not None
-    return result.checkpoint
+        raise failure(error, plan) from error
+    if checkpoint is None or not (Path(checkpoint.path) / SUMMARY_FILE).exists():
+        raise TrainingSaved(f"training {plan.name} was asked to end and has saved its last step: the same call goes on")
+    return checkpoint
 
 
 def _worker(config: Mapping[str, Any]) -> None:
@@ -160,7 +172,20 @@ def _restored() -> Iterator[Path | None]:
 
 
 def _report(metrics: Mapping[str, Any], folder: Path) -> None:
-    ray.train.report(dict(metrics), checkpoint=ray.train.Checkpoint.from_directory(folder))
+    """Training goes on while the checkpoint is copied; it counts when every worker's part is on the disk."""
+    ray.train.report(
+        dict(metrics),
+        checkpoint=ray.train.Checkpoint.from_directory(folder),
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        checkpoint_upload_fn=_upload,
+    )
+
+
+def _upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    storage = ray.train.get_context().get_storage()
+    target = Path(storage.build_checkpoint_path_from_name(name))
+    copy_durably(Path(checkpoint.path), target)
+    return ray.train.Checkpoint(str(target), filesystem=storage.storage_filesystem)
 
 
 @contextmanager
@@ -218,9 +243,10 @@ def _publish(
     run_id: str,
     inputs: Mapping[str, Any],
     signer: Signer | None,
+    forecast: Estimate,
 ) -> Version:
     """Gather the model's files, close the run in MLflow, publish the version and enter it in MLflow's list."""
-    starts = num_starts(list(read_progress(folder / "plan")))
+    counts = worker_counts(list(read_progress(folder / "plan")))
     with tempfile.TemporaryDirectory(dir=folder) as name, checkpoint.as_directory() as trained:
         staged = Path(name) / "model"
         shutil.copytree(Path(trained) / EXPORT, staged)
@@ -229,7 +255,7 @@ def _publish(
         for file in (*tokenizer_files(folder / "plan"), folder / "plan" / REJECTS_FILE):
             if file.exists():
                 shutil.copy(file, staged / file.name)
-        figures = train_figures(summary, plan, num_starts=starts)
+        figures = train_figures(summary, plan, counts=counts)
         files = [staged / PLOT_FILE, staged / CURVE_FILE]
         tracker.finish_run(run_id, curve=summary["curve"], metrics=figures, files=files)
         version = registry.publish(
@@ -238,7 +264,12 @@ def _publish(
             folder=staged,
             inputs=inputs,
             parents=[*([plan.base_digest] if plan.base_digest else []), *inputs["data"], *inputs["vocabulary"]],
-            facts={**_facts(plan, summary, inputs, figures, run_id), **_signed(plan, inputs, staged, signer, registry)},
+            facts={
+                **_facts(plan, summary, inputs, figures, run_id),
+                "worker_counts": counts,
+                "estimate": forecast.as_json(),
+                **_signed(plan, inputs, staged, signer, registry),
+            },
             actor=signer.public.key_name if signer else SERVICE_KEY,
         )
     tracker.add_version(version, run_id=run_id, source=registry.folder(version))
@@ -260,10 +291,14 @@ def _signed(
     return {"signed": sign_training(plan.name, inputs=inputs, files=files, signer=signer, log_key=log_key)}
 
 
-def train_figures(summary: Mapping[str, Any], plan: Plan, *, num_starts: int) -> dict[str, float]:
-    """The run in figures; the cost is that of the workers' CPUs while they stepped."""
+def train_figures(summary: Mapping[str, Any], plan: Plan, *, counts: Sequence[int]) -> dict[str, float]:
+    """The run in figures; the cost is that of the workers' CPUs while they stepped.
+
+    Args:
+        counts: how many workers there were at each start.
+    """
     workers, curve = plan.settings.workers, summary["curve"]
-    cpu_hours = summary["duration_s"] * workers.num_workers * workers.num_threads / SECONDS_PER_HOUR
+    cpu_hours = summary["worker_s"] * workers.num_threads / SECONDS_PER_HOUR
     return {
         "loss_first": curve[0]["loss"],
         "loss_last": curve[-1]["loss"],
@@ -271,14 +306,17 @@ def train_figures(summary: Mapping[str, Any], plan: Plan, *, num_starts: int) ->
         "num_losses_not_finite": sum(not math.isfinite(point["loss"]) for point in curve),
         "tokens_per_s": summary["num_tokens"] / summary["duration_s"],
         "num_tokens": summary["num_tokens"],
-        "num_workers": workers.num_workers,
-        "num_starts": num_starts,
+        "num_workers": counts[-1],
+        "num_threads": workers.num_threads,
+        "peak_memory_bytes": summary["peak_memory_bytes"],
+        "num_starts": len(counts),
         "steps": summary["step"],
         "num_rows": plan.num_rows,
         "num_left_out": plan.num_left_out,
         "duration_s": summary["duration_s"],
         "cost_usd": cpu_hours * workers.usd_per_cpu_hour,
-        **{name: value for name, value in summary.items() if name.startswith("leak_")},
+        **{name: value for name, value in summary.items() if name.startswith("leak_") or name == "heldout_loss"},
+        **({"energy_j": summary["energy_j"]} if summary["energy_j"] is not None else {}),
     }
 
 

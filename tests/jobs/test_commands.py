@@ -20,6 +20,8 @@ JOBS = [
     "index",
     "synthesize",
     "train",
+    "tune",
+    "prove_resumption",
     "evaluate",
     "evaluate_retrieval",
     "tune_retriever",
@@ -52,6 +54,8 @@ def test_help_teaches(job):
 BEGINNERS = ("ingest", "import_model", "curate", "ensure_monitor")
 NEEDED = {
     "train": ["--base", "x", "--data", "x"],
+    "tune": ["--space", "x", "--base", "x"],
+    "prove_resumption": ["--base", "x"],
     "evaluate": ["--suite", "x"],
     "evaluate_retrieval": ["--questions", "x"],
     "tune_retriever": ["--questions", "x"],

@@ -10,7 +10,7 @@ from app.core.parquet import read_rows, write_rows
 from app.inference.chat import CHAT_TEMPLATE, SPECIAL_TOKENS, render, render_messages
 from app.training.data import load_examples
 from app.training.errors import NothingToReplay, NothingToTrain, TooLong
-from app.training.plan import EXAMPLES_FILE, append_progress, num_starts, read_plan, read_progress
+from app.training.plan import EXAMPLES_FILE, append_progress, read_plan, read_progress, worker_counts
 from app.training.prepare import prepare
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.tokenizer import CONFIG_FILE, TOKENIZER_FILE, load_tokenizer, save_tokenizer, train_tokenizer
@@ -102,13 +102,13 @@ def test_the_chat_template_renders_what_training_renders(tmp_path):
 
 
 def test_a_half_written_line_of_progress_is_not_read(tmp_path):
-    append_progress(tmp_path, {"event": "start", "step": 0})
-    append_progress(tmp_path, {"event": "start", "step": 4})
+    append_progress(tmp_path, {"event": "start", "step": 0, "num_workers": 2})
+    append_progress(tmp_path, {"event": "start", "step": 4, "num_workers": 1})
     with (tmp_path / "progress.jsonl").open("a") as file:
         file.write('{"event": "st')
     lines = list(read_progress(tmp_path))
     assert [line["step"] for line in lines] == [0, 4]
-    assert num_starts(lines) == 2
+    assert worker_counts(lines) == [2, 1]
 
 
 def test_imported_rows_give_an_example_for_each_answer_and_each_learned_span(registry, tmp_path):

@@ -13,7 +13,7 @@ from app.core.parquet import read_rows, write_rows
 from app.governance.keys import new_key
 from app.ledger.verify import verify
 from app.registry.tracking import Tracker
-from app.training.errors import NoStart
+from app.training.errors import NoStart, TrainingSaved
 from app.training.osft import TOLERANCE
 from app.training.plan import read_progress
 from app.training.settings import ModelSettings, TrainSettings
@@ -52,16 +52,21 @@ def test_a_run_starts_from_one_thing(registry, rows):
 def test_from_a_random_start_to_a_version_though_a_worker_is_killed(cluster, registry, rows):
     bob = new_key(registry, "bob", role="trainer", person="Bob")
     given = {"data": [rows], "registry": registry, "workspace": registry.workspace, "model": MODEL, "signer": bob}
-    settings = recipe(num_steps=100, num_checkpoints=5)
+    settings = recipe(num_steps=200, num_checkpoints=10)
     killer = Killer(registry.workspace.runs_dir, after_step=30)
     killer.start()
-    small = train(name="small", settings=settings, **given)
+    with pytest.raises(TrainingSaved, match="the same call goes on"):
+        train(name="small", settings=settings, **given)
     killer.join()
+    fewer = settings.model_copy(update={"workers": settings.workers.model_copy(update={"max_workers": 1})})
+    small = train(name="small", settings=fewer, **given)
 
     folder, figures = registry.folder(small), small.facts["train"]
-    assert (figures["num_starts"], figures["steps"], figures["num_workers"]) == (2, 100, 2)
+    assert (figures["num_starts"], figures["steps"], figures["num_workers"]) == (3, 200, 1)
+    assert small.facts["worker_counts"] == [2, 2, 1]
+    assert 0.8 < figures["peak_memory_bytes"] / small.facts["estimate"]["memory_bytes"] < 1.25
     assert figures["loss_last"] < 0.5 < figures["loss_first"]
-    assert [point["step"] for point in read_rows(folder / "loss.parquet")] == list(range(1, 101))
+    assert [point["step"] for point in read_rows(folder / "loss.parquet")] == list(range(2, 201, 2))
     files = {file.name for file in folder.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "loss.png"} <= files
     assert _answers(folder) == list(FEES.values())
@@ -81,19 +86,23 @@ def test_from_a_random_start_to_a_version_though_a_worker_is_killed(cluster, reg
 
 
 class Killer(threading.Thread):
-    """Kills the first worker of the one run below a folder, once it has passed a step."""
+    """Kills the first worker of the one run below a folder, once it has passed a step; once workers are up again and
+    have made a step, tells this process, which waits for them, to end."""
 
     def __init__(self, folder: Path, *, after_step: int) -> None:
         super().__init__(daemon=True)
-        self.folder, self.after_step, self.pid = folder, after_step, 0
+        self.folder, self.after_step = folder, after_step
 
     def run(self) -> None:
-        while not self.pid:
+        while not (lines := self.lines()) or lines[-1]["step"] < self.after_step:
             time.sleep(0.02)
-            lines = [line for plan in self.folder.glob("*/plan") for line in read_progress(plan)]
-            if lines and lines[-1]["step"] >= self.after_step:
-                self.pid = next(line["pid"] for line in lines if line["event"] == "start")
-                os.kill(self.pid, signal.SIGKILL)
+        os.kill(lines[0]["pid"], signal.SIGKILL)
+        while [line["event"] for line in self.lines()].count("start") < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def lines(self) -> list[dict]:
+        return [line for plan in self.folder.glob("*/plan") for line in read_progress(plan)]
 
 
 def _answers(folder: Path) -> list[str]:

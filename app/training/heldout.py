@@ -1,0 +1,33 @@
+"""The loss on rows that are held out of training, by the model as it stands. Only workers import this (torch).
+
+Guarantees: the mean over learned tokens, whatever the batches and the number of workers; nothing is learned by it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.training.data import load_examples, pad
+from app.training.plan import HELD_OUT_FILE
+
+MOST_TOKENS = 4096
+"""Of a pass, padding counted, and at least one row."""
+
+
+@torch.no_grad()
+def heldout_loss(engine: Any, folder: Path, *, pad_token: int) -> float | None:
+    """Nats per learned token of the run's held-out rows; None where it has none. Every worker calls it."""
+    if not (folder / HELD_OUT_FILE).exists():
+        return None
+    examples = sorted(load_examples(folder / HELD_OUT_FILE), key=lambda example: len(example.tokens))
+    longest = max(len(example.tokens) for example in examples)
+    num_rows = max(1, MOST_TOKENS // longest)
+    engine.module.eval()
+    total, num_labels = 0.0, 0
+    for start in range(0, len(examples), num_rows):
+        input_ids, labels = map(torch.from_numpy, pad(examples[start : start + num_rows], pad_token))
+        total += float(engine(input_ids=input_ids, labels=labels, scale=1.0))
+        num_labels += int((labels[:, 1:] >= 0).sum())
+    engine.module.train()
+    return total / num_labels

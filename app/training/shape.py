@@ -1,0 +1,155 @@
+"""The sizes of a model without its weights: from a folder's config and safetensors headers, or a new one's settings.
+
+No torch, but for a new model of another architecture: a driver asks before it starts anything. Guarantees: the number
+of weights is that of the files. Not guaranteed: what PEFT makes of layers that stand outside the numbered blocks.
+"""
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app.training.plan import Plan
+from app.training.settings import ModelSettings, TrainSettings
+
+CONFIG_FILE = "config.json"
+WEIGHTS = "*.safetensors"
+ALIASES = {
+    "hidden_size": ("n_embd", "d_model"),
+    "num_hidden_layers": ("n_layer", "num_layers"),
+    "num_attention_heads": ("n_head", "num_heads"),
+    "intermediate_size": ("n_inner", "d_ff"),
+}
+"""What older configurations call a size."""
+
+
+class Matrix(NamedTuple):
+    """The weight (out, in) of a linear layer."""
+
+    name: str
+    out: int
+    into: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What memory and time of a training depend on."""
+
+    num_parameters: int
+    matrices: tuple[Matrix, ...]
+    """Of the linear layers inside the blocks, by name."""
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    vocabulary_size: int
+
+    @property
+    def num_in_matrices(self) -> int:
+        """Parameters of the linear layers inside the blocks."""
+        return sum(each.out * each.into for each in self.matrices)
+
+
+def shape_of(plan: Plan) -> ModelShape:
+    """The shape of the model that a run trains, before adapters."""
+    if plan.base_folder:
+        return read_shape(plan.base_folder)
+    assert plan.model is not None
+    if plan.model.config is not None:
+        return built_shape(plan.model.config, vocabulary_size=plan.vocabulary_size)
+    return new_shape(plan.model, vocabulary_size=plan.vocabulary_size)
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """The shape of a model folder's model."""
+    tensors = {name: dims for path in sorted(folder.glob(WEIGHTS)) for name, dims in read_header(path)}
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    return _shape(tensors, config) if tensors else built_shape(config, vocabulary_size=config["vocab_size"])
+
+
+def built_shape(config: Mapping[str, Any], *, vocabulary_size: int) -> ModelShape:
+    """The shape of a new model of any architecture, put together without its weights."""
+    import torch
+
+    from app.training.architecture import build
+
+    with torch.device("meta"):
+        model = build(config, vocabulary_size=vocabulary_size, attention="eager")
+    tensors = {name: list(each.shape) for name, each in model.named_parameters()}
+    return _shape(tensors, model.config.to_dict())
+
+
+def _shape(tensors: Mapping[str, list[int]], config: Mapping[str, Any]) -> ModelShape:
+    inside = {name.removesuffix(".weight"): dims for name, dims in tensors.items() if len(dims) == 2 and _inside(name)}
+    sizes = {name: _size(config, name) for name in ALIASES}
+    sizes["intermediate_size"] = sizes["intermediate_size"] or 4 * sizes["hidden_size"]
+    return ModelShape(
+        num_parameters=sum(_product(dims) for dims in tensors.values()),
+        matrices=tuple(sorted(Matrix(name, *dims) for name, dims in inside.items())),
+        hidden_size=sizes["hidden_size"],
+        intermediate_size=sizes["intermediate_size"],
+        num_layers=sizes["num_hidden_layers"],
+        num_heads=sizes["num_attention_heads"],
+        vocabulary_size=int(config["vocab_size"]),
+    )
+
+
+def new_shape(model: ModelSettings, *, vocabulary_size: int) -> ModelShape:
+    """The shape of a new Llama with tied embeddings."""
+    hidden, inner = model.hidden_size, model.intermediate_size
+    block = [Matrix(f"self_attn.{name}_proj", hidden, hidden) for name in "qkvo"]
+    block += [Matrix(f"mlp.{name}_proj", inner, hidden) for name in ("gate", "up")]
+    block.append(Matrix("mlp.down_proj", hidden, inner))
+    layers = range(model.num_layers)
+    matrices = [each._replace(name=f"model.layers.{number}.{each.name}") for number in layers for each in block]
+    vectors = hidden * (2 * model.num_layers + 1)
+    return ModelShape(
+        num_parameters=vocabulary_size * hidden + vectors + sum(each.out * each.into for each in matrices),
+        matrices=tuple(sorted(matrices)),
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        vocabulary_size=vocabulary_size,
+    )
+
+
+def num_trained(shape: ModelShape, settings: TrainSettings) -> int:
+    """Parameters that learn."""
+    if settings.by_adapters:
+        ends, magnitudes = settings.lora.target_modules, settings.lora.use_dora
+        chosen = [each for each in shape.matrices if ends is None or each.name.endswith(ends)]
+        return sum(settings.lora.rank * (each.out + each.into) + magnitudes * each.out for each in chosen)
+    if settings.recipe == "osft" and not settings.osft.train_others:
+        return shape.num_in_matrices
+    return shape.num_parameters
+
+
+def read_header(path: Path) -> Iterator[tuple[str, list[int]]]:
+    """Names and dimensions of a safetensors file's tensors.
+
+    Source: https://github.com/huggingface/safetensors#format (8 bytes of length, little-endian, then JSON).
+    """
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            yield name, tensor["shape"]
+
+
+def _inside(name: str) -> bool:
+    return any(part.isdigit() for part in name.split("."))
+
+
+def _size(config: Mapping[str, Any], name: str) -> int:
+    return next((int(config[each]) for each in (name, *ALIASES[name]) if config.get(each)), 0)
+
+
+def _product(dims: Any) -> int:
+    total = 1
+    for each in dims:
+        total *= int(each)
+    return total
