@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 POWERCAP = Path("/sys/class/powercap")
-JOULES_PER_MICROJOULE, JOULES_PER_MILLIJOULE = 1e-6, 1e-3
+MICROJOULES, MILLIJOULES = 1e6, 1e3
+"""In a joule."""
 Counters = Mapping[str, tuple[float, float]]
 """By name: what a counter shows, in J, and where it begins anew, in J (0: never)."""
 
@@ -21,7 +22,7 @@ def package_counters(folder: Path = POWERCAP) -> Counters:
         try:
             if (zone / "name").read_text().startswith("package"):
                 energy, most = (int((zone / name).read_text()) for name in ("energy_uj", "max_energy_range_uj"))
-                found[zone.name] = (energy * JOULES_PER_MICROJOULE, most * JOULES_PER_MICROJOULE)
+                found[zone.name] = (energy / MICROJOULES, most / MICROJOULES)
         except (OSError, ValueError):
             continue
     return found
@@ -36,7 +37,7 @@ def gpu_counters() -> Counters:
     try:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(place) for place in range(pynvml.nvmlDeviceGetCount())]
-        spent = [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) * JOULES_PER_MILLIJOULE for handle in handles]
+        spent = [pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / MILLIJOULES for handle in handles]
     except pynvml.NVMLError:
         return {}
     return {f"gpu:{place}": (energy, 0.0) for place, energy in enumerate(spent)}
