@@ -5,8 +5,8 @@ import pytest
 from app.training.energy import Meter, package_counters
 
 
-def zone(folder, name, **files):
-    place = folder / name
+def zone(folder, zone_name, **files):
+    place = folder / zone_name
     place.mkdir()
     for file, value in files.items():
         (place / file).write_text(f"{value}\n")

@@ -53,7 +53,7 @@ def differ(one: dict, other: dict) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-@pytest.mark.parametrize(("stage", "num_workers"), [(0, 1), (1, 3), (2, 1), (3, 3), (3, 2)])
+@pytest.mark.parametrize(("stage", "num_workers"), [(0, 1), (1, 3), (2, 1), (3, 2), (3, 1)])
 def test_a_run_of_two_workers_goes_on_with_another_number(tmp_path, workers, stage, num_workers):
     given = {"num_steps": 6, "num_checkpoints": 2, "zero_stage": stage, "dtype": "float32", "batch_size": 6}
     whole, other = (write_run(tmp_path / name, **given) for name in ("whole", "other"))
@@ -99,7 +99,7 @@ def wait_for_step(folder: Path, step: int) -> None:
 
 def test_a_process_told_to_save_saves_and_told_to_end_ends_where_it_can_go_on(tmp_path, workers):
     """Real signals to a real process; then the run goes on from the very step, to the weights of one left alone."""
-    given = {"num_steps": 200, "num_checkpoints": 1, "dtype": "float32"}
+    given = {"num_steps": 100, "num_checkpoints": 1, "dtype": "float32"}
     folder = write_run(tmp_path / "run", **given)
     process = subprocess.Popen([sys.executable, "-c", SIGNALLED, str(folder)], stderr=subprocess.PIPE, text=True)
     wait_for_step(folder, 5)
@@ -113,13 +113,13 @@ def test_a_process_told_to_save_saves_and_told_to_end_ends_where_it_can_go_on(tm
     assert (process.returncode, TrainingSaved.exit_status) == (75, 75)
     assert "SIGUSR1: a checkpoint" in said
     steps = sorted(int(each.name.partition("-")[2]) for each in folder.glob("checkpoint-*"))
-    assert steps[0] == first < steps[-1] < 200
+    assert steps[0] == first < steps[-1] < 100
     forget(folder)
-    assert workers(folder, 1, folder / f"checkpoint-{steps[-1]}") == [*steps, 200]
+    assert workers(folder, 1, folder / f"checkpoint-{steps[-1]}") == [*steps, 100]
     assert [line["step"] for line in read_progress(folder) if line["event"] == "start"] == [0, steps[-1]]
     alone = write_run(tmp_path / "alone", **given)
     workers(alone, 1)
-    assert differ(weights(alone, 200), weights(folder, 200)) == 0
+    assert differ(weights(alone, 100), weights(folder, 100)) == 0
 
 
 def test_several_workers_save_at_the_same_step_and_end_together(tmp_path, workers):
