@@ -10,11 +10,23 @@ from safetensors.numpy import save_file
 
 from app.training.data import Size, encode_rows, save_examples
 from app.training.errors import OutOfMemory, OverBudget, TrainingFailed
-from app.training.estimate import FACTOR, PROCESS_BYTES, Estimate, Memory, check_budget, estimate, failure, memory, said
+from app.training.estimate import (
+    FACTOR,
+    PROCESS_BYTES,
+    Estimate,
+    Memory,
+    check_budget,
+    estimate,
+    failure,
+    foreseen,
+    memory,
+    said,
+)
 from app.training.plan import EXAMPLES_FILE, Plan, make_batches, write_plan
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.shape import built_shape, new_shape, read_shape
 from app.training.tokenizer import save_tokenizer, train_tokenizer
+from tests.training.test_prepare import publish
 
 ROWS = [{"question": f"what is the fee of account {n}?", "answer": f"{n} euros"} for n in range(12, 32)]
 MODEL = ModelSettings(hidden_size=384, num_layers=4, num_heads=6, intermediate_size=1024)
@@ -190,6 +202,17 @@ def test_the_rate_of_an_earlier_run_of_the_same_shape_counts(registry, tmp_path)
     assert again.cost_usd == pytest.approx(again.duration_s * 2 * 0.05 / 3600)
     assert "the rate of m@1" in again.line()
     assert json.loads(json.dumps(again.as_json()))["memory_bytes"] == again.memory.total
+
+
+def test_a_run_is_foreseen_and_none_is_started(registry, tmp_path):
+    rows = [(f"fee of {n}?", str(n), str(n), "fee", "train") for n in range(20)]
+    version = publish(registry, tmp_path, "rows", rows)
+    found = foreseen(name="m", data=[version], model=MODEL, registry=registry, settings=settings())
+    assert found.num_tokens > 0
+    assert json.loads(found.shown(as_json=True))["rate_of"] == "stated"
+    assert found.shown(as_json=False).startswith(f"{found.num_tokens:,} tokens in about")
+    assert not registry.versions("model")
+    assert not list(registry.workspace.runs_dir.glob("*"))
 
 
 def test_bytes_as_a_person_says_them():
