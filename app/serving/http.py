@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from pydantic_core import to_json
+from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -24,6 +24,8 @@ from app.serving.errors import ApiError, as_api_error, invalid
 from app.serving.gateway import Gateway, stream_chunks
 from app.serving.proofs import add_proofs
 from app.serving.schema import ChatRequest, SearchRequest
+
+ANYTHING = TypeAdapter[Any](Any)
 
 
 def create_app(gateway: Gateway, registry: Registry | None = None, *, authorities: Sequence[str] = ()) -> FastAPI:
@@ -63,7 +65,7 @@ def _add_the_rest(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/search", response_model=None)
     async def search(body: SearchRequest, request: Request) -> Response:
         found = await gateway.search(body, authorization=request.headers.get("authorization"))
-        return Response(to_json(found), media_type="application/json")
+        return Response(ANYTHING.dump_json(found), media_type="application/json")
 
     @app.post("/v1/embeddings")
     async def embeddings(body: EmbeddingRequest) -> JSONResponse:
