@@ -2,7 +2,7 @@
 
 Every deployment takes a new release by ``reconfigure``, which loads the release's versions before it returns; requests
 name versions by digest, so old and new ones can be under way at the same time. A call that dies with its replica
-is made again; calls are free of side effects.
+is made again; calls are free of side effects. Replicas keep no access log: Serve's proxy does, and the request log.
 """
 
 import asyncio
@@ -35,6 +35,7 @@ from app.serving.settings import ReleaseConfig, ServingSettings
 REPLICA_GONE = (RayActorError, WorkerCrashedError, ReplicaUnavailableError)
 OPTIONS = {
     "ray_actor_options": {"num_cpus": 0.1},
+    "logging_config": {"enable_access_log": False},
     "max_ongoing_requests": 128,
     "health_check_period_s": 2.0,
     "health_check_timeout_s": 30.0,
