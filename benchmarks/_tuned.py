@@ -20,15 +20,14 @@ from app.core.cluster import connect, down, up
 from app.core.workspace import Workspace
 from app.inference.encoder import Encoder, encoder_folder
 from app.inference.reranker import Reranker
-from app.inference.retrievers import ENCODER_FOLDER, RERANKER_FOLDER, Source
-from app.retrieval.embedding import embed_chunks, embedded_text, windows_of
+from app.inference.retrievers import QUESTIONS_FOLDER, RERANKER_FOLDER
+from app.retrieval.bank import Bank
 from app.retrieval.examples import groups_of
 from app.retrieval.finish import finish
-from app.retrieval.index import write_index
 from app.retrieval.prepare import prepare
 from app.retrieval.rerank import passage_of
 from app.retrieval.search import Hit, SearchIndex
-from app.retrieval.settings import RetrievalSettings, SearchSettings, TuneSettings
+from app.retrieval.settings import SearchSettings, TuneSettings
 from app.retrieval.trainer import begin, fit
 from app.retrieval.tuning_plan import TunePlan
 from benchmarks._questions import Set
@@ -80,6 +79,7 @@ def tuned(
     rows: list[dict[str, Any]],
     *,
     folder: Path,
+    bank: Bank,
     settings: TuneSettings,
     scored: Scored,
     depth: int,
@@ -88,16 +88,16 @@ def tuned(
 
     Args:
         rows: the passages as chunks.
+        bank: their vectors.
         scored: measures of some of the questions, by their places, from the ids found.
     """
     times: dict[str, float] = {}
     folder.mkdir(parents=True)
     asked = {each.text: places_of(given, each.gold) for each in given.tuning}
     read = [passage_of(row["heading_path"], row["text"]) for row in rows]
-    plan = TunePlan(name="bench", base_folder=encoder_folder(), settings=settings)
+    plan = TunePlan(name="bench", base_folder=encoder_folder(), chunks_folder=encoder_folder(), settings=settings)
     with timed(times, "mine_s"):
-        windows = windows_of([embedded_text(row, headings=True) for row in rows], RetrievalSettings(), source=Source())
-        prepared = prepare(asked, index, encoder, windows=windows, read=read, settings=settings)
+        prepared = prepare(asked, index, encoder, bank=bank, read=read, settings=settings)
     with timed(times, "train_s"):
         begin(folder / "run" / "plan", plan, prepared)
         workspace = Workspace.find(folder / "workspace")
@@ -111,25 +111,19 @@ def tuned(
     with timed(times, "choose_s"), checkpoint.as_directory() as trained:
         facts = finish(made, Path(trained), plan, prepared, num_threads=threads)
     print({name: value for name, value in facts.items() if name != "train"}, flush=True)
-    with timed(times, "index_s"):
-        new = Encoder(folder=made / ENCODER_FOLDER, num_threads=threads)
-        (folder / "index").mkdir()
-        vectors, of = embed_chunks(rows, settings=RetrievalSettings(), embed=new.encode_apart, source=Source())
-        write_index(folder / "index", vectors, rows, windows=of, kind="auto")
-        again = SearchIndex.open(folder / "index")
     questions = [each.text for each in given.questions]
     chosen = SearchSettings(**facts["search"])
-    coded = new.encode(questions)
+    coded = Encoder(folder=made / QUESTIONS_FOLDER, num_threads=threads).encode(questions)
     known = Known(Reranker(made / RERANKER_FOLDER, num_threads=threads)) if facts["reranker"] else None
     plain = {"questions": questions, "k": depth}
     ways: dict[str, Callable[[], list[list[Hit]]]] = {
         "hybrid": lambda: index.search(**plain, vectors=queries),
-        "encoder": lambda: again.search(**plain, vectors=coded, settings=chosen),
+        "encoder": lambda: index.search(**plain, vectors=coded, settings=chosen),
         "reranked": lambda: index.search(
             **plain, vectors=queries, reranker=known,
             settings=chosen.model_copy(update={"dense_weight": index.settings.dense_weight}),
         ),
-        "tuned": lambda: again.search(**plain, vectors=coded, settings=chosen, reranker=known),
+        "tuned": lambda: index.search(**plain, vectors=coded, settings=chosen, reranker=known),
     }  # fmt: skip
     with timed(times, "ask_s"):
         found = {name: [[hit.document_id for hit in hits] for hits in search()] for name, search in ways.items()}
@@ -143,7 +137,7 @@ def tuned(
     if unseen:
         results["unseen"] = {name: scored(unseen, [each[n] for n in unseen]) for name, each in found.items()}
     reranker = Reranker(made / RERANKER_FOLDER) if known else None
-    spent = latencies(again, Encoder(folder=made / ENCODER_FOLDER), reranker, questions, settings=chosen)
+    spent = latencies(index, Encoder(folder=made / QUESTIONS_FOLDER), reranker, questions, settings=chosen)
     results["tuning"] = times | spent
     facts["num_unseen"] = len(unseen)
     return results, {"retriever": facts, "tune": settings.inputs()}

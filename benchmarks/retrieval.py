@@ -4,9 +4,9 @@ Quality is measured by ir-measures at depth 10, the mean over questions. Raw is 
 index over one vector a passage (cut where the encoder cuts), bm25s with its own tokenizer, English stop words and
 stemmer over the same texts. Searches and raw searches alternate, so that a busy machine slows both alike.
 ``hybrid_untitled`` is the hybrid without what is added for a title that the question names. With ``--tune-on``,
-``reranked`` is the hybrid behind a cross-encoder that was trained on those questions, ``tuned`` has the tuned encoder
-too, and ``unseen`` has the figures of the questions whose passages were not trained on; without, ``reranked`` is null:
-no re-ranker can be had here that was trained on other data.
+``reranked`` is the hybrid behind a cross-encoder that was trained on those questions, ``tuned`` has the encoder of
+questions tuned too, and ``unseen`` has the figures of the questions whose passages were not trained on; without,
+``reranked`` is null: no re-ranker can be had here that was trained on other data.
 """
 
 import tempfile
@@ -26,6 +26,7 @@ from app.core.digests import digest_json
 from app.core.errors import exit_status
 from app.inference.encoder import MAX_TOKENS, Encoder, encoder_folder, load_tokenizer
 from app.inference.retrievers import Source
+from app.retrieval.bank import Bank
 from app.retrieval.embedding import embed_chunks
 from app.retrieval.filters import PUBLIC
 from app.retrieval.fusion import fuse
@@ -111,7 +112,7 @@ def run(
             made, settings["tuned"] = tuned(
                 given, index, encoder, queries, chunk_rows(given),
                 folder=folder / "tuned", settings=tune or TuneSettings(), depth=DEPTH * DEEPER,
-                scored=lambda places, found: _scored_some(given, places, found),
+                bank=Bank(vectors, windows), scored=lambda places, found: _scored_some(given, places, found),
             )  # fmt: skip
             results |= made
         else:

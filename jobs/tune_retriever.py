@@ -24,11 +24,12 @@ def main(
     workspace: WorkspaceOption = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune the encoder, train a cross-encoder, and publish both as a version of kind retriever.
+    """Fine-tune the encoder of questions, train a cross-encoder, and publish both as a version of kind retriever.
 
-    A part of the questions, about chunks of their own, is held out: on it the share of the tuned weights, the weight
-    of the vectors, and depth and weight of the re-ranker are chosen, and the figures of the manifest are measured. Do
-    not name the suite that a gate will judge by. Then jobs.index --retriever NAME builds an index with the encoder.
+    A part of the questions, half of them about chunks of their own, is held out: on it the share of the tuned weights,
+    the weight of the vectors, and depth and weight of the re-ranker are chosen, and the figures of the manifest are
+    measured. Do not name the suite that a gate will judge by. Then jobs.index --retriever NAME builds an index for it;
+    the chunks keep their vectors.
 
     Settings: retrieval.tune, such as encoder_epochs, reranker_epochs, num_workers.
     """

@@ -1,7 +1,8 @@
-"""From an index version to the encoder and the re-ranker that it was made for: the pinned ones, or a tuned retriever's.
+"""From an index version to the encoders and the re-ranker that it was made for: the pinned ones, or a retriever's.
 
-A version of kind ``retriever`` holds ``encoder/`` and, where it re-ranks, ``reranker/``; its facts name ``encoder``
-(``app.inference.encoder.digest_of``), ``dim`` and ``reranker`` (``app.inference.reranker.reranker_digest``, or null).
+A version of kind ``retriever`` holds ``encoder/``, where questions have an encoder of their own ``questions/``, and
+where it re-ranks ``reranker/``; its facts name ``encoder`` and ``question_encoder`` (``app.inference.encoder.
+digest_of``; the latter null where one encodes both), ``dim`` and ``reranker`` (``reranker_digest``, or null).
 An index that was made with one repeats these facts, and names the retriever in the fact ``retriever`` and as a parent.
 
 Guarantees: what is loaded for an index is what the index was made with, byte for byte, or nothing. Not guaranteed: that
@@ -19,10 +20,10 @@ from app.registry.versions import Registry, Version, VersionNotFound
 from app.registry.whole import whole_folder
 
 KIND = "retriever"
-ENCODER_FOLDER, RERANKER_FOLDER = "encoder", "reranker"
+ENCODER_FOLDER, QUESTIONS_FOLDER, RERANKER_FOLDER = "encoder", "questions", "reranker"
 PINNED = "pinned"
 """Names what an index was made with when no retriever was."""
-REPEATED = ("encoder", "dim", "reranker")
+REPEATED = ("encoder", "dim", "question_encoder", "reranker")
 """Facts of a retriever that an index repeats."""
 
 
@@ -32,9 +33,10 @@ class RetrieverMismatch(SignalboxError):
 
 @dataclass(frozen=True)
 class Models:
-    """A retriever in memory."""
+    """A retriever in memory: ``encoder`` embeds chunks, ``questions`` embeds questions (often the same one)."""
 
     encoder: Encoder
+    questions: Encoder
     reranker: Reranker | None = None
 
 
@@ -50,28 +52,39 @@ class Source:
     dim: int = DIMENSION
     reranker: str | None = None
     folder: Path | None = None
+    question_encoder: str | None = None
 
     def load(self, *, num_threads: int = 1) -> Models:
-        """The encoder, and the re-ranker where there is one.
+        """The encoders, and the re-ranker where there is one.
 
         Raises:
-            DigestMismatch, EncoderUnusable, RetrieverMismatch: as ``load_encoder`` says, of either.
+            DigestMismatch, EncoderUnusable, RetrieverMismatch: as ``load_encoder`` says, of any.
         """
         encoder = self.load_encoder(num_threads=num_threads)
+        questions = self.load_questions(num_threads=num_threads) if self.question_encoder else encoder
         if self.folder is None or self.reranker is None:
-            return Models(encoder)
+            return Models(encoder, questions)
         folder = self.folder / RERANKER_FOLDER
-        return Models(encoder, Reranker(folder, digest=self.reranker, num_threads=num_threads))
+        return Models(encoder, questions, Reranker(folder, digest=self.reranker, num_threads=num_threads))
 
     def load_encoder(self, *, num_threads: int = 1) -> Encoder:
-        """The encoder.
+        """The encoder of chunks.
 
         Raises:
             DigestMismatch, EncoderUnusable: the folder holds another one, or none.
             RetrieverMismatch: its vectors are of another size than stated.
         """
         folder = self.folder and self.folder / ENCODER_FOLDER
-        encoder = Encoder(folder=folder, digest=self.encoder, num_threads=num_threads)
+        return self._loaded(folder, self.encoder, num_threads=num_threads)
+
+    def load_questions(self, *, num_threads: int = 1) -> Encoder:
+        """The encoder of questions; raises as ``load_encoder`` does."""
+        if self.folder is None or self.question_encoder is None:
+            return self.load_encoder(num_threads=num_threads)
+        return self._loaded(self.folder / QUESTIONS_FOLDER, self.question_encoder, num_threads=num_threads)
+
+    def _loaded(self, folder: Path | None, digest: str, *, num_threads: int) -> Encoder:
+        encoder = Encoder(folder=folder, digest=digest, num_threads=num_threads)
         if encoder.dim != self.dim:
             said = f"retriever {self.name} states {self.dim} numbers a vector, its encoder makes {encoder.dim}"
             raise RetrieverMismatch(f"{said}: tune it again")
@@ -80,7 +93,10 @@ class Source:
     def facts(self) -> dict[str, Any]:
         """What an index that is made with it says of it."""
         facts: dict[str, Any] = {"encoder": self.encoder, "dim": self.dim}
-        return facts if self.folder is None else {**facts, "reranker": self.reranker, "retriever": self.name}
+        if self.folder is None:
+            return facts
+        more = {"question_encoder": self.question_encoder, "reranker": self.reranker, "retriever": self.name}
+        return facts | more
 
 
 def find_source(retriever: Version | None, *, registry: Registry) -> Source:
@@ -97,7 +113,8 @@ def find_source(retriever: Version | None, *, registry: Registry) -> Source:
         encoder, dim = str(retriever.facts["encoder"]), int(retriever.facts["dim"])
     except (KeyError, TypeError, ValueError) as error:
         raise RetrieverMismatch(f"retriever {retriever.ref} states no encoder and dim: tune it again") from error
-    return Source(retriever.digest, encoder, dim, retriever.facts.get("reranker"), folder)
+    facts = retriever.facts
+    return Source(retriever.digest, encoder, dim, facts.get("reranker"), folder, facts.get("question_encoder"))
 
 
 def source_named(name: str, *, registry: Registry) -> Source:

@@ -1,17 +1,17 @@
 """How much of the tuned weights, of the vectors and of the re-ranker to take: chosen on questions nobody trained on.
 
 How: the tuned and the base weights are averaged at a few shares (Wortsman et al., Robust fine-tuning of zero-shot
-models, CVPR 2022); the candidates of every held-out question get new cosines under each, and the fusion's weight is
-calibrated anew; then the re-ranker scores the best, and its depth and weight are taken from a grid. By nDCG@10; of
+models, CVPR 2022); every held-out question is searched for under each, and the fusion's weight is calibrated anew; then
+the re-ranker scores the best, and its depth and weight are taken from a grid. By nDCG@10; of
 equals, the one nearer to the base.
 
 Guarantees: share 0, and weight 0 of a re-ranker, are among the choices, so that on the held-out questions a tuned
 retriever is never below its base. Not guaranteed: that the figures are as good on other questions: some forty choices
-are made on them. Candidates are those of the base, so what only a tuned encoder finds is not counted.
+are made on them.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from app.core.statistics import bootstrap_mean, paired_bootstrap
@@ -25,16 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-POOL_DEPTH = 40
 WEIGHTS = tuple(round(step / 10, 1) for step in range(11))
-
-
-class Encodes(Protocol):
-    """What makes vectors; app.inference.encoder.Encoder does."""
-
-    def encode(self, texts: Sequence[str], batch_size: int = 64) -> "NDArray[np.float32]":
-        """float32 (n, dim), unit length."""
-        ...
 
 
 class Reranks(Protocol):
@@ -70,31 +61,6 @@ class Reranking:
 
     depth: int
     weight: float
-
-
-def pooled(held: HeldOut, search: SearchSettings) -> HeldOut:
-    """The held-out questions with the best of their candidates, so that few chunks have to be encoded anew."""
-    import numpy as np
-
-    def best(found: Candidates) -> Candidates:
-        kept = np.sort(np.argsort(-fuse(found, search), kind="stable")[:POOL_DEPTH])
-        return Candidates(found.rows[kept], found.dense[kept], found.lexical[kept], found.titles[kept])
-
-    return replace(held, found=[best(each) for each in held.found])
-
-
-def with_encoder(held: HeldOut, encoder: Encodes, windows: Sequence[Sequence[str]]) -> list[Candidates]:
-    """The candidates with another encoder's cosines, of the best window of each chunk; ``windows`` of all chunks."""
-    import numpy as np
-
-    rows = np.unique(np.concatenate([each.rows for each in held.found]))
-    starts = np.cumsum([0, *(len(windows[row]) for row in rows)])[:-1]
-    vectors = encoder.encode([window for row in rows for window in windows[row]])
-    changed = []
-    for each, asked in zip(held.found, encoder.encode(held.questions), strict=True):
-        cosines = np.maximum.reduceat(vectors @ asked, starts)[np.searchsorted(rows, each.rows)]
-        changed.append(replace(each, dense=cosines))
-    return changed
 
 
 def choose_share(held: HeldOut, by_share: Mapping[float, list[Candidates]], search: SearchSettings) -> Chosen:

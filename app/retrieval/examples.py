@@ -1,11 +1,12 @@
 """What an encoder and a re-ranker learn from: questions, chunks that answer, and chunks that look as if they did. Pure.
 
-Hard negatives are the best hits of the index's own hybrid search that do not answer. Left out are twins of a chunk that
-answers (most of their words are the same) and hits that the search puts far above it (probably answers, unmarked).
-Source: Xiong et al., ANCE (ICLR 2021); the guard by a margin, Moreira et al., NV-Retriever (2024).
+The encoder has all chunks for negatives, the re-ranker hard ones: the best hits of the index's own hybrid search that
+do not answer. Left out are twins of a chunk that answers (most of their words are the same) and hits that the search
+puts far above it (probably answers, unmarked). Source: Xiong et al., ANCE (ICLR 2021); the guard by a margin, Moreira
+et al., NV-Retriever (2024).
 
-Guarantees: a chunk that answers is never a negative; questions about one chunk stand on one side of the split; the same
-questions, hits and seed give the same examples. Not guaranteed: that every negative is one.
+Guarantees: a chunk that answers is never a negative; half of what is held out is about chunks that nobody trains on;
+the same questions, hits and seed give the same examples. Not guaranteed: that every negative is one.
 """
 
 import random
@@ -45,9 +46,6 @@ class Example(Settings):
 class Examples(Settings):
     """All that workers learn from."""
 
-    embedded: tuple[str, ...]
-    """What of each chunk is embedded, by its row; of a long one, its first window."""
-
     read: tuple[str, ...]
     """What of each chunk a re-ranker reads."""
 
@@ -73,7 +71,9 @@ class Split:
 
 
 def split(gold: Sequence[frozenset[int]], *, settings: TuneSettings) -> Split:
-    """Hold out whole groups of questions that share a chunk, by chains of shared chunks too.
+    """Hold out questions: half are whole groups that share a chunk, by chains of shared chunks too, half as they come.
+
+    So the figures are those of chunks that were never trained on and of others, as users ask about both.
 
     Raises:
         TooFewPairs: one of the sides would be too small to mean anything.
@@ -83,9 +83,11 @@ def split(gold: Sequence[frozenset[int]], *, settings: TuneSettings) -> Split:
     wanted = min(settings.max_held_out, round(settings.held_out_share * len(gold)))
     held_out: list[int] = []
     for group in groups:
-        if len(held_out) + len(group) <= wanted:
+        if len(held_out) + len(group) <= wanted / 2:
             held_out += group
-    left = sorted(set(range(len(gold))) - set(held_out))
+    rest = sorted(set(range(len(gold))) - set(held_out))
+    held_out += random.Random(settings.seed).sample(rest, min(len(held_out), len(rest)))
+    left = sorted(set(rest) - set(held_out))
     if len(left) < MIN_PAIRS or len(held_out) < MIN_HELD_OUT:
         said = f"{len(left)} questions to train on and {len(held_out)} to choose by, about different chunks"
         raise TooFewPairs(f"{said}; {MIN_PAIRS} and {MIN_HELD_OUT} are needed: synthesize or label more questions")
@@ -149,8 +151,8 @@ def batches(examples: Sequence[Example], *, size: int, epochs: float, seed: int,
     """Steps over examples, shuffled anew in every epoch, each for one of its chunks and in turn.
 
     Args:
-        apart: no chunk stands twice in a batch, so that what answers one question is no negative of it by another; a
-            batch that nothing fits into any more is smaller.
+        apart: no two questions of a batch are answered by one chunk, so that what answers a question is no negative
+            of it; a batch that nothing fits into any more is smaller.
     """
     steps: list[list[Example]] = []
     wanted, epoch = round(epochs * len(examples)), 0
@@ -163,10 +165,10 @@ def batches(examples: Sequence[Example], *, size: int, epochs: float, seed: int,
 
 
 def _drawn(example: Example, epoch: int, drawn: random.Random) -> Example:
-    """The example with one of its chunks that answer, and its negatives in another order."""
-    gold = example.gold[epoch % len(example.gold)]
+    """The example with the chunk that answers in this epoch put first, and its negatives in another order."""
+    turn = epoch % len(example.gold)
     negatives = tuple(drawn.sample(example.negatives, len(example.negatives)))
-    return Example(question=example.question, gold=(gold,), negatives=negatives)
+    return Example(question=example.question, gold=example.gold[turn:] + example.gold[:turn], negatives=negatives)
 
 
 def _apart(order: list[Example], size: int) -> list[list[Example]]:
@@ -176,10 +178,9 @@ def _apart(order: list[Example], size: int) -> list[list[Example]]:
         taken: set[int] = set()
         later: list[Example] = []
         for each in order:
-            rows = {*each.gold, *each.negatives[:1]}
-            if len(batch) < size and not rows & taken:
+            if len(batch) < size and taken.isdisjoint(each.gold):
                 batch.append(each)
-                taken |= rows
+                taken.update(each.gold)
             else:
                 later.append(each)
         steps.append(batch)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from app.inference.encoder import Encoder
+from app.inference.encoder import Encoder, digest_of
 from app.inference.reranker import Reranker, reranker_digest
-from app.inference.retrievers import ENCODER_FOLDER, RERANKER_FOLDER
+from app.inference.retrievers import ENCODER_FOLDER, QUESTIONS_FOLDER, RERANKER_FOLDER
 from app.retrieval.choose import (
     Chosen,
     Reranking,
@@ -18,27 +18,26 @@ from app.retrieval.choose import (
     choose_share,
     compared,
     outcomes,
-    pooled,
     ranked,
-    with_encoder,
 )
+from app.retrieval.filters import Scope
 from app.retrieval.measure import DEPTH
 from app.retrieval.prepare import Prepared
-from app.retrieval.retriever_files import write_encoder, write_reranker
+from app.retrieval.retriever_files import copy_encoder, write_encoder, write_reranker
 from app.retrieval.tuning_plan import ENCODER, RERANKER, SUMMARY_FILE, TunePlan
 
 CURVE_POINTS = 100
 
 
 def finish(folder: Path, trained: Path, plan: TunePlan, prepared: Prepared, *, num_threads: int = 1) -> dict[str, Any]:
-    """Write ``encoder/`` and, if it helps, ``reranker/`` to a new folder; the facts of the version come back.
+    """Write both encoders and, if it helps, ``reranker/`` to a new folder; the facts of the version come back.
 
     Args:
         trained: the last checkpoint.
     """
-    held, read = pooled(prepared.held_out, prepared.search), prepared.examples.read
+    held, read = prepared.held_out, prepared.examples.read
     chosen = _choose_encoder(folder, trained, plan, prepared, num_threads=num_threads)
-    before = [rows for rows, _ in ranked(held.found, prepared.search, num=DEPTH)]
+    before = [rows for rows, _ in ranked(held.found, prepared.search.settings, num=DEPTH)]
     after = [rows for rows, _ in ranked(chosen.found, chosen.search, num=DEPTH)]
     base_values, encoder_values = outcomes(before, held.gold), outcomes(after, held.gold)
     figures = {"encoder": compared(base_values, encoder_values)}
@@ -56,10 +55,10 @@ def finish(folder: Path, trained: Path, plan: TunePlan, prepared: Prepared, *, n
         if not how.weight:
             shutil.rmtree(place)
     summary = json.loads((trained / SUMMARY_FILE).read_text(encoding="utf-8"))
-    encoder = Encoder(folder=folder / ENCODER_FOLDER)
     return {
-        "encoder": encoder.digest,
-        "dim": encoder.dim,
+        "encoder": digest_of(folder / ENCODER_FOLDER),
+        "question_encoder": digest_of(folder / QUESTIONS_FOLDER),
+        "dim": prepared.search.dim,
         "reranker": reranker,
         "encoder_share": chosen.share,
         "search": {"dense_weight": chosen.search.dense_weight, "rerank_weight": how.weight, "rerank_depth": how.depth},
@@ -72,12 +71,13 @@ def finish(folder: Path, trained: Path, plan: TunePlan, prepared: Prepared, *, n
 
 
 def _choose_encoder(folder: Path, trained: Path, plan: TunePlan, prepared: Prepared, *, num_threads: int) -> Chosen:
-    """Choose the share of the tuned weights, and write the encoder of it."""
+    """Choose the share of the tuned weights, and write the encoder of it beside that of the chunks."""
     from safetensors.torch import load_file
 
     from app.inference.bert import read_weights
 
-    held = pooled(prepared.held_out, prepared.search)
+    held, search = prepared.held_out, prepared.search
+    num = search.settings.num_candidates
     tuned = load_file(trained / f"{ENCODER}.safetensors")
     base = read_weights(plan.base_folder)
     by_share = {0.0: held.found}
@@ -85,9 +85,11 @@ def _choose_encoder(folder: Path, trained: Path, plan: TunePlan, prepared: Prepa
         for share in {*plan.settings.encoder_shares} - {0.0}:
             place = Path(name) / str(share)
             write_encoder(place, average(base, tuned, share), base=plan.base_folder)
-            by_share[share] = with_encoder(held, Encoder(folder=place, num_threads=num_threads), prepared.windows)
-    chosen = choose_share(held, by_share, prepared.search)
-    write_encoder(folder / ENCODER_FOLDER, average(base, tuned, chosen.share), base=plan.base_folder)
+            vectors = Encoder(folder=place, num_threads=num_threads).encode(held.questions)
+            by_share[share] = search.candidates(held.questions, vectors, num=num, scope=Scope(labels=None))
+    chosen = choose_share(held, by_share, search.settings)
+    copy_encoder(folder / ENCODER_FOLDER, base=plan.chunks_folder)
+    write_encoder(folder / QUESTIONS_FOLDER, average(base, tuned, chosen.share), base=plan.base_folder)
     return chosen
 
 

@@ -143,7 +143,7 @@ def _calibrated(folder: Path, questions: Version, *, source: Source, registry: R
     """The weights that rank the questions' own chunks best."""
     index = SearchIndex.open(folder)
     asked = gold_of(read_rows(registry.folder(questions) / ROWS_FILE), index)
-    return calibrate_weights(index, asked, source.load_encoder().encode(list(asked)))
+    return calibrate_weights(index, asked, source.load_questions().encode(list(asked)))
 
 
 def embed_texts(

@@ -4,11 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.retrieval.bank import Bank
 from app.retrieval.choose import HeldOut
 from app.retrieval.examples import Examples, examples_of, split
 from app.retrieval.filters import Scope
 from app.retrieval.search import SearchIndex
-from app.retrieval.settings import SearchSettings, TuneSettings
+from app.retrieval.settings import TuneSettings
 
 if TYPE_CHECKING:
     from app.inference.encoder import Encoder
@@ -20,9 +21,8 @@ class Prepared:
 
     examples: Examples
     held_out: HeldOut
-    search: SearchSettings
-    windows: Sequence[Sequence[str]]
-    """What of each chunk is embedded, in windows."""
+    search: SearchIndex
+    bank: Bank
 
 
 def prepare(
@@ -30,15 +30,16 @@ def prepare(
     search: SearchIndex,
     encoder: "Encoder",
     *,
-    windows: Sequence[Sequence[str]],
+    bank: Bank,
     read: Sequence[str],
     settings: TuneSettings,
 ) -> Prepared:
     """Split questions with the rows that answer them, and mine hard negatives with the index's own search.
 
     Args:
-        encoder: of the index.
-        windows, read: what of each chunk is embedded, in windows, and what a re-ranker reads.
+        encoder: of questions to the index.
+        bank: the vectors of its chunks.
+        read: what of each chunk a re-ranker reads.
 
     Raises:
         TooFewPairs: there are not enough questions.
@@ -52,5 +53,6 @@ def prepare(
         search=how, settings=settings,
     )  # fmt: skip
     held_out = HeldOut(*([each[place] for place in parts.held_out] for each in (questions, gold, found)))  # type: ignore[arg-type]
-    examples = Examples(embedded=tuple(each[0] for each in windows), read=tuple(read), train=tuple(train))
-    return Prepared(examples, held_out, how, windows)
+    met = {row for each in train for row in (*each.gold, *each.negatives)}
+    bank = bank.limited(met, most=settings.encoder_chunks)
+    return Prepared(Examples(read=tuple(read), train=tuple(train)), held_out, search, bank)

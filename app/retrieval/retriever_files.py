@@ -1,8 +1,9 @@
 """A retriever's folder, as transformers and sentence-transformers read it too.
 
-Layout: ``encoder/`` and, where it re-ranks, ``reranker/``, each with ``config.json``, ``model.safetensors`` and
-``tokenizer.json``, and the small files by which sentence-transformers knows pooling and length. Guarantees: equal
-weights give equal bytes. Not guaranteed: what a library of another version makes of its own small files.
+Layout: ``encoder/`` (of chunks), ``questions/`` and, where it re-ranks, ``reranker/``, each with ``config.json``,
+``model.safetensors`` and ``tokenizer.json``, and the small files by which sentence-transformers knows pooling and
+length. Guarantees: equal weights give equal bytes. Not guaranteed: what a library of another version makes of its own
+small files.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.inference.encoder import MAX_TOKENS
+from app.inference.encoder import MAX_TOKENS, PINNED
 from app.inference.reranker import MAX_PAIR_TOKENS
 
 if TYPE_CHECKING:
@@ -27,7 +28,21 @@ MODULES = (
 
 def write_encoder(folder: Path, weights: "Mapping[str, Tensor]", *, base: Path) -> None:
     """Write an encoder whose configuration and tokenizer are its base's."""
-    dim = _write_model(folder, weights, base=base, config={"architectures": ["BertModel"]}, max_tokens=MAX_TOKENS)
+    _write_model(folder, weights, base=base, config={"architectures": ["BertModel"]}, max_tokens=MAX_TOKENS)
+    _write_pooling(folder)
+
+
+def copy_encoder(folder: Path, *, base: Path) -> None:
+    """Write the base as it is, byte for byte."""
+    folder.mkdir(parents=True)
+    for name in PINNED:
+        shutil.copyfile(base / name, folder / name)
+    _write_tokenizer_config(folder, max_tokens=MAX_TOKENS)
+    _write_pooling(folder)
+
+
+def _write_pooling(folder: Path) -> None:
+    dim = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"])
     modules = [{"idx": n, "name": str(n), "path": path, "type": kind} for n, (path, kind) in enumerate(MODULES)]
     _write_json(folder / "modules.json", modules)
     pooling = {"word_embedding_dimension": dim, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
@@ -44,7 +59,7 @@ def write_reranker(folder: Path, weights: "Mapping[str, Tensor]", *, base: Path)
 
 def _write_model(
     folder: Path, weights: "Mapping[str, Tensor]", *, base: Path, config: Mapping[str, Any], max_tokens: int
-) -> int:
+) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
@@ -52,15 +67,17 @@ def _write_model(
     known.pop("_name_or_path", None)
     _write_json(folder / "config.json", known | config)
     shutil.copyfile(base / "tokenizer.json", folder / "tokenizer.json")
-    length = min(max_tokens, int(known["max_position_embeddings"]))
-    _write_json(
-        folder / "tokenizer_config.json",
-        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length, **SPECIAL},
-    )
+    _write_tokenizer_config(folder, max_tokens=max_tokens)
     save_file(
         {name: weights[name].contiguous() for name in sorted(weights)}, folder / "model.safetensors", {"format": "pt"}
     )
-    return int(known["hidden_size"])
+
+
+def _write_tokenizer_config(folder: Path, *, max_tokens: int) -> None:
+    known = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    length = min(max_tokens, int(known["max_position_embeddings"]))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length, **SPECIAL}
+    _write_json(folder / "tokenizer_config.json", config)
 
 
 def _write_json(path: Path, value: Any) -> None:

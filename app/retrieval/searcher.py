@@ -1,4 +1,4 @@
-"""Questions in, hits out: an index together with the encoder and the re-ranker that it was made with.
+"""Questions in, hits out: an index together with the encoders and the re-ranker that it was made with.
 
 Guarantees: an index is never searched with vectors of another encoder than its own; what does not fit is refused when
 it is put together, before a question is asked. Not guaranteed: that two indexes share a retriever in memory; whoever
@@ -33,10 +33,15 @@ class Searcher:
         """What the index's texts were embedded with."""
         return self.models.encoder
 
+    @property
+    def questions(self) -> Encoder:
+        """What questions are embedded with."""
+        return self.models.questions
+
     def __post_init__(self) -> None:
-        """RetrieverMismatch when vectors of the encoder are of another size than those of the index."""
-        if self.index.dim != self.encoder.dim:
-            said = f"the index holds vectors of {self.index.dim} numbers, its encoder makes {self.encoder.dim}"
+        """RetrieverMismatch when vectors of an encoder are of another size than those of the index."""
+        if wrong := {self.encoder.dim, self.questions.dim} - {self.index.dim}:
+            said = f"the index holds vectors of {self.index.dim} numbers, its encoder makes {wrong.pop()}"
             raise RetrieverMismatch(f"{said}: build the index again with this retriever")
 
     @classmethod
@@ -56,7 +61,7 @@ class Searcher:
         """The ``k`` best chunks of each question within a scope.
 
         Args:
-            vectors: the questions' own, float32 (n, dim), by this encoder; None: they are encoded here.
+            vectors: the questions' own, float32 (n, dim), by ``questions``; None: they are encoded here.
         """
-        coded = self.encoder.encode(questions) if vectors is None else vectors
+        coded = self.questions.encode(questions) if vectors is None else vectors
         return self.index.search(questions, coded, k, scope=scope, reranker=self.models.reranker)

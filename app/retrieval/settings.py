@@ -75,13 +75,17 @@ class TuneSettings(Settings):
     max_overlap: Annotated[float, Field(gt=0, le=1)] = 0.8
     """A hit that shares a larger part of its words with a chunk that answers is taken for its twin (Jaccard)."""
 
-    encoder_epochs: Annotated[NonNegativeFloat, Field(le=100)] = 2.0
-    """How often the encoder sees every pair."""
+    encoder_epochs: Annotated[NonNegativeFloat, Field(le=100)] = 4.0
+    """How often the encoder of questions sees every question; of its chunks one, in turn."""
 
-    encoder_batch: Annotated[PositiveInt, Field(ge=2)] = 32
-    """Questions of an encoder's step; the others' chunks are negatives too."""
+    encoder_batch: PositiveInt = 64
+    """Questions of an encoder's step."""
 
-    encoder_learning_rate: PositiveFloat = 3e-5
+    encoder_chunks: PositiveInt = 50_000
+    """Chunks whose vectors are an encoder's step's negatives; of a larger index those that answer or are found, and of
+    the others evenly."""
+
+    encoder_learning_rate: PositiveFloat = 1e-4
     """The highest rate; it rises over a tenth of the steps and falls to 0."""
 
     encoder_shares: tuple[Weight, ...] = (0.0, 0.5, 1.0)

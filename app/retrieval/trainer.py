@@ -22,12 +22,12 @@ from app.core.errors import SignalboxError
 from app.core.parquet import read_rows
 from app.core.progress import Progress, progress
 from app.inference.encoder import encoder_folder
-from app.inference.retrievers import ENCODER_FOLDER, KIND, find_source, retriever_of
+from app.inference.retrievers import ENCODER_FOLDER, KIND, QUESTIONS_FOLDER, find_source, retriever_of
 from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
+from app.retrieval.bank import Bank
 from app.retrieval.calibrate import gold_of
-from app.retrieval.embedding import embedded_text, windows_of
 from app.retrieval.finish import finish
 from app.retrieval.prepare import Prepared, prepare
 from app.retrieval.rerank import passage_of
@@ -36,7 +36,7 @@ from app.retrieval.settings import RetrievalSettings
 from app.retrieval.shards import Local
 from app.retrieval.tuning_plan import TunePlan, read_lines, write_plan
 
-CODE_VERSION = "retriever-1"
+CODE_VERSION = "retriever-2"
 POLL_S = 1.0
 
 
@@ -52,7 +52,9 @@ def tune_retriever(
     registry: Registry,
     settings: RetrievalSettings,
 ) -> Version:
-    """Tune the encoder of an index, and a re-ranker, on questions about its chunks; publish both as a retriever.
+    """Tune an index's encoder of questions, and a re-ranker, on questions about its chunks; publish a retriever.
+
+    Its chunks keep their vectors: an index that is built with the retriever takes them over.
 
     Args:
         index: whose chunks are learnt, whose search finds the hard negatives, and whose encoder is the base.
@@ -73,27 +75,29 @@ def tune_retriever(
         return found
     before = retriever_of(index, registry=registry)
     source = find_source(before, registry=registry)
-    base = source.folder / ENCODER_FOLDER if source.folder else encoder_folder()
+    chunks = source.folder / ENCODER_FOLDER if source.folder else encoder_folder()
+    base = source.folder / QUESTIONS_FOLDER if source.folder and source.question_encoder else chunks
     place = whole_folder(index, registry)
     parts = Local.open(place)
     search, rows = SearchIndex.of(parts, place, dim=source.dim), parts.take(range(len(parts)))
     labelled = [row for each in questions for row in read_rows(whole_folder(each, registry) / ROWS_FILE)]
     asked = gold_of(labelled, search, most=settings.tune.max_pairs)
-    windows = windows_of(
-        [embedded_text(row, headings=settings.embed_headings) for row in rows], settings, source=source
-    )
     read = [passage_of(row["heading_path"], row["text"]) for row in rows]
     prepared = prepare(
-        asked, search, source.load_encoder(num_threads=settings.tune.num_threads), windows=windows, read=read,
-        settings=settings.tune,
+        asked, search, source.load_questions(num_threads=settings.tune.num_threads), bank=Bank.of_parts(parts),
+        read=read, settings=settings.tune,
     )  # fmt: skip
     folder = registry.workspace.runs_dir / f"{name}-{hex_of(digest_json(inputs))[:12]}"
-    plan = TunePlan(name=name, base_folder=base, settings=settings.tune)
+    plan = TunePlan(name=name, base_folder=base, chunks_folder=chunks, settings=settings.tune)
     begin(folder / "plan", plan, prepared)
     checkpoint = fit(folder, plan)
     with tempfile.TemporaryDirectory(dir=folder) as staged, checkpoint.as_directory() as trained:
         facts = finish(Path(staged) / "retriever", Path(trained), plan, prepared)
-        facts |= {"base": source.encoder, "index": index.ref, "num_starts": num_starts(folder / "plan")}
+        facts |= {
+            "base": source.question_encoder or source.encoder,
+            "index": index.ref,
+            "num_starts": num_starts(folder / "plan"),
+        }
         parents = [index.digest, *inputs["questions"], *([before.digest] if before else [])]
         version = registry.publish(
             KIND, name, folder=Path(staged) / "retriever", inputs=inputs, parents=parents, facts=facts
@@ -106,6 +110,7 @@ def begin(folder: Path, plan: TunePlan, prepared: Prepared) -> None:
     """Write what the workers read."""
     folder.mkdir(parents=True, exist_ok=True)
     prepared.examples.write(folder)
+    prepared.bank.write(folder)
     write_plan(plan, folder)
 
 

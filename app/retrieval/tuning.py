@@ -1,8 +1,10 @@
 """What each worker of a tuning does: the encoder's steps, then the re-ranker's; save, report. Knows no Ray.
 
-Encoder: MultipleNegativesRankingLoss of sentence-transformers over the chunks of the batch and a hard negative of each
-question (Henderson et al. 2017; van den Oord et al. 2018). Re-ranker: from the encoder's own weights, the softmax over
-a chunk that answers and hard negatives (Cao et al., ListNet, 2007, with one relevant text). Word vectors stay.
+Encoder: that of questions alone, chunks keep the vectors of the index (query-side fine-tuning: Lee et al., Learning
+Dense Representations of Phrases at Scale, ACL 2021), so that every step has all chunks for negatives in
+MultipleNegativesRankingLoss of sentence-transformers (Henderson et al. 2017). Re-ranker: from the encoder's own
+weights, the softmax over a chunk that answers and hard negatives (Cao et al., ListNet, 2007, with one relevant text).
+Word vectors stay.
 
 Guarantees: the same examples, base, seed and number of workers give the same steps on the same rows, also when the run
 was cut off and taken up from a checkpoint; every worker reports as often as the others. Not guaranteed: equal weights
@@ -27,6 +29,7 @@ from torch import Tensor
 from app.inference.bert import read_weights
 from app.inference.encoder import cut_batches, load_tokenizer
 from app.inference.reranker import Pairs
+from app.retrieval.bank import Bank
 from app.retrieval.examples import Example, Examples, batches
 from app.retrieval.tuning_plan import ENCODER, RERANKER, STATE_FILE, SUMMARY_FILE, TunePlan, append_line, read_plan
 
@@ -64,7 +67,7 @@ def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path 
     torch.set_num_threads(plan.settings.num_threads)
     torch.manual_seed(plan.settings.seed)
     _keep_memory()
-    stages = make_stages(plan, Examples.of(folder))
+    stages = make_stages(plan, Examples.of(folder), Bank.of(folder))
     total = sum(len(stage.steps) for stage in stages)
     due = {
         math.ceil(total * part / plan.settings.num_checkpoints) for part in range(1, plan.settings.num_checkpoints + 1)
@@ -85,10 +88,10 @@ def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path 
         before += len(stage.steps)
 
 
-def make_stages(plan: TunePlan, examples: Examples) -> list[Stage]:
+def make_stages(plan: TunePlan, examples: Examples, bank: Bank) -> list[Stage]:
     """Encoder and re-ranker as they begin."""
     settings = plan.settings
-    encoder = EncoderTask(plan, examples)
+    encoder = EncoderTask(plan, bank)
     given: dict[str, Any] = {"seed": settings.seed, "examples": examples.train}
     stages = [
         Stage(
@@ -107,31 +110,33 @@ def make_stages(plan: TunePlan, examples: Examples) -> list[Stage]:
 
 
 class EncoderTask:
-    """The encoder's loss."""
+    """The loss of the encoder of questions."""
 
-    def __init__(self, plan: TunePlan, examples: Examples) -> None:
+    def __init__(self, plan: TunePlan, bank: Bank) -> None:
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
         from transformers import BertModel
 
-        self._texts, self._max = examples.embedded, plan.settings.max_tokens
+        self._chunks, self._rows = torch.tensor(bank.vectors), torch.tensor(bank.rows)
         self._tokenizer = load_tokenizer(plan.base_folder)
-        self._tokenizer.enable_truncation(max_length=self._max)
+        self._tokenizer.enable_truncation(max_length=plan.settings.max_tokens)
         self.model = BertModel(bert_config(plan.base_folder), add_pooling_layer=False)
         load_weights(self.model, read_weights(plan.base_folder))
         self._loss = MultipleNegativesRankingLoss(self.model)
 
     def backward(self, batch: Sequence[Example], share: float) -> float:
-        """See Stage; an example without a negative leaves the others with one less."""
-        if len(batch) < 2:
-            return 0.0
-        negatives = [each.negatives[0] for each in batch if each.negatives]
-        rows = [*(each.gold[0] for each in batch), *negatives]
-        vectors = self._vectors([*(each.question for each in batch), *(self._texts[row] for row in rows)])
-        asked, answers = vectors[: len(batch)], vectors[len(batch) :]
-        columns = [asked, answers[: len(batch)], *([answers[len(batch) :]] if negatives else [])]
-        loss = share * self._loss.compute_loss_from_embeddings(columns, torch.arange(len(batch)))
+        """See Stage; negatives are all windows of chunks that answer no question of the batch."""
+        asked = self._vectors([each.question for each in batch])
+        answers = torch.stack([self._best(vector, each.gold[0]) for vector, each in zip(asked, batch, strict=True)])
+        gold = torch.tensor(sorted({row for each in batch for row in each.gold}))
+        others = self._chunks[~torch.isin(self._rows, gold)]
+        loss = share * self._loss.compute_loss_from_embeddings([asked, answers, others], torch.arange(len(batch)))
         torch.autograd.backward(loss)
         return float(loss.item())
+
+    def _best(self, asked: Tensor, row: int) -> Tensor:
+        """The vector of the window of a chunk that is nearest to a question."""
+        windows = self._chunks[self._rows == row]
+        return windows[(windows @ asked.detach()).argmax()]
 
     def _vectors(self, texts: Sequence[str]) -> Tensor:
         coded = [item.ids for item in self._tokenizer.encode_batch(list(texts))]

@@ -26,7 +26,10 @@ class TunePlan(Settings):
     """Name of the retriever to be."""
 
     base_folder: Path
-    """Folder of the encoder that is tuned."""
+    """Folder of the encoder of questions that is tuned."""
+
+    chunks_folder: Path
+    """Folder of the encoder of chunks, which stays."""
 
     settings: TuneSettings
     """How."""

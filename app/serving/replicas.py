@@ -99,7 +99,7 @@ def _load_shard(registry: Registry, number: int, digest: str) -> Any:
 
 
 class Retriever:
-    """Embeds questions and searches indexes, each with the encoder and the re-ranker that it was made with.
+    """Embeds questions and searches indexes, each with the encoders and the re-ranker that it was made with.
 
     Indexes of different retrievers are served side by side. ``encode`` is the pinned encoder, whatever a release
     searches with: the reader's thresholds were measured with it.
@@ -155,7 +155,7 @@ class Retriever:
     def _search(self, index: str, asked: Sequence[Asked]) -> list[Retrieval]:
         """What one index has for its questions, which are encoded together."""
         searcher, results = self._searcher(index), dict[int, Retrieval]()
-        vectors = searcher.encoder.encode([each.question for each in asked])
+        vectors = searcher.questions.encode([each.question for each in asked])
         for (top_k, scope), rows in _grouped([(each.top_k, each.scope) for each in asked]).items():
             questions = [asked[row].question for row in rows]
             found = searcher.search(questions, top_k, scope=scope, vectors=vectors[rows])
