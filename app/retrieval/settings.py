@@ -75,7 +75,7 @@ class TuneSettings(Settings):
     max_overlap: Annotated[float, Field(gt=0, le=1)] = 0.8
     """A hit that shares a larger part of its words with a chunk that answers is taken for its twin (Jaccard)."""
 
-    encoder_epochs: Annotated[NonNegativeFloat, Field(le=100)] = 4.0
+    encoder_epochs: Annotated[NonNegativeFloat, Field(le=100)] = 5.0
     """How often the encoder of questions sees every question; of its chunks one, in turn."""
 
     encoder_batch: PositiveInt = 64

@@ -29,7 +29,7 @@ from tests.inference.tiny_bert import WORDS, write_encoder
 
 KNOWN = [word for word in dict.fromkeys(WORDS.split()) if word.isalpha()]
 TUNE = TuneSettings(held_out_share=0.25,
-    encoder_epochs=3, encoder_batch=8, encoder_learning_rate=2e-3, reranker_epochs=6, reranker_learning_rate=1e-2,
+    encoder_epochs=3, encoder_batch=8, encoder_learning_rate=2e-3, reranker_epochs=6, reranker_learning_rate=2e-2,
     reranker_negatives=3, max_tokens=48, num_workers=1, num_checkpoints=3, rerank_depths=(4,),
 )  # fmt: skip
 
