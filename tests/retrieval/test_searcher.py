@@ -10,7 +10,7 @@ import pytest
 from app.core.parquet import write_rows
 from app.inference.encoder import ENCODER_DIGEST, DigestMismatch, EncoderUnusable
 from app.inference.retrievers import PINNED, RetrieverMismatch, made_with, source_of
-from app.registry.tables import ROWS_FILE
+from app.registry.tables import INDEX_FILE, ROWS_FILE
 from app.registry.whole import ArtifactChanged
 from app.retrieval import pipeline
 from app.retrieval.calibrate import Calibrated
@@ -44,6 +44,23 @@ def test_an_index_is_built_searched_and_named_with_its_retriever(registry, datas
     vectors = searcher.encoder.encode([TEXTS[3]])
     assert searcher.search(["anything"], 1, vectors=vectors)[0][0].similarity == pytest.approx(hit.similarity)
     assert Searcher.open(plain, registry=registry).encoder.digest == ENCODER_DIGEST
+
+
+def test_questions_have_an_encoder_of_their_own_and_chunks_keep_their_vectors(registry, dataset, tmp_path: Path):
+    base = build_index(registry, dataset, retriever=publish_retriever(registry, tmp_path / "base", name="base"))
+    retriever = publish_retriever(registry, tmp_path / "asks", asks=True)
+    index = build_index(registry, dataset, retriever=retriever, name="asks")
+    assert index.facts["question_encoder"] == retriever.facts["question_encoder"] != index.facts["encoder"]
+    vectors = [registry.folder(each) / INDEX_FILE for each in (base, index)]
+    assert vectors[0].read_bytes() == vectors[1].read_bytes()
+    searcher = Searcher.open(index, registry=registry)
+    by_questions, by_chunks = (each.encode([TEXTS[0]]) for each in (searcher.questions, searcher.encoder))
+    hits = [searcher.search([TEXTS[0]], 1, vectors=given)[0][0] for given in (None, by_questions, by_chunks)]
+    assert hits[0].similarity == pytest.approx(hits[1].similarity)
+    assert hits[0].similarity < 0.9 < hits[2].similarity
+    lie = publish_retriever(registry, tmp_path / "lie", name="lie", asks=True, facts={"question_encoder": "sha256:0"})
+    with pytest.raises(DigestMismatch, match="not sha256:0"):
+        Searcher.open(build_index(registry, dataset, retriever=lie, name="lie"), registry=registry)
 
 
 def test_a_swapped_encoder_is_refused(registry, dataset, tmp_path: Path):

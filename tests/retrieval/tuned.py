@@ -31,13 +31,19 @@ def publish_dataset(registry, folder, name="handbook"):
     return registry.publish("dataset", name, folder=folder, inputs={"name": name}, facts={"num_chunks": len(rows)})
 
 
-def publish_retriever(registry, folder, *, parents=(), name="tuned", facts=None, reranks=False, **shape):
-    """A retriever whose encoder has a shape; ``facts`` go over what is true. Its re-ranker is random, too."""
+def publish_retriever(registry, folder, *, parents=(), name="tuned", facts=None, reranks=False, asks=False, **shape):
+    """A retriever whose encoder has a shape; ``facts`` go over what is true.
+
+    Its re-ranker is random, too, and so is, where it ``asks``, another encoder, of questions.
+    """
     write_encoder(folder / "encoder", **shape)
     said = {"encoder": digest_of(folder / "encoder"), "dim": shape.get("dim", 32), "reranker": None}
     if reranks:
         write_encoder(folder / "reranker", num_labels=1, seed=7)
         said |= {"reranker": reranker_digest(folder / "reranker"), "search": {"rerank_weight": 1.0, "rerank_depth": 3}}
+    if asks:
+        write_encoder(folder / "questions", **shape | {"seed": 9})
+        said["question_encoder"] = digest_of(folder / "questions")
     inputs = {"shape": shape, "facts": facts or {}}
     return registry.publish(
         "retriever", name, folder=folder, inputs=inputs, parents=list(parents), facts=said | (facts or {})
