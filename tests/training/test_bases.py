@@ -2,18 +2,22 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+import jobs.common
 from app.ledger.verify import verify
 from app.training import bases
 from app.training.bases import import_base
 from app.training.errors import BaseRefused
 from app.training.look import look
 from app.training.weights import check_finite, weight_files
+from jobs import import_model
 from tests.conftest import ROOT
 from tests.training.tiny_bases import CHATML, make_base
 
@@ -207,6 +211,18 @@ def test_every_type_of_number_is_looked_at(tmp_path, dtype):
         save_file({"a": values, "b": torch.tensor([1.0, bad], dtype=dtype)}, path)
         with pytest.raises(BaseRefused, match=r"^b in"):
             check_finite(path)
+
+
+def test_the_job_publishes_once_and_refuses_with_a_sentence(folder, near, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs.common, "connect", lambda workspace, **options: nullcontext())
+    monkeypatch.setattr(bases, "_track", lambda version, registry: None)
+    given = ["--name", "base", "--licence", "MIT", "--workspace", str(tmp_path / "w"), "--json"]
+    done = [CliRunner().invoke(import_model.app, ["--folder", str(folder), *given]) for _ in range(2)]
+    assert [json.loads(each.stdout)["ref"] for each in done] == ["base@1", "base@1"], done[0].output
+    only_pickled(folder)
+    refused = CliRunner().invoke(import_model.app, ["--folder", str(folder), *given])
+    assert refused.exit_code == 2
+    assert "save_pretrained" in refused.output
 
 
 def test_a_real_little_llama(registry, near):
