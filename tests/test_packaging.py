@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMES_WITH = {"docling-core": "docling-slim", "docling-parse": "docling-slim"}
 """Parts of a required distribution that is split over several."""
+OF_EXTRAS = {"pynvml": "nvidia-ml-py"}
+"""Modules of distributions that only an extra asks for."""
 
 
 def imported(path: Path) -> set[str]:
@@ -25,7 +27,7 @@ def imported(path: Path) -> set[str]:
 
 def required() -> set[str]:
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = [*PROJECT["project"]["dependencies"], *extras["postgresql"], *extras["pkcs11"]]
+    wanted = [*PROJECT["project"]["dependencies"], *extras["postgresql"], *extras["pkcs11"], *extras["gpu"]]
     return {item.split("[")[0].split("=")[0].split(">")[0].strip().lower() for item in wanted}
 
 
@@ -50,7 +52,8 @@ def test_every_import_is_required():
         for path in (ROOT / folder).rglob("*.py")
         for name in imported(path)
     }
-    found = {name: {each.lower().replace("_", "-") for each in known.get(name, ())} for name in sorted(names)}
+    packages = {name: known.get(name) or [OF_EXTRAS.get(name, name)] for name in names}
+    found = {name: {each.lower().replace("_", "-") for each in packages[name]} for name in sorted(names)}
     assert {
         name for name, packages in found.items() if not {COMES_WITH.get(each, each) for each in packages} & required()
     } == set()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -32,6 +33,8 @@ def spawn(mark: str) -> Iterator[Spawn]:
         command = [sys.executable, "-c", code]
         process = subprocess.Popen(command, env=variables, start_new_session=session, stdout=subprocess.PIPE, text=True)
         started.append(process)
+        while not Path(f"/proc/{process.pid}/environ").read_bytes():  # a process has none for a moment after it starts
+            time.sleep(0.001)
         return process
 
     yield start
