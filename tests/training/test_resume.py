@@ -53,7 +53,7 @@ def differ(one: dict, other: dict) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-@pytest.mark.parametrize(("stage", "num_workers"), [(0, 1), (1, 3), (2, 1), (3, 2), (3, 1)])
+@pytest.mark.parametrize(("stage", "num_workers"), [(0, 1), (1, 3), (3, 2), (3, 1)])
 def test_a_run_of_two_workers_goes_on_with_another_number(tmp_path, workers, stage, num_workers):
     given = {"num_steps": 6, "num_checkpoints": 2, "zero_stage": stage, "dtype": "float32", "batch_size": 6}
     whole, other = (write_run(tmp_path / name, **given) for name in ("whole", "other"))
