@@ -9,6 +9,7 @@ checkpoint is what remains then. `ray job stop` sends SIGTERM and, $RAY_JOB_STOP
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from types import FrameType
 from typing import Any
 
 NOTHING, SAVE, END = 0, 1, 2
+SAME_S = 1.0
+"""SIGTERM within so long of the first is the same: some send it to a process and to its group."""
 FILES = {SAVE: "save.request", END: "end.request"}
 SAYS = {
     signal.SIGUSR1: "signalbox: SIGUSR1: a checkpoint will be saved at the next step\n",
@@ -68,11 +71,19 @@ def by_signal(folder: Path) -> Iterator[None]:
         return
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SAYS}
 
-    def heard(number: int, _frame: FrameType | None) -> None:
+    ended_s: list[float] = []
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM and ended_s and time.monotonic() - ended_s[0] < SAME_S:
+            return
+        if number == signal.SIGTERM and ended_s:
+            signal.signal(number, before[signal.SIGTERM])
+            signal.raise_signal(number)
+            return
         os.write(2, SAYS[signal.Signals(number)].encode())
         ask(folder, SAVE if number == signal.SIGUSR1 else END)
         if number == signal.SIGTERM:
-            signal.signal(number, before[signal.SIGTERM])
+            ended_s.append(time.monotonic())
 
     for number in SAYS:
         signal.signal(number, heard)

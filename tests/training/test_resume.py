@@ -143,7 +143,7 @@ def test_a_request_for_a_checkpoint_is_met_once_and_one_for_the_end_stays(tmp_pa
     assert asked(tmp_path) == NOTHING
 
 
-def test_signals_ask_inside_the_block_alone_and_the_second_sigterm_is_the_handlers_before(tmp_path):
+def test_signals_ask_inside_the_block_alone_and_the_second_sigterm_is_the_handlers_before(tmp_path, monkeypatch):
     heard = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append("before"))
     try:
@@ -151,7 +151,9 @@ def test_signals_ask_inside_the_block_alone_and_the_second_sigterm_is_the_handle
             os.kill(os.getpid(), signal.SIGUSR1)
             assert asked(tmp_path) == SAVE
             os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # the same, sent to the process and to its group
             assert (asked(tmp_path), heard) == (END, [])
+            monkeypatch.setattr("app.training.requests.SAME_S", 0.0)
             os.kill(os.getpid(), signal.SIGTERM)
             assert heard == ["before"]
         os.kill(os.getpid(), signal.SIGTERM)
