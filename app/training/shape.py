@@ -6,8 +6,8 @@ of weights is that of the files. Not guaranteed: what PEFT makes of layers that 
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,11 +55,47 @@ class ModelShape:
 def shape_of(plan: Plan) -> ModelShape:
     """The shape of the model that a run trains, before adapters."""
     if plan.base_folder:
-        return read_shape(plan.base_folder)
+        return as_changed(read_shape(plan.base_folder), plan, num_tables=_num_tables(plan.base_folder))
     assert plan.model is not None
     if plan.model.config is not None:
         return built_shape(plan.model.config, vocabulary_size=plan.vocabulary_size)
     return new_shape(plan.model, vocabulary_size=plan.vocabulary_size)
+
+
+def as_changed(shape: ModelShape, plan: Plan, *, num_tables: int) -> ModelShape:
+    """The base's shape with the blocks and the tokens that a run adds to it.
+
+    Args:
+        num_tables: matrices with a row for each token, 1 where input and output share theirs.
+    """
+    num, num_new = shape.num_layers, plan.settings.expand.num_blocks if plan.settings.expand else 0
+    num_rows = max(0, max(plan.new_tokens, default=-1) + 1 - shape.vocabulary_size)
+    last = [each for each in shape.matrices if f".{num - 1}." in each.name]
+    copies = [
+        each._replace(name=each.name.replace(f".{num - 1}.", f".{number}."))
+        for number in range(num, num + num_new)
+        for each in last
+    ]
+    return replace(
+        shape,
+        num_parameters=shape.num_parameters
+        + num_tables * num_rows * shape.hidden_size
+        + _in_blocks(copies, num_new, shape),
+        matrices=tuple(sorted([*shape.matrices, *copies])),
+        num_layers=num + num_new,
+        vocabulary_size=shape.vocabulary_size + num_rows,
+    )
+
+
+def _num_tables(folder: Path) -> int:
+    size = json.loads((folder / CONFIG_FILE).read_text())["vocab_size"]
+    headers = (each for path in folder.glob(WEIGHTS) for each in read_header(path))
+    return sum(dims[0] == size for name, dims in headers if len(dims) == 2 and not _inside(name)) or 1
+
+
+def _in_blocks(matrices: Sequence[Matrix], num_blocks: int, shape: ModelShape) -> int:
+    """Parameters of blocks with these matrices and two norms each."""
+    return sum(each.out * each.into for each in matrices) + 2 * num_blocks * shape.hidden_size
 
 
 def read_shape(folder: Path) -> ModelShape:
@@ -124,6 +160,9 @@ def num_trained(shape: ModelShape, settings: TrainSettings) -> int:
         return sum(settings.lora.rank * (each.out + each.into) + magnitudes * each.out for each in chosen)
     if settings.recipe == "osft" and not settings.osft.train_others:
         return shape.num_in_matrices
+    if settings.expand and settings.expand.train_only_new:
+        num_new = settings.expand.num_blocks
+        return shape.num_in_matrices * num_new // shape.num_layers + 2 * num_new * shape.hidden_size
     return shape.num_parameters
 
 

@@ -11,7 +11,10 @@ from transformers import AutoModelForCausalLM
 from app.training.errors import CannotExpand
 from app.training.expand import attending, check_expansion, expand, order_of, pattern
 from app.training.model import load_model, new_model
+from app.training.plan import Plan
 from app.training.settings import AttentionSettings, ExpandSettings, ModelSettings, TrainSettings
+from app.training.shape import num_trained, read_shape, shape_of
+from app.training.start import make_model
 from tests.training.test_architecture import GEMMA3, GPT2, LLAMA, QWEN3
 from tests.training.test_loop import run, write_run
 
@@ -73,6 +76,19 @@ def test_an_expanded_model_says_what_its_base_says_and_plain_transformers_loads_
         cached = again.generate(TOKENS[:, :8], max_new_tokens=6, do_sample=False, pad_token_id=0)
         plain = again.generate(TOKENS[:, :8], max_new_tokens=6, do_sample=False, pad_token_id=0, use_cache=False)
     assert torch.equal(cached, plain)
+
+
+def test_what_an_expanded_model_will_weigh_is_known_before(tmp_path):
+    model_of(LLAMA, tmp_path / "base")
+    settings = TrainSettings(expand={"num_blocks": 2})
+    plan = Plan(name="m", settings=settings, base_folder=tmp_path / "base", vocabulary_size=310, num_rows=1,
+                new_tokens={300: [5, 6], 301: [5, 7]})  # fmt: skip
+    model = make_model(plan)
+    model.save_pretrained(tmp_path / "grown")
+    real, foreseen = read_shape(tmp_path / "grown"), shape_of(plan)
+    assert foreseen == real
+    assert num_trained(foreseen, settings) == sum(each.numel() for each in model.parameters() if each.requires_grad)
+    assert foreseen.num_parameters > read_shape(tmp_path / "base").num_parameters
 
 
 def test_copies_that_change_something_are_refused(monkeypatch):
