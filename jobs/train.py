@@ -34,7 +34,8 @@ def main(
         list[str] | None, typer.Option(help="Suite of each task of --continual; default: its held-out rows.")
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(help="Policy of each task of --continual: a file or a shipped one [continual].")
+        str | None,
+        typer.Option(help="Policy of each task of --continual: a file or a shipped one; default: continual."),
     ] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Say what memory, time and dollars it would take, and start nothing.")
