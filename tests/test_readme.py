@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text()
 SETS = ("obliqa", "medquad", "hotpotqa")
-BLOCKS = "\n".join(re.findall(r"```\n(.*?)```", README, flags=re.DOTALL))
+FENCED = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README, flags=re.DOTALL | re.MULTILINE)
+BLOCKS = "\n".join(text for language, text in FENCED if not language)
 
 pytestmark = pytest.mark.docs
 
