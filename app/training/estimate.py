@@ -28,7 +28,7 @@ from app.training.prepare import prepare
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.shape import ModelShape, num_trained, shape_of
 
-FACTOR = 1.4
+FACTOR = 1.7
 PROCESS_BYTES = 690_000_000
 """A worker of Ray Train with torch, transformers and DeepSpeed, before it has a model (measured: 689 MB)."""
 STEP_S = 0.01

@@ -5,14 +5,14 @@ of weights is that of the files. Not guaranteed: what PEFT makes of layers that 
 """
 
 import json
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.training.plan import Plan
 from app.training.settings import ModelSettings, TrainSettings
+from app.training.weights import read_header
 
 CONFIG_FILE = "config.json"
 WEIGHTS = "*.safetensors"
@@ -89,8 +89,8 @@ def as_changed(shape: ModelShape, plan: Plan, *, num_tables: int) -> ModelShape:
 
 def _num_tables(folder: Path) -> int:
     size = json.loads((folder / CONFIG_FILE).read_text())["vocab_size"]
-    headers = (each for path in folder.glob(WEIGHTS) for each in read_header(path))
-    return sum(dims[0] == size for name, dims in headers if len(dims) == 2 and not _inside(name)) or 1
+    tables = (dims for name, dims in _tensors(folder).items() if len(dims) == 2 and not _inside(name))
+    return sum(dims[0] == size for dims in tables) or 1
 
 
 def _in_blocks(matrices: Sequence[Matrix], num_blocks: int, shape: ModelShape) -> int:
@@ -100,7 +100,7 @@ def _in_blocks(matrices: Sequence[Matrix], num_blocks: int, shape: ModelShape) -
 
 def read_shape(folder: Path) -> ModelShape:
     """The shape of a model folder's model."""
-    tensors = {name: dims for path in sorted(folder.glob(WEIGHTS)) for name, dims in read_header(path)}
+    tensors = _tensors(folder)
     config = json.loads((folder / CONFIG_FILE).read_text())
     return _shape(tensors, config) if tensors else built_shape(config, vocabulary_size=config["vocab_size"])
 
@@ -166,17 +166,11 @@ def num_trained(shape: ModelShape, settings: TrainSettings) -> int:
     return shape.num_parameters
 
 
-def read_header(path: Path) -> Iterator[tuple[str, list[int]]]:
-    """Names and dimensions of a safetensors file's tensors.
-
-    Source: https://github.com/huggingface/safetensors#format (8 bytes of length, little-endian, then JSON).
-    """
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            yield name, tensor["shape"]
+def _tensors(folder: Path) -> dict[str, list[int]]:
+    """Names and dimensions of the tensors in a folder's safetensors files."""
+    return {
+        name: tensor["shape"] for path in sorted(folder.glob(WEIGHTS)) for name, tensor in read_header(path).items()
+    }
 
 
 def _inside(name: str) -> bool:
