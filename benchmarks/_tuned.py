@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import ray.train
 from numpy.typing import NDArray
 
 from app.core.cluster import connect, down, up
@@ -100,13 +101,7 @@ def tuned(
         prepared = prepare(asked, index, encoder, bank=bank, read=read, settings=settings)
     with timed(times, "train_s"):
         begin(folder / "run" / "plan", plan, prepared)
-        workspace = Workspace.find(folder / "workspace")
-        up(workspace)
-        try:
-            with connect(workspace, log_to_driver=False):
-                checkpoint = fit(folder / "run", plan)
-        finally:
-            down(workspace)
+        checkpoint = _fitted(folder, plan)
     made, threads = folder / "retriever", settings.num_workers * settings.num_threads
     with timed(times, "choose_s"), checkpoint.as_directory() as trained:
         facts = finish(made, Path(trained), plan, prepared, num_threads=threads)
@@ -115,16 +110,7 @@ def tuned(
     chosen = SearchSettings(**facts["search"])
     coded = Encoder(folder=made / QUESTIONS_FOLDER, num_threads=threads).encode(questions)
     known = Known(Reranker(made / RERANKER_FOLDER, num_threads=threads)) if facts["reranker"] else None
-    plain = {"questions": questions, "k": depth}
-    ways: dict[str, Callable[[], list[list[Hit]]]] = {
-        "hybrid": lambda: index.search(**plain, vectors=queries),
-        "encoder": lambda: index.search(**plain, vectors=coded, settings=chosen),
-        "reranked": lambda: index.search(
-            **plain, vectors=queries, reranker=known,
-            settings=chosen.model_copy(update={"dense_weight": index.settings.dense_weight}),
-        ),
-        "tuned": lambda: index.search(**plain, vectors=coded, settings=chosen, reranker=known),
-    }  # fmt: skip
+    ways = _ways(index, questions, queries, coded, settings=chosen, reranker=known, depth=depth)
     with timed(times, "ask_s"):
         found = {name: [[hit.document_id for hit in hits] for hits in search()] for name, search in ways.items()}
     trained_on = frozenset[str]().union(*(each.gold for each in given.tuning))
@@ -141,6 +127,40 @@ def tuned(
     results["tuning"] = times | spent
     facts["num_unseen"] = len(unseen)
     return results, {"retriever": facts, "tune": settings.inputs()}
+
+
+def _ways(
+    index: SearchIndex,
+    questions: Sequence[str],
+    queries: NDArray[np.float32],
+    coded: NDArray[np.float32],
+    *,
+    settings: SearchSettings,
+    reranker: Known | None,
+    depth: int,
+) -> dict[str, Callable[[], list[list[Hit]]]]:
+    """Searches by name; ``queries`` are the questions by the base's encoder, ``coded`` by the tuned one."""
+    plain: dict[str, Any] = {"questions": questions, "k": depth}
+    return {
+        "hybrid": lambda: index.search(**plain, vectors=queries),
+        "encoder": lambda: index.search(**plain, vectors=coded, settings=settings),
+        "reranked": lambda: index.search(
+            **plain, vectors=queries, reranker=reranker,
+            settings=settings.model_copy(update={"dense_weight": index.settings.dense_weight}),
+        ),
+        "tuned": lambda: index.search(**plain, vectors=coded, settings=settings, reranker=reranker),
+    }  # fmt: skip
+
+
+def _fitted(folder: Path, plan: TunePlan) -> ray.train.Checkpoint:
+    """The run's last checkpoint, on a cluster of its own."""
+    workspace = Workspace.find(folder / "workspace")
+    up(workspace)
+    try:
+        with connect(workspace, log_to_driver=False):
+            return fit(folder / "run", plan)
+    finally:
+        down(workspace)
 
 
 def places_of(given: Set, keys: frozenset[str]) -> set[int]:

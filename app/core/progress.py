@@ -5,8 +5,9 @@ work ends, unless the line before said the same.
 """
 
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PLAIN_EVERY_S = 5.0
@@ -61,3 +62,16 @@ def progress(name: str, total: int | None = None) -> Iterator[Progress]:
         yield bar
     finally:
         bar._show(last=True)
+
+
+@contextmanager
+def watched(watch: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run ``watch`` in a thread beside the block; the block's end sets the event, which is to end it."""
+    stop = threading.Event()
+    watcher = threading.Thread(target=watch, args=(stop,), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVENTS_FILE = "openlineage.jsonl"
-PRODUCER = "https://pypi.org/project/signalbox"
+PRODUCER = "urn:signalbox"
 NAMESPACE_VARIABLE, PARENT_VARIABLE = "OPENLINEAGE_NAMESPACE", "OPENLINEAGE_PARENT_ID"
 """The job's namespace; and ``namespace/job/run id`` of the run that started it, as OpenLineage's own tools write it."""
 ENGINE = "ray"
@@ -155,7 +155,7 @@ class _JobRun:
             job=_job(step.name, None) if step else _job(self.name, self.source),
             inputs=[self._dataset(InputDataset, each) for each in inputs],
             outputs=[self._dataset(OutputDataset, each, outputFacets=_statistics(each)) for each in outputs],
-            producer=f"{PRODUCER}/{_version('signalbox')}",
+            producer=f"{PRODUCER}:{_version('signalbox')}",
         )
         self._send(event)
 

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from app.core.digests import digest_json, hex_of
 from app.core.errors import SignalboxError
 from app.core.parquet import read_rows
-from app.core.progress import Progress, progress
+from app.core.progress import Progress, progress, watched
 from app.inference.encoder import encoder_folder
 from app.inference.retrievers import ENCODER_FOLDER, KIND, QUESTIONS_FOLDER, find_source, retriever_of
 from app.registry.tables import ROWS_FILE
@@ -136,7 +137,7 @@ def fit(folder: Path, plan: TunePlan) -> ray.train.Checkpoint:
         ),
     )
     try:
-        with _shown(folder / "plan", plan):
+        with watched(partial(_watch, folder / "plan", plan)):
             result = trainer.fit()
     except TrainingFailedError as error:
         raise TuningFailed(f"tuning {plan.name} failed, call it again to go on: {error}") from error
@@ -176,19 +177,6 @@ def _restored() -> Iterator[Path | None]:
 def _report(metrics: Mapping[str, Any], folder: Path | None) -> None:
     checkpoint = ray.train.Checkpoint.from_directory(folder) if folder else None
     ray.train.report(dict(metrics), checkpoint=checkpoint)
-
-
-@contextmanager
-def _shown(folder: Path, plan: TunePlan) -> Iterator[None]:
-    """Show the run's progress while the block waits for it."""
-    stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(folder, plan, stop), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
 
 
 def _watch(folder: Path, plan: TunePlan, stop: threading.Event) -> None:

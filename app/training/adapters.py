@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app.training.errors import CannotAdapt
 from app.training.settings import LoraSettings
+from app.training.weights import read_header
 
 
 def check_adapters(settings: LoraSettings, base: Path) -> None:
@@ -38,11 +39,6 @@ def check_quantize() -> None:
 
 def layers_of(folder: Path) -> list[str]:
     """Names of the layers inside the blocks of a model folder that have a weight of their own."""
-    from safetensors import safe_open
-
-    names: set[str] = set()
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="numpy") as file:
-            names |= set(file.keys())
+    names = {name for path in folder.glob("*.safetensors") for name in read_header(path)}
     weights = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
     return sorted(name for name in weights if any(part.isdigit() for part in name.split(".")) and "norm" not in name)

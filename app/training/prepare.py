@@ -67,11 +67,7 @@ def prepare(
     tables = [read_version(version, registry) for version in data]
     extra = [read_version(version, registry) for version in vocabulary]
     encoder = make_encoder(folder, base_folder, model, [*tables, *extra], settings=settings)
-    added = Added()
-    if settings.new_tokens:
-        texts = [plain(text) for table in tables for row in table for text in texts_of(row)]
-        added = add_tokens(folder, texts, settings.new_tokens)
-        encoder = Encoder(_extended_format(folder, base_folder), context_tokens=encoder.context_tokens)
+    encoder, added = _with_new_tokens(encoder, folder, base_folder, tables, settings)
     examples = make_examples(tables, encoder, settings=settings)
     kept, too_long = divide_by_length(examples, settings)
     rejects = [*_unusable(data, tables, settings), *encoder.rejects, *too_long]
@@ -98,6 +94,17 @@ def prepare(
     )
     write_plan(plan, folder)
     return plan
+
+
+def _with_new_tokens(
+    encoder: Encoder, folder: Path, base: Path | None, tables: Sequence[Rows], settings: TrainSettings
+) -> tuple[Encoder, Added]:
+    """The encoder with the tokens that the data add to a base's, where the settings ask for some."""
+    if not settings.new_tokens:
+        return encoder, Added()
+    texts = [plain(text) for table in tables for row in table for text in texts_of(row)]
+    added = add_tokens(folder, texts, settings.new_tokens)
+    return Encoder(_extended_format(folder, base), context_tokens=encoder.context_tokens), added
 
 
 def read_version(version: Version, registry: Registry) -> Rows:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.api.report_config import CheckpointUploadMode
 
 from app.core.digests import digest_json, hex_of
-from app.core.progress import Progress, progress
+from app.core.progress import Progress, progress, watched
 from app.core.store import describe_files
 from app.core.workspace import Workspace
 from app.governance.keys import key_book
@@ -134,7 +135,7 @@ def fit(folder: Path, plan: Plan) -> ray.train.Checkpoint:
         ),
     )
     try:
-        with _shown(folder / "plan", plan), by_signal(folder / "plan"):
+        with watched(partial(_watch, folder / "plan", plan)), by_signal(folder / "plan"):
             checkpoint = trainer.fit().checkpoint
     except TrainingFailedError as error:
         raise failure(error, plan) from error
@@ -186,19 +187,6 @@ def _upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint
     target = Path(storage.build_checkpoint_path_from_name(name))
     copy_durably(Path(checkpoint.path), target)
     return ray.train.Checkpoint(str(target), filesystem=storage.storage_filesystem)
-
-
-@contextmanager
-def _shown(folder: Path, plan: Plan) -> Iterator[None]:
-    """Show the run's progress while the block waits for it."""
-    stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(folder, plan, stop), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
 
 
 def _watch(folder: Path, plan: Plan, stop: threading.Event) -> None:

@@ -8,8 +8,8 @@ called again. Not guaranteed: that the same search ends the same trials early: t
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from app.core.digests import digest_json, hex_of
-from app.core.progress import progress
+from app.core.progress import progress, watched
 from app.registry.tracking import Tracker
 from app.registry.versions import Registry, Version
 from app.training.architecture import with_architecture
@@ -124,7 +124,7 @@ def _run(folder: Path, trials: Sequence[Trial], how: SearchSettings) -> None:
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
             ),
         )  # fmt: skip
-    with _shown(folder, trials):
+    with watched(partial(_watch, folder, trials)):
         tuner.fit()
 
 
@@ -191,19 +191,6 @@ def _begin_group(place: Path) -> None:
 
 def _lines(folder: Path, trial: Trial) -> list[dict[str, Any]]:
     return list(read_progress(_place(folder, trial)))
-
-
-@contextmanager
-def _shown(folder: Path, trials: Sequence[Trial]) -> Iterator[None]:
-    """Show the trials' progress while the block waits for them."""
-    stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(folder, trials, stop), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
 
 
 def _watch(folder: Path, trials: Sequence[Trial], stop: threading.Event) -> None:
