@@ -58,6 +58,9 @@ class SearchSettings(Settings):
     seed: int = 0
     """Seed of the draws."""
 
+    num_concurrent: PositiveInt | None = None
+    """Trials at once at most; as many as the cluster has room for when not given. With 1, early ends are repeatable."""
+
     max_minutes: PositiveFloat | None = None
     """The search ends after so long; trials that run then count as far as they came."""
 

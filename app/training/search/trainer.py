@@ -2,7 +2,8 @@
 
 Guarantees: all trials learn the same rows and are judged on the same others; every trial that was begun is in the
 ledger with its settings, its score and its cost, and so is the search; a search that was cut off goes on when it is
-called again. Not guaranteed: that the same search ends the same trials early: that depends on which come first.
+called again. Not guaranteed: that the same search ends the same trials early when several run at once: that depends on
+which come first.
 """
 
 import shutil
@@ -117,6 +118,7 @@ def _run(folder: Path, trials: Sequence[Trial], how: SearchSettings) -> None:
             param_space={"number": tune.grid_search([trial.number for trial in trials])},
             tune_config=tune.TuneConfig(
                 metric=METRIC, mode="min", scheduler=scheduler, reuse_actors=True,
+                max_concurrent_trials=how.num_concurrent,
                 time_budget_s=minutes * SECONDS_PER_MINUTE if minutes else None,
             ),
             run_config=tune.RunConfig(
