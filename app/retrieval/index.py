@@ -21,7 +21,7 @@ from app.core.parquet import ROW_GROUP_SIZE
 from app.registry.tables import CHUNKS, CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER, WINDOWS_FILE
 from app.retrieval import vectors as faiss_kinds
 from app.retrieval.filters import DATE, LABELS
-from app.retrieval.lexical import Lexical, joined
+from app.retrieval.lexical import BEFORE_PAIRS, Lexical, joined
 from app.retrieval.settings import LexicalSettings, SearchSettings
 from app.retrieval.titles import Titles
 from app.retrieval.windows import ChunkVectors, WindowsBroken
@@ -172,6 +172,6 @@ def read_settings(folder: Path) -> tuple[SearchSettings, LexicalSettings]:
     path = folder / SEARCH_FILE
     try:
         how = json.loads(path.read_text()) if path.exists() else {"search": {}, "lexical": {}}
-        return SearchSettings(**BEFORE_TITLES | how["search"]), LexicalSettings(**how["lexical"])
+        return SearchSettings(**BEFORE_TITLES | how["search"]), LexicalSettings(**BEFORE_PAIRS | how["lexical"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IndexBroken(f"the index in {folder} does not say how it is searched: build it again") from error

@@ -1,6 +1,8 @@
-"""BM25 over stemmed words: built from texts, written to a folder, opened from one by mapping it into memory.
+"""BM25 over stemmed words and pairs of neighbours: built from texts, written to a folder, opened by mapping it.
 
-Source: Robertson and Zaragoza, The Probabilistic Relevance Framework (2009), in Lucene's form; bm25s computes it.
+Source: Robertson and Zaragoza, The Probabilistic Relevance Framework (2009), in Lucene's form; bm25s computes it. Pairs
+of neighbouring words are terms of their own, at a weight of their own (the ordered phrases of Metzler and Croft, A
+Markov Random Field Model for Term Dependencies, SIGIR 2005): "relevant person" is rarer than its words.
 Guarantees: equal texts and settings give equal bytes; a text's score does not depend on the batch. Not guaranteed: that
 statistics hide what a caller may not see: how rare a word is, is counted over all texts, those with labels too.
 """
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-WORDS_FILE = "words.json"
+WORDS_FILE, PAIRS_FILE = "words.json", "pairs.npy"
 MAX_STEMS = 100_000
+MOST_WORDS = 1 << 31
+BEFORE_PAIRS = {"pair_weight": 0.0}
+"""Settings of an index that was written before pairs were counted."""
 ENGLISH, NO_STEMMER = "english", "none"
 
 
@@ -44,10 +49,13 @@ class Analyser:
 
 
 class Lexical:
-    """BM25 scores of a fixed list of texts."""
+    """BM25 scores of a fixed list of texts; the engine's terms are the words, and behind them the pairs."""
 
-    def __init__(self, engine: Any, *, num_texts: int, settings: LexicalSettings) -> None:
-        self._engine, self._num, self.settings = engine, num_texts, settings
+    def __init__(
+        self, engine: Any, *, pairs: "NDArray[np.int64] | None" = None, num_texts: int, settings: LexicalSettings
+    ) -> None:
+        """Take bm25s' engine, None where no text has a word, and the pairs' codes, ascending."""
+        self._engine, self._pairs, self._num, self.settings = engine, pairs, num_texts, settings
         self._words: dict[str, int] = engine.vocab_dict if engine else {}
         self._analyse = Analyser(settings.language)
 
@@ -60,17 +68,25 @@ class Lexical:
         coded = [[words.setdefault(word, len(words)) for word in analyse(text)] for text in texts]
         if not words:
             return cls(None, num_texts=len(coded), settings=settings)
+        pairs = _add_pairs(coded, num_words=len(words)) if settings.pair_weight else None
         engine = bm25s.BM25(method="lucene", k1=settings.k1, b=settings.b, backend="numpy")
-        engine.index((coded, words), create_empty_token=False, show_progress=False)
-        return cls(engine, num_texts=len(coded), settings=settings)
+        num_terms = len(words) + (0 if pairs is None else len(pairs))
+        engine.scores = engine.build_index_from_ids(list(range(num_terms)), coded, show_progress=False)
+        engine.scores["data"][engine.scores["indptr"][len(words)] :] *= settings.pair_weight
+        engine.vocab_dict = words
+        return cls(engine, pairs=pairs, num_texts=len(coded), settings=settings)
 
     def write(self, folder: Path) -> None:
         """Write to a new folder."""
+        import numpy as np
+
         folder.mkdir()
         about = {"num_texts": self._num, "empty": self._engine is None, **self.settings.model_dump(mode="json")}
         (folder / WORDS_FILE).write_text(json.dumps(about))
         if self._engine:
             self._engine.save(folder, show_progress=False)
+        if self._pairs is not None:
+            np.save(folder / PAIRS_FILE, self._pairs)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -80,11 +96,15 @@ class Lexical:
             OSError, ValueError, KeyError: it is missing or damaged.
         """
         import bm25s
+        import numpy as np
 
         about = json.loads((folder / WORDS_FILE).read_text())
         num, empty = about.pop("num_texts"), about.pop("empty")
+        settings = LexicalSettings(**BEFORE_PAIRS | about)
         engine = None if empty else bm25s.BM25.load(folder, mmap=True, show_progress=False)
-        return cls(engine, num_texts=num, settings=LexicalSettings(**about))
+        paired = engine and settings.pair_weight
+        pairs = np.load(folder / PAIRS_FILE, mmap_mode="r") if paired else None
+        return cls(engine, pairs=pairs, num_texts=num, settings=settings)
 
     def part(self, start: int, stop: int) -> "Lexical":
         """BM25 of the texts from ``start`` to before ``stop``: their scores stay those among all texts."""
@@ -98,7 +118,7 @@ class Lexical:
         indices = (scores["indices"][inside] - start).astype(scores["indices"].dtype)
         kept = {"data": scores["data"][inside], "indices": indices, "indptr": ends[scores["indptr"]]}
         engine.scores = {**scores, **kept, "num_docs": stop - start}
-        return Lexical(engine, num_texts=stop - start, settings=self.settings)
+        return Lexical(engine, pairs=self._pairs, num_texts=stop - start, settings=self.settings)
 
     def __len__(self) -> int:
         return self._num
@@ -107,11 +127,42 @@ class Lexical:
         """The BM25 score of every text, float32 (n,); 0 for texts that share no word with the question."""
         import numpy as np
 
-        words = [self._words[word] for word in self._analyse(question) if word in self._words]
-        if not words:
+        terms = self._terms(question)
+        if not len(terms):
             return np.zeros(self._num, dtype=np.float32)
-        found: NDArray[np.float32] = self._engine.get_scores_from_ids(words)
+        found: NDArray[np.float32] = self._engine.get_scores_from_ids(terms)
         return found
+
+    def _terms(self, question: str) -> "NDArray[np.int64]":
+        """Numbers of the words of a question that are known, and of its pairs."""
+        import numpy as np
+
+        asked = np.array([self._words.get(word, -1) for word in self._analyse(question)], dtype=np.int64)
+        words = asked[asked >= 0]
+        if self._pairs is None or not len(self._pairs):
+            return words
+        codes = _codes(asked)[(asked[:-1] >= 0) & (asked[1:] >= 0)]
+        places = np.searchsorted(self._pairs, codes)
+        places[places == len(self._pairs)] = 0
+        return np.concatenate([words, len(self._words) + places[self._pairs[places] == codes]])
+
+
+def _add_pairs(coded: list[list[int]], *, num_words: int) -> "NDArray[np.int64]":
+    """Append to each text's words the numbers of its pairs; the codes of all pairs, ascending, come back."""
+    import numpy as np
+
+    each = [_codes(np.array(terms, dtype=np.int64)) for terms in coded]
+    pairs, numbers = np.unique(np.concatenate(each), return_inverse=True)
+    ends = np.cumsum([len(codes) for codes in each])
+    for terms, part in zip(coded, np.split(numbers + num_words, ends[:-1]), strict=True):
+        terms.extend(part.tolist())
+    return pairs
+
+
+def _codes(words: "NDArray[np.int64]") -> "NDArray[np.int64]":
+    """A number for every pair of neighbours, by the numbers of both."""
+    codes: NDArray[np.int64] = words[:-1] * MOST_WORDS + words[1:]
+    return codes
 
 
 def joined(title: str, heading_path: Sequence[str], text: str, *, headings: bool) -> str:

@@ -16,11 +16,14 @@ class LexicalSettings(Settings):
     language: str = "english"
     """Language of the Snowball stemmer; ``none``: words are taken as they are. English stop words go with english."""
 
-    k1: PositiveFloat = 1.2
+    k1: PositiveFloat = 0.6
     """How fast repetitions of a word stop counting."""
 
     b: Annotated[NonNegativeFloat, Field(le=1)] = 0.75
     """How much a long chunk is held against it."""
+
+    pair_weight: NonNegativeFloat = 0.4
+    """Weight of a pair of neighbouring words beside a word; 0: pairs are not counted."""
 
     headings: bool = True
     """Match a chunk's title and heading path together with its text."""
