@@ -20,11 +20,9 @@ from app.monitoring.settings import MonitorSettings
 from app.retrieval.settings import RetrievalSettings
 from app.routing.settings import RoutingSettings
 from app.synthesis.settings import SynthesisSettings
-from app.training.search.space import SearchSettings
-from app.training.sequence import SequenceSettings
-from app.training.settings import (
+from app.training.presets import (
     EXPAND,
-    LARGE_MODEL,
+    HEAD,
     LARGE_SFT,
     NEW_TOKENS,
     PRETRAIN,
@@ -32,12 +30,12 @@ from app.training.settings import (
     SMALL_CPT,
     SMALL_DPO,
     SMALL_LORA,
-    SMALL_MODEL,
     SMALL_OSFT,
     SMALL_SFT,
-    ModelSettings,
-    TrainSettings,
 )
+from app.training.search.space import SearchSettings
+from app.training.sequence import SequenceSettings
+from app.training.settings import LARGE_MODEL, SMALL_MODEL, ModelSettings, TrainSettings
 
 
 class BadSettings(UsageError):
@@ -70,6 +68,9 @@ class TrainingSettings(Settings):
 
     small_dpo: TrainSettings = SMALL_DPO
     """Which of two answers is better, from preferences."""
+
+    head: TrainSettings = HEAD
+    """A head on a base: labels, tags, answers' places or scores."""
 
     pretrain: TrainSettings = PRETRAIN
     """A new model of the small shape, or of a Hugging Face configuration, on the documents' text."""

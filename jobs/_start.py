@@ -15,6 +15,7 @@ Run = Literal[
     "small_continual",
     "small_osft",
     "small_dpo",
+    "head",
     "pretrain",
     "expand",
     "tokenizer",

@@ -21,9 +21,10 @@ def main(
     workspace: WorkspaceOption = None,
     as_json: Json = False,
 ) -> None:
-    """Check a causal language model in safetensors, and publish it; no code of the folder is run.
+    """Check a causal language model or an encoder in safetensors, and publish it; no code of the folder is run.
 
-    The same folder gives the version that is already there. Train on it with `jobs.train --base NAME`.
+    The same folder gives the version that is already there. Train on it with `jobs.train --base NAME`; an encoder
+    carries heads alone (`--run head`).
     """
     with job(workspace, config, begins=True) as here:
         version = import_base(folder, name, registry=here.registry, licence=licence, source=source)

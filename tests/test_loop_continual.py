@@ -14,8 +14,8 @@ from app.loop_continual import Lesson, NothingToAskOf, TaskTwice, held_out_suite
 from app.registry.tables import ROWS_FILE
 from app.settings import SignalboxSettings
 from app.synthesis.schema import ROWS as SYNTHETIC_ROWS
+from app.training.presets import SMALL_CONTINUAL, SMALL_OSFT
 from app.training.sequence import SequenceSettings
-from app.training.settings import SMALL_CONTINUAL, SMALL_OSFT
 
 TEAMS = ("one", "two", "three")
 NUM = 60

@@ -15,6 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.core.errors import UsageError
+from app.datasets.annotated import (
+    is_located,
+    is_tagged,
+    parse_located,
+    parse_tagged,
+    write_located,
+    write_tagged,
+)
 from app.datasets.instructlab import parse_qna
 from app.datasets.messages import (
     BadRow,
@@ -339,6 +347,8 @@ FORMATS: dict[str, Format] = {
             _write_pair,
             ("prompt", "completion", "question", "answer", "answers", "response", "query", "context"),
         ),
+        Format("squad", is_located, parse_located, write_located, ("question", "context")),
+        Format("tagged", is_tagged, parse_tagged, write_tagged, ()),
         Format("labelled", _has("text", "label"), _parse_labelled, _write_labelled, ("text", "label")),
         Format(
             "document",

@@ -45,7 +45,7 @@ def import_base(
     tracked: bool = True,
     timeout_s: float = TIMEOUT_S,
 ) -> Version:
-    """Publish the causal language model in a Hugging Face folder.
+    """Publish the causal language model, or the encoder, in a Hugging Face folder.
 
     Args:
         licence: what it may be used under, such as an SPDX name; config.json and card are not asked.

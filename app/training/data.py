@@ -36,6 +36,8 @@ class Example:
     pool: int = 0
     row_id: str = ""
     """Of the row that it was made of, where it had one."""
+    target: tuple[float, ...] = ()
+    """What `head` learns to say of them; nothing of the tokens is learned then."""
 
 
 class Batch(NamedTuple):
@@ -346,7 +348,10 @@ def save_examples(examples: Sequence[Example], path: Path) -> None:
     tokens = np.array([token for example in examples for token in example.tokens], dtype=np.int32)
     prompts = np.array([example.num_prompt for example in examples], dtype=np.int32)
     pools = np.array([example.pool for example in examples], dtype=np.int8)
-    np.savez(path, tokens=tokens, lengths=lengths, prompts=prompts, pools=pools)
+    targets = np.array([value for example in examples for value in example.target])
+    sizes = np.array([len(example.target) for example in examples], dtype=np.int32)
+    said: dict[str, Any] = {"targets": targets, "sizes": sizes} if len(targets) else {}
+    np.savez(path, tokens=tokens, lengths=lengths, prompts=prompts, pools=pools, **said)
 
 
 def load_examples(path: Path) -> list[Example]:
@@ -355,5 +360,7 @@ def load_examples(path: Path) -> list[Example]:
         columns = {name: stored[name] for name in stored.files}
     ends = np.cumsum(columns["lengths"])
     parts = np.split(columns["tokens"], ends[:-1])
-    rows = zip(parts, columns["prompts"].tolist(), columns["pools"].tolist(), strict=True)
-    return [Example(tokens.tolist(), prompt, pool) for tokens, prompt, pool in rows]
+    targets = columns.get("targets", np.zeros(0))
+    said = np.split(targets, np.cumsum(columns.get("sizes", np.zeros(len(parts), dtype=np.int32)))[:-1])
+    rows = zip(parts, columns["prompts"].tolist(), columns["pools"].tolist(), said, strict=True)
+    return [Example(tokens.tolist(), prompt, pool, target=tuple(each.tolist())) for tokens, prompt, pool, each in rows]

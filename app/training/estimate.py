@@ -178,18 +178,25 @@ def memory(shape: ModelShape, settings: TrainSettings, sizes: Sequence[Size]) ->
     whole = shape.num_parameters + (trained if settings.by_adapters else 0)
     fullest = max(sizes, key=lambda size: sum(_of_pass(shape, size, width)))
     activations, logits = _of_pass(shape, fullest, width)
+    if _is_frozen(settings):
+        activations //= shape.num_layers  # nothing is kept for a way back; a block's own are there while it computes
     has_masters = stage > 0 or width < 4
     parts = {
         "gradients": _gradients(trained, width, stage, among),
         "masters": 4 * trained // (among if stage else 1) if has_masters else 0,
         "optimizer": 8 * trained // (among if stage else 1),
-        "subspaces": _subspaces(shape, settings, width) if settings.recipe == "osft" else 0,
+        "subspaces": _subspaces(shape, settings, width) if settings.by_subspaces else 0,
         "activations": activations,
         "logits": logits,
     }
     held = width * whole // (among if stage == 3 else 1)
     loaded = 4 * whole - sum(parts.values())  # it is loaded in 32 bits, before there is anything else
     return Memory(process=PROCESS_BYTES, weights=max(held, loaded), **parts)
+
+
+def _is_frozen(settings: TrainSettings) -> bool:
+    """Whether nothing below the head learns."""
+    return settings.recipe == "head" and settings.head.base == "frozen"
 
 
 def _width(settings: TrainSettings) -> int:
@@ -239,14 +246,14 @@ def _of_pass(shape: ModelShape, size: Size, width: int) -> tuple[int, int]:
 def step_flops(shape: ModelShape, settings: TrainSettings, sizes: Iterable[Size]) -> float:
     """Floating-point operations of a step over all workers: 2 a weight and token forward, as many for each way back."""
     adapters = num_trained(shape, settings) if settings.by_adapters else 0
-    back = 1 if adapters else 2
+    back = 0 if _is_frozen(settings) else 1 if adapters else 2
     total = 0.0
     for size in sizes:
         tokens = size.num_rows * size.row_tokens
         attention = 4 * size.row_tokens * shape.hidden_size * shape.num_layers
         total += tokens * ((2 * shape.num_in_matrices + attention) * (1 + back) + 6 * adapters)
         total += size.num_labels * 2 * shape.hidden_size * shape.vocabulary_size * (1 + back)
-    if settings.recipe == "osft":
+    if settings.by_subspaces:
         total += 8 * settings.workers.num_workers * _projections(shape, settings)
     return total
 
@@ -256,7 +263,7 @@ def _projections(shape: ModelShape, settings: TrainSettings) -> float:
     return sum(share * min(each.out, each.into) * each.out * each.into for each in shape.matrices)
 
 
-SAME = ("recipe", "dtype", "zero_stage", "batch_size", "pack_tokens", "max_tokens_per_worker", "num_workers")
+SAME = ("recipe", "dtype", "zero_stage", "batch_size", "pack_tokens", "max_tokens_per_worker", "num_workers", "head")
 """Settings that two runs of one shape have in common."""
 
 

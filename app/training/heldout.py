@@ -9,10 +9,19 @@ from typing import Any
 import torch
 
 from app.training.data import load_examples, pad
-from app.training.plan import HELD_OUT_FILE
+from app.training.heads.heldout import judged
+from app.training.plan import HELD_OUT_FILE, Plan
 
 MOST_TOKENS = 4096
 """Of a pass, padding counted, and at least one row."""
+
+
+def heldout_figures(engine: Any, folder: Path, plan: Plan) -> dict[str, float]:
+    """`heldout_loss` where the run has held-out rows, and beside it the figures of `head`; every worker calls it."""
+    if plan.settings.recipe == "head":
+        return judged(engine, folder, plan)
+    loss = heldout_loss(engine, folder, pad_token=plan.pad_token)
+    return {} if loss is None else {"heldout_loss": loss}
 
 
 @torch.no_grad()

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from app.core.errors import SignalboxError
+from app.training.encoders import is_encoder
 from app.training.errors import BaseRefused
 
 MEMORY_BYTES = 6 * 1024**3
 TEMPLATE_CPU_S = 5
 """Longest computing time of the chat template on ``PROBES``, and of the tokenizer on what it says."""
 TEMPLATE = "the chat template"
+POOLER = "pooler"
 ANSWERS = ("Hello", "12 euros a year.\n\nThen nothing.")
 PROBES: tuple[list[dict[str, str]], ...] = (
     [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": ANSWERS[0]}],
@@ -43,10 +45,12 @@ def look(folder: Path, say: Callable[[str], None] = lambda step: None) -> dict[s
     """
     say("the configuration")
     config = _config(folder)
+    reads_only = is_encoder(folder)
     say("the weights' names and shapes")
-    model = _model(folder)
+    model = _model(folder, reads_only=reads_only)
     say("the tokenizer")
-    tokenizer = _tokenizer(folder, num_embeddings=int(model.get_input_embeddings().weight.shape[0]))
+    num_embeddings = int(model.get_input_embeddings().weight.shape[0])
+    tokenizer = _tokenizer(folder, num_embeddings=num_embeddings, reads_only=reads_only)
     say(TEMPLATE)
     return {
         "architecture": type(model).__name__,
@@ -54,7 +58,7 @@ def look(folder: Path, say: Callable[[str], None] = lambda step: None) -> dict[s
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "vocabulary_size": int(config.get_text_config().vocab_size),
         "tokenizer": tokenizer.backend_tokenizer.to_str(),
-        **_chat(folder, tokenizer),
+        **({"chat_template": None, "end_tokens": []} if reads_only else _chat(folder, tokenizer)),
     }
 
 
@@ -72,19 +76,22 @@ def _config(folder: Path) -> Any:
     return config
 
 
-def _model(folder: Path) -> Any:
-    """The model without weights, whose names and shapes are those in the folder."""
-    from transformers import AutoModelForCausalLM
+def _model(folder: Path, *, reads_only: bool) -> Any:
+    """The model without weights, whose names and shapes are those in the folder; of an encoder, with or without a
+    pooler and whatever stands on top."""
+    from transformers import AutoModel, AutoModelForCausalLM
 
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        model, loading = (AutoModel if reads_only else AutoModelForCausalLM).from_pretrained(
             folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True,
             local_files_only=True, trust_remote_code=False,
         )  # fmt: skip
     except Exception as error:  # as above
         raise BaseRefused(f"it is no causal language model that can be loaded ({_line(error)})") from error
-    faults = [f"{name} is missing" for name in loading["missing_keys"]]
-    faults += [f"{name} has no place in the model" for name in loading["unexpected_keys"]]
+    known = {model.base_model_prefix, *(name for name, _ in model.named_children())} - {POOLER}
+    on_top = (lambda name: name.split(".")[0] not in known) if reads_only else (lambda name: False)
+    faults = [f"{name} is missing" for name in loading["missing_keys"] if not on_top(name)]
+    faults += [f"{name} has no place in the model" for name in loading["unexpected_keys"] if not on_top(name)]
     faults += [f"{name} is {list(found)}, not {list(wanted)}" for name, found, wanted in loading["mismatched_keys"]]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
@@ -92,12 +99,12 @@ def _model(folder: Path) -> Any:
     return model
 
 
-def _tokenizer(folder: Path, *, num_embeddings: int) -> Any:
+def _tokenizer(folder: Path, *, num_embeddings: int, reads_only: bool) -> Any:
     from app.inference.chat_format import NoChatFormat, TemplateFormat, load_tokenizer
 
     try:
         tokenizer = load_tokenizer(folder)
-        TemplateFormat(tokenizer)
+        _ = None if reads_only else TemplateFormat(tokenizer)
     except NoChatFormat as error:
         raise BaseRefused(str(error)) from error
     if not getattr(tokenizer, "is_fast", False):

@@ -28,7 +28,8 @@ from app.training.dpo import PreferenceLoss, reference_of
 from app.training.energy import Meter
 from app.training.extensions import quieten, without_autotuning
 from app.training.foreign import check_held, check_packs, end_with, heads_plainly, keep_config
-from app.training.heldout import heldout_loss
+from app.training.heads.model import HeadLoss
+from app.training.heldout import heldout_figures
 from app.training.model import AnswerLoss, merged, save_model
 from app.training.osft import Osft, adaptive_ratios, chosen_weights
 from app.training.plan import EXPORT, SUMMARY_FILE, Plan, append_progress, make_batches, read_plan
@@ -107,13 +108,8 @@ def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any,
     settings = plan.settings
     model = _with_loss(make_model(plan), settings)
     subspaces = _make_subspaces(model, settings, batches, num_workers)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
     how: dict[str, Any] = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "fused": True}
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], **how)
+    optimizer = torch.optim.AdamW(_groups(model, settings), **how)
     with redirect_stdout(StringIO()):  # DeepSpeed prints that its extension is built
         engine, *_ = deepspeed.initialize(
             model=model,
@@ -124,7 +120,26 @@ def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any,
     return engine, subspaces
 
 
+def _groups(model: AnswerLoss, settings: TrainSettings) -> list[dict[str, Any]]:
+    """What learns, by how: matrices decay, vectors do not; a new head has a rate of its own."""
+    fresh = {id(each) for each in model.head_parameters()}
+    times = (settings.head.learning_rate or settings.learning_rate) / settings.learning_rate
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {
+            "params": [p for p in trained if (p.ndim >= 2) == decays and (id(p) in fresh) == is_fresh],
+            "weight_decay": settings.weight_decay if decays else 0.0,
+            "times": times if is_fresh else 1.0,
+        }
+        for is_fresh in (False, True)
+        for decays in (True, False)
+    ]
+    return [group for group in groups if group["params"]]
+
+
 def _with_loss(model: Any, settings: TrainSettings) -> AnswerLoss:
+    if settings.recipe == "head":
+        return HeadLoss(model, settings.head.task)
     loss = PreferenceLoss(model, settings.dpo) if settings.recipe == "dpo" else AnswerLoss(model)
     loss.plain_head = heads_plainly(model)
     if settings.pack_tokens:
@@ -133,14 +148,14 @@ def _with_loss(model: Any, settings: TrainSettings) -> AnswerLoss:
 
 
 def _make_subspaces(model: AnswerLoss, settings: TrainSettings, batches: Batches, num_workers: int) -> Osft | None:
-    if settings.recipe != "osft":
+    if not settings.by_subspaces:
         return None
     chosen = chosen_weights(model)
     check_held(model, set(chosen))
     how, ratios = settings.osft, _ratios(model, settings, batches, num_workers)
     for parameter in model.parameters():
         parameter.requires_grad = how.train_others
-    for parameter in chosen.values():
+    for parameter in [*chosen.values(), *model.head_parameters()]:
         parameter.requires_grad = True
     return Osft(chosen, ratios)
 
@@ -195,7 +210,7 @@ def train_step(
     """One optimiser step; returns the mean loss of this worker's rows."""
     started_s = time.perf_counter()
     for group in engine.optimizer.param_groups:
-        group["lr"] = learning_rate(progress.step, settings)
+        group["lr"] = learning_rate(progress.step, settings) * group["times"]
     torch.manual_seed(hash((settings.seed, progress.step, rank)))  # what drops out does not depend on a resumption
     parts, loss = batches.passes(progress.step, rank=rank, num_workers=num_workers), 0.0
     for number, part in enumerate(parts, start=1):
@@ -245,8 +260,7 @@ def save(
         SubspaceBroken: weights left the subspace that `osft` keeps them in; no checkpoint is made.
     """
     found = subspaces.check() if subspaces else {}
-    if (loss := heldout_loss(engine, run_folder, pad_token=plan.pad_token)) is not None:
-        found["heldout_loss"] = loss
+    found |= heldout_figures(engine, run_folder, plan)
     folder = Path(tempfile.mkdtemp(prefix="signalbox-checkpoint-"))
     save_state(engine, folder, rank=rank, num_workers=num_workers)
     is_last = progress.step == plan.settings.num_steps
@@ -273,7 +287,7 @@ def export(engine: Any, plan: Plan, folder: Path, *, state: Any) -> None:
 
 
 def _published(model: Any, settings: TrainSettings) -> Any:
-    return merged(model) if settings.by_adapters and settings.lora.merge else model
+    return merged(model) if settings.merges else model
 
 
 def summary(engine: Any, progress: Progress) -> dict[str, Any]:

@@ -133,6 +133,10 @@ class AnswerLoss(nn.Module):
             logits = causal(**given).logits[:, :-1][chosen].float()
         return logits, targets[chosen], chosen.nonzero()[:, 0]
 
+    def head_parameters(self) -> list[nn.Parameter]:
+        """What is new beside the base and learns at a rate of its own: here, nothing."""
+        return []
+
     def take_notes(self) -> dict[str, float]:
         """Figures of this worker's rows since the last call, for the curve beside the loss."""
         return {}

@@ -8,6 +8,7 @@ lie on storage that all of them mount.
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pydantic import Field
 from app.core.files import replace_text
 from app.core.settings import Settings
 from app.training.data import Batches, load_examples
+from app.training.heads.batches import HeadBatches
 from app.training.settings import ModelSettings, TrainSettings
 
 PLAN_FILE = "plan.json"
@@ -64,8 +66,14 @@ class Plan(Settings):
     end_tokens: tuple[int, ...] | None = None
     """Ids that end an answer, where the model is from elsewhere; they go into its generation settings."""
 
+    labels: tuple[str, ...] | None = None
+    """What `head` may say of a text or a word, in the order of their numbers."""
+
     num_rows: int
     """Examples that the run draws from."""
+
+    num_held_out: int = 0
+    """Examples that it is judged by."""
 
     num_left_out: int = 0
     """Rows and answers in `rejects.parquet`: longer than `max_row_tokens`, or of no use to the recipe."""
@@ -84,11 +92,12 @@ def read_plan(folder: Path) -> Plan:
 def make_batches(plan: Plan, folder: Path) -> Batches:
     """The run's batches, from the examples that the driver prepared."""
     settings = plan.settings
-    return Batches(
+    kind = partial(HeadBatches, task=settings.head.task) if settings.recipe == "head" else Batches
+    return kind(
         load_examples(folder / EXAMPLES_FILE),
         batch_size=settings.batch_size,
         replay_share=settings.replay_share,
-        noise=0.0 if settings.recipe in ("cpt", "dpo") else settings.prompt_noise,
+        noise=0.0 if settings.recipe in ("cpt", "dpo", "head") else settings.prompt_noise,
         seed=settings.seed,
         vocabulary_size=plan.vocabulary_size,
         pad_token=plan.pad_token,

@@ -21,6 +21,7 @@ from app.registry.whole import whole_folder
 from app.training.adapters import check_adapters
 from app.training.data import Example, id_of, save_examples
 from app.training.encode import Encoder
+from app.training.encoders import check_kind
 from app.training.errors import NothingToReplay, NothingToTrain, TooLong
 from app.training.expand import check_expansion
 from app.training.new_tokens import Added, add_tokens
@@ -29,7 +30,7 @@ from app.training.replay import divide_for_replay, remembered
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.tokenizer import OLD_FORMS, load_tokenizer, save_tokenizer, tokenizer_files, train_tokenizer
 
-TRAIN_SPLIT = "train"
+TRAIN_SPLIT, HELD_OUT_SPLIT = "train", "heldout"
 REJECTS = pa.schema({"dataset": pa.string(), "row_id": pa.string(), "num_tokens": pa.int64(), "reason": pa.string()})
 """What the run does not learn from: a row, or one answer of a conversation (``dataset`` is null there)."""
 Rows = list[dict[str, Any]]
@@ -53,6 +54,7 @@ def prepare(
         CannotExpand: the base cannot be changed as the settings ask.
         CannotAddTokens: the base's tokenizer takes none, or the data have none to add.
         CannotAdapt: the base cannot have such adapters, or not here.
+        CannotTrain: the recipe is not for such a base.
         NothingToReplay: there are older data and a replay share, but no row to replay.
     """
     if (folder / PLAN_FILE).exists():
@@ -62,8 +64,15 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     base_folder = whole_folder(base, registry) if base else None
     check_expansion(settings, base_folder)
+    check_kind(settings, base_folder)
     if base_folder and settings.by_adapters:
         check_adapters(settings.lora, base_folder)
+    if base and base_folder and settings.recipe == "head":
+        from app.training.heads.prepare import prepare_head
+
+        return prepare_head(
+            folder, name=name, base=base, base_folder=base_folder, data=data, registry=registry, settings=settings
+        )
     tables = [read_version(version, registry) for version in data]
     extra = [read_version(version, registry) for version in vocabulary]
     encoder = make_encoder(folder, base_folder, model, [*tables, *extra], settings=settings)
@@ -107,13 +116,13 @@ def _with_new_tokens(
     return Encoder(_extended_format(folder, base), context_tokens=encoder.context_tokens), added
 
 
-def read_version(version: Version, registry: Registry) -> Rows:
-    """The rows of a version: chunks of a dataset, the training rows of anything else."""
+def read_version(version: Version, registry: Registry, *, split: str = TRAIN_SPLIT) -> Rows:
+    """The rows of a version: chunks of a dataset, which are to be trained on, the rows of a split of anything else."""
     folder = whole_folder(version, registry)
     if (folder / CHUNKS_FILE).exists():
-        return read_rows(folder / CHUNKS_FILE)
+        return read_rows(folder / CHUNKS_FILE) if split == TRAIN_SPLIT else []
     rows = read_rows(folder / ROWS_FILE)
-    return [row for row in rows if row.get("split", TRAIN_SPLIT) == TRAIN_SPLIT]
+    return [row for row in rows if row.get("split", TRAIN_SPLIT) == split]
 
 
 def make_encoder(

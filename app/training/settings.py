@@ -21,10 +21,11 @@ from pydantic import (
 )
 
 from app.core.settings import Settings
+from app.training.heads.settings import TaskSettings
 from app.training.replay import ReplayBy
 from app.training.workers import WorkerSettings
 
-Recipe = Literal["cpt", "sft", "lora", "osft", "dpo"]
+Recipe = Literal["cpt", "sft", "lora", "osft", "dpo", "head"]
 DType = Literal["bfloat16", "float32"]
 HeadBase = Literal["frozen", "adapted", "trained"]
 
@@ -188,7 +189,8 @@ class NewTokenSettings(Settings):
 
 class TrainSettings(Settings):
     """A recipe: `cpt` continues pretraining on chunks, `sft` fine-tunes on questions and answers, `lora` does so by
-    adapters, `osft` in the directions that the base uses least, `dpo` learns from pairs of answers which is better."""
+    adapters, `osft` in the directions that the base uses least, `dpo` learns from pairs of answers which is better,
+    `head` learns to say something of a text."""
 
     recipe: Recipe = "sft"
     """What is trained, on what."""
@@ -279,6 +281,9 @@ class TrainSettings(Settings):
     dpo: DpoSettings = DpoSettings()
     """How `dpo` compares."""
 
+    head: TaskSettings = TaskSettings()
+    """What `head` says, and what becomes of the base."""
+
     workers: WorkerSettings = WorkerSettings()
     """The processes that train."""
 
@@ -299,16 +304,17 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _masters_are_there(self) -> Self:
-        if self.recipe == "osft" and self.zero_stage == 0:
+        if self.by_subspaces and self.zero_stage == 0:
             raise ValueError("train.zero_stage must be 1, 2 or 3 for osft: stage 0 keeps no masters to project")
         return self
 
     @model_validator(mode="after")
     def _adapters_can_be_merged(self) -> Self:
-        if self.recipe == "lora" and self.lora.merge and self.zero_stage == 3:
-            raise ValueError(
-                "train.zero_stage must be 0, 1 or 2 for train.lora.merge: stage 3 has the weights in parts"
-            )
+        if self.merges and self.zero_stage == 3:
+            where = "train.head.base: adapted" if self.recipe == "head" else "train.lora.merge"
+            raise ValueError(f"train.zero_stage must be 0, 1 or 2 for {where}: stage 3 has the weights in parts")
+        if self.recipe == "head" and self.by_adapters and self.lora.quantize:
+            raise ValueError("train.lora.quantize must be left out for head: its adapters are merged into the base")
         return self
 
     @model_validator(mode="after")
@@ -329,6 +335,8 @@ class TrainSettings(Settings):
     def _pairs_are_padded(self) -> Self:
         if self.recipe == "dpo" and self.pack_tokens:
             raise ValueError("train.pack_tokens must be left out for dpo: the two sides of a pair are set side by side")
+        if self.recipe == "head" and self.pack_tokens:
+            raise ValueError("train.pack_tokens must be left out for head: a row's text stands alone")
         return self
 
     @model_validator(mode="after")
@@ -351,15 +359,30 @@ class TrainSettings(Settings):
 
     @property
     def by_adapters(self) -> bool:
-        """Whether adapters are what is trained and exported."""
-        return self.recipe == "lora" or (self.recipe == "dpo" and self.dpo.adapters)
+        """Whether adapters are what is trained."""
+        adapted = self.recipe == "head" and self.head.base == "adapted"
+        return adapted or self.recipe == "lora" or (self.recipe == "dpo" and self.dpo.adapters)
+
+    @property
+    def merges(self) -> bool:
+        """Whether adapters end as a part of the base's weights."""
+        return self.by_adapters and (self.recipe == "head" or self.lora.merge)
+
+    @property
+    def by_subspaces(self) -> bool:
+        """Whether matrices learn in the directions alone that the base uses least."""
+        return self.recipe == "osft" or (self.recipe == "head" and self.head.base == "subspaces")
 
     def inputs(self) -> dict[str, object]:
         """What decides the weights, as JSON."""
         stated = self.model_dump(mode="json", exclude={"workers", *_unstated(self, LATER)})
         stated["lora"] = self.lora.model_dump(mode="json", exclude=_unstated(self.lora, LATER_LORA))
-        for name in ("osft", "dpo"):
-            if self.recipe != name:
+        for name, counts in (
+            ("osft", self.by_subspaces),
+            ("dpo", self.recipe == "dpo"),
+            ("head", self.recipe == "head"),
+        ):
+            if not counts:
                 del stated[name]
         return {**stated, "num_workers": self.workers.num_workers}
 
@@ -447,34 +470,3 @@ class ContinualSettings(Settings):
         if self.keep_last < self.keep_first:
             raise ValueError("continual.keep_last must not be under continual.keep_first: what is kept only grows")
         return self
-
-
-SMALL_CPT = TrainSettings(recipe="cpt", num_steps=80, batch_size=32, num_checkpoints=1)
-"""The small model's start: the corpus' text, about 15 s on two cores."""
-
-SMALL_SFT = TrainSettings()
-"""The small model's fine-tuning, about 70 s on two cores."""
-
-SMALL_CONTINUAL = TrainSettings(num_steps=280, learning_rate=8e-4, num_checkpoints=2)
-"""The small model's new subject with replay, about 45 s on two cores."""
-
-SMALL_OSFT = TrainSettings(recipe="osft", num_steps=280, learning_rate=8e-4, num_checkpoints=2)
-"""The small model's new subject in the directions that its base uses least, with replay."""
-
-PRETRAIN = TrainSettings(recipe="cpt", num_steps=400, batch_size=32, block_tokens=128, num_checkpoints=4)
-"""A new architecture on the corpus' text, from nothing."""
-
-EXPAND = TrainSettings(recipe="cpt", num_steps=200, batch_size=32, expand=ExpandSettings())
-"""A base with two more blocks, which learn the corpus' text while its own stay as they are."""
-
-NEW_TOKENS = TrainSettings(recipe="cpt", num_steps=200, batch_size=32, new_tokens=NewTokenSettings())
-"""A base whose tokenizer learns the corpus' words, and which then reads the corpus."""
-
-SMALL_LORA = TrainSettings(recipe="lora", num_steps=250, learning_rate=5e-3, num_checkpoints=2)
-"""Adapters on the small model's start, about 35 s on two cores."""
-
-SMALL_DPO = TrainSettings(recipe="dpo", num_steps=120, batch_size=16, learning_rate=1e-4, num_checkpoints=2)
-"""The small model's preferences."""
-
-LARGE_SFT = TrainSettings(num_steps=260, learning_rate=8e-4, num_checkpoints=2)
-"""The large model from its random start, about 95 s on two cores."""

@@ -17,10 +17,10 @@ from app.training.weights import read_header
 CONFIG_FILE = "config.json"
 WEIGHTS = "*.safetensors"
 ALIASES = {
-    "hidden_size": ("n_embd", "d_model"),
-    "num_hidden_layers": ("n_layer", "num_layers"),
-    "num_attention_heads": ("n_head", "num_heads"),
-    "intermediate_size": ("n_inner", "d_ff"),
+    "hidden_size": ("n_embd", "d_model", "dim"),
+    "num_hidden_layers": ("n_layer", "num_layers", "n_layers"),
+    "num_attention_heads": ("n_head", "num_heads", "n_heads"),
+    "intermediate_size": ("n_inner", "d_ff", "hidden_dim"),
 }
 """What older configurations call a size."""
 
@@ -54,12 +54,20 @@ class ModelShape:
 
 def shape_of(plan: Plan) -> ModelShape:
     """The shape of the model that a run trains, before adapters."""
+    if plan.base_folder and plan.settings.recipe == "head":
+        return with_head(read_shape(plan.base_folder), num_outputs=len(plan.labels or (0, 1)))
     if plan.base_folder:
         return as_changed(read_shape(plan.base_folder), plan, num_tables=_num_tables(plan.base_folder))
     assert plan.model is not None
     if plan.model.config is not None:
         return built_shape(plan.model.config, vocabulary_size=plan.vocabulary_size)
     return new_shape(plan.model, vocabulary_size=plan.vocabulary_size)
+
+
+def with_head(shape: ModelShape, *, num_outputs: int) -> ModelShape:
+    """The base's shape with a head in the place of its output layer."""
+    more = (shape.hidden_size + 1) * num_outputs
+    return replace(shape, num_parameters=shape.num_parameters + more, vocabulary_size=num_outputs)
 
 
 def as_changed(shape: ModelShape, plan: Plan, *, num_tables: int) -> ModelShape:
@@ -157,13 +165,20 @@ def num_trained(shape: ModelShape, settings: TrainSettings) -> int:
     if settings.by_adapters:
         ends, magnitudes = settings.lora.target_modules, settings.lora.use_dora
         chosen = [each for each in shape.matrices if ends is None or each.name.endswith(ends)]
-        return sum(settings.lora.rank * (each.out + each.into) + magnitudes * each.out for each in chosen)
-    if settings.recipe == "osft" and not settings.osft.train_others:
+        adapters = sum(settings.lora.rank * (each.out + each.into) + magnitudes * each.out for each in chosen)
+        return adapters + (_in_head(shape) if settings.recipe == "head" else 0)
+    if settings.recipe == "head" and settings.head.base == "frozen":
+        return _in_head(shape)
+    if settings.by_subspaces and not settings.osft.train_others:
         return shape.num_in_matrices
     if settings.expand and settings.expand.train_only_new:
         num_new = settings.expand.num_blocks
         return shape.num_in_matrices * num_new // shape.num_layers + 2 * num_new * shape.hidden_size
     return shape.num_parameters
+
+
+def _in_head(shape: ModelShape) -> int:
+    return (shape.hidden_size + 1) * shape.vocabulary_size
 
 
 def _tensors(folder: Path) -> dict[str, list[int]]:

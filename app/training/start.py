@@ -6,6 +6,7 @@ What is learned is another matter: the recipe's. Guarantees: every worker makes 
 from typing import Any
 
 from app.training.expand import attending, expand
+from app.training.heads.model import headed
 from app.training.model import load_model, new_model, with_adapters
 from app.training.new_tokens import add_rows
 from app.training.plan import Plan
@@ -17,6 +18,8 @@ def make_model(plan: Plan) -> Any:
         assert plan.model is not None
         return new_model(plan.model, vocabulary_size=plan.vocabulary_size)
     settings = plan.settings
+    if settings.recipe == "head":
+        return headed(plan)
     if settings.by_adapters:
         model = load_model(plan.base_folder, quantize=settings.lora.quantize)
         return with_adapters(model, settings.lora, seed=settings.seed)

@@ -303,7 +303,7 @@ def train_figures(summary: Mapping[str, Any], plan: Plan, *, counts: Sequence[in
         "num_left_out": plan.num_left_out,
         "duration_s": summary["duration_s"],
         "cost_usd": cpu_hours * workers.usd_per_cpu_hour,
-        **{name: value for name, value in summary.items() if name.startswith("leak_") or name == "heldout_loss"},
+        **{name: value for name, value in summary.items() if name.startswith(("leak_", "heldout_"))},
         **({"energy_j": summary["energy_j"]} if summary["energy_j"] is not None else {}),
     }
 

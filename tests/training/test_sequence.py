@@ -3,9 +3,10 @@
 import pytest
 
 from app.training.matrix import Matrix, draw_matrices, zero_shot_transfer
+from app.training.presets import SMALL_CONTINUAL, SMALL_LORA, SMALL_OSFT
 from app.training.replay import remembered
 from app.training.sequence import SequenceSettings, kept_share, recipe_at
-from app.training.settings import SMALL_CONTINUAL, SMALL_LORA, SMALL_OSFT, LoraSettings, TrainSettings
+from app.training.settings import LoraSettings, TrainSettings
 
 MATRIX = Matrix(["a", "b", "c"], [[0.9], [0.7, 0.8], [0.8, 0.6, 0.5]])
 HOW = SequenceSettings(keep_first=0.4, keep_last=0.8, rewarm_share=0.5)

@@ -91,3 +91,30 @@ def save_tokenizer(folder: Path, template: str | None) -> int:
     config |= {"chat_template": template} if template else {}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return tokenizer.get_vocab_size()
+
+
+def make_encoder(folder: Path, words: str, **changes) -> Path:
+    """A BERT of random weights that knows these words, as others publish encoders: no head, no template."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    marks = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*marks, *words.lower().split()]))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(list(marks))
+    ends = [(mark, vocabulary[mark]) for mark in ("[CLS]", "[SEP]")]
+    pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair=pair, special_tokens=ends)
+    tokenizer.enable_truncation(8)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    config |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "model_max_length": 64}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    shape |= {"vocab_size": len(vocabulary), "max_position_embeddings": 64, "pad_token_id": 0}
+    BertModel(BertConfig(**{**shape, **changes})).save_pretrained(folder)
+    return folder

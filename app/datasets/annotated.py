@@ -1,0 +1,67 @@
+"""Records that say something of a text: a tag for each of its words, or where in a context an answer stands.
+
+What no column holds stays in the row's ``extra``, where the recipe `head` reads it. Sources: CoNLL-2003's `tokens` and
+`tags` as JSON; SQuAD's `question`, `context` and `answers` with `text` and `answer_start` (arXiv 1606.05250).
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from app.datasets.messages import BadRow, text_of, with_context, without_context
+from app.datasets.schema import QA, TEXT, with_columns
+
+Record = Mapping[str, Any]
+Row = dict[str, Any]
+
+
+def is_tagged(record: Record) -> bool:
+    """Whether a record may be words with tags."""
+    return "tokens" in record and "tags" in record
+
+
+def parse_tagged(record: Record) -> Iterator[Row | BadRow]:
+    """The words as running text; both lists stay in `extra`."""
+    words, tags = record["tokens"], record["tags"]
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        raise BadRow("`tokens` is no list of words")
+    if not isinstance(tags, list) or len(tags) != len(words):
+        raise BadRow(f"has {len(words)} `tokens` and {len(tags) if isinstance(tags, list) else 'no list of'} `tags`")
+    yield with_columns(TEXT, text=" ".join(words))
+
+
+def write_tagged(row: Row) -> dict[str, Any]:
+    """The words and their tags."""
+    said = _extra(row)
+    if row["form"] != TEXT or not is_tagged(said):
+        raise BadRow("has no words with tags")
+    return {"tokens": said["tokens"], "tags": said["tags"]}
+
+
+def is_located(record: Record) -> bool:
+    """Whether a record may be a question whose answers have a place in a context."""
+    return "question" in record and "context" in record and isinstance(record.get("answers"), Mapping)
+
+
+def parse_located(record: Record) -> Iterator[Row | BadRow]:
+    """A question with its context; the first answer is the row's, and all with their places stay in `extra`."""
+    texts = record["answers"].get("text")
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
+        raise BadRow("`answers` holds no `text`: a question without an answer is no row")
+    context = text_of(record, "context")
+    question = with_context(text_of(record, "question"), context)
+    yield with_columns(QA, question=question, answer=texts[0], answers=list(dict.fromkeys(texts)), context=context)
+
+
+def write_located(row: Row) -> dict[str, Any]:
+    """The question, its context, and its answers with their places."""
+    answers = _extra(row).get("answers")
+    if row["form"] != QA or row["history"] or not isinstance(answers, Mapping):
+        raise BadRow("has no answers with places in a context")
+    question, context = without_context(row)
+    return {"question": question, "context": context, "answers": dict(answers)}
+
+
+def _extra(row: Row) -> dict[str, Any]:
+    found = json.loads(row["extra"]) if row["extra"] else {}
+    return found if isinstance(found, dict) else {}
