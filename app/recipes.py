@@ -1,4 +1,4 @@
-"""Training from Python, under the names that users of Training Hub know: `sft`, `osft`, `lora_sft`.
+"""Training from Python, under the names that users of Training Hub know: `sft`, `osft`, `lora_sft`; and `head`.
 
     from app.recipes import sft
     sft(model_path="base", data_path="rows.jsonl", ckpt_output_dir="out", num_epochs=3, max_seq_len=1024)
@@ -60,11 +60,15 @@ PATHS = {
     "use_rslora": "lora.use_rslora",
     "use_dora": "lora.use_dora",
     "load_in_4bit": "lora.quantize",
+    "task": "head.task",
+    "base": "head.base",
+    "head_learning_rate": "head.learning_rate",
 }
 """Their names, and ours below `train`."""
 OF_RECIPES = {
     "osft": ("unfreeze_rank_ratio",),
     "lora": ("lora_r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora", "load_in_4bit"),
+    "head": ("task", "base", "head_learning_rate", "heldout_share"),
 }
 SCHEDULES: Mapping[str, Mapping[str, float]] = {
     "cosine": {"hold_share": 0.0, "final_share": 0.0},
@@ -163,7 +167,16 @@ class LoraOptions(Options, total=False):
     load_in_4bit: bool
 
 
-OURS = ("settings", "name", "workspace", "policy", "licence")
+class HeadOptions(Options, total=False):
+    """What `head` takes."""
+
+    task: str
+    base: str
+    head_learning_rate: float
+    heldout_share: float
+
+
+OURS = ("settings", "name", "workspace", "policy", "licence", "heldout_share")
 OTHERS = ("lr_scheduler", "checkpoint_at_epoch", "is_pretraining", "document_column_name")
 
 
@@ -214,6 +227,16 @@ def lora_sft(
     return _run("lora", Path(model_path), Path(data_path), Path(ckpt_output_dir), options)
 
 
+def head(
+    *, model_path: str | Path, data_path: str | Path, ckpt_output_dir: str | Path, **options: Unpack[HeadOptions]
+) -> Trained:
+    """Train a head on an encoder or a causal model: ``task`` is `classification`, `token`, `span` or `score`, ``base``
+    is `trained`, `adapted`, `frozen` or `subspaces`; ``heldout_share`` of the rows judges it (0.1). Otherwise as
+    :func:`sft`; the output is a folder for `AutoModelForSequenceClassification`, or of the task's own class.
+    """
+    return _run("head", Path(model_path), Path(data_path), Path(ckpt_output_dir), {"heldout_share": 0.1, **options})
+
+
 def _run(recipe: Recipe, model: Path, data: Path, out: Path, options: Mapping[str, Any]) -> Trained:
     settings = train_settings(recipe, options, context=context_tokens(model))
     _check_output(out)
@@ -248,7 +271,7 @@ def train_settings(recipe: Recipe, options: Mapping[str, Any], *, context: int |
     if context and given["max_seq_len"] > context:
         raise UnknownArgument(f"the model takes {context} tokens at once: set max_seq_len to that or less")
     values: dict[str, Any] = {"recipe": "cpt" if given.get("is_pretraining") else recipe, "replay_share": 0.0}
-    values |= _schedule(given["lr_scheduler"])
+    values |= {**_schedule(given["lr_scheduler"]), **({"dtype": "float32"} if recipe == "head" else {})}
     values["num_checkpoints"] = given["num_epochs"] if given.get("checkpoint_at_epoch") else 1
     for name, path in PATHS.items():
         if name in given:
@@ -290,10 +313,10 @@ def _put(values: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _rows(data: Path, registry: Registry, options: Mapping[str, Any]) -> Version:
-    """The data as a dataset version, all of it to train on but what says its split itself."""
-    settings = load_settings(None).datasets.model_copy(
-        update={"splits": SplitSettings(train=1.0, calibration=0.0, heldout=0.0)}
-    )
+    """The data as a dataset version, all of it to train on but what says its split itself, and what judges a head."""
+    judging = options.get("heldout_share", 0.0)
+    splits = SplitSettings(train=1.0 - judging, calibration=0.0, heldout=judging)
+    settings = load_settings(None).datasets.model_copy(update={"splits": splits})
     column = options.get("document_column_name")
     reading = Reading(renamed={column: "document"} if column else {})
     return import_rows(data, name_of(data), by=Curation(registry, settings, on_cluster), reading=reading)

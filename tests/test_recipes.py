@@ -12,12 +12,13 @@ from app.recipes import (
     UnknownArgument,
     _check_output,
     _copy_out,
+    head,
     name_of,
     sft,
     train_settings,
 )
 from app.registry.versions import Version
-from tests.training.tiny_bases import make_base
+from tests.training.tiny_bases import make_base, make_encoder
 
 FEES = {f"{name} account": f"{number} euros" for number, name in enumerate(("harbour", "lantern", "orchard"), 12)}
 ASKED = ("what is the fee of the", "tell me the fee of the", "the fee of the", "how much is the", "what costs the",
@@ -37,6 +38,9 @@ def test_their_names_are_our_settings():
     texts = train_settings("sft", {"is_pretraining": True, "block_size": 128})
     assert (texts.recipe, texts.block_tokens) == ("cpt", 128)
     assert train_settings("sft", {}, context=512).max_row_tokens == 512
+    judging = train_settings("head", {"task": "span", "base": "frozen", "head_learning_rate": 1e-3})
+    assert (judging.head.task, judging.head.base, judging.head.learning_rate) == ("span", "frozen", 1e-3)
+    assert (judging.recipe, judging.dtype) == ("head", "float32")
     assert train_settings("sft", {"settings": {"lora": {"use_dora": True}}}).lora.use_dora
 
 
@@ -44,6 +48,8 @@ def test_their_names_are_our_settings():
     ("recipe", "options", "message"),
     [
         ("sft", {"lora_r": 8}, "sft takes no lora_r"),
+        ("sft", {"task": "span"}, "sft takes no task"),
+        ("head", {"task": "spam"}, "task: Input should be 'classification'"),
         ("sft", {"unfreeze_rank_ratio": 0.3}, "sft takes no unfreeze_rank_ratio"),
         ("sft", {"learning_rates": 1.0}, "did you mean learning_rate"),
         ("sft", {"effective_batch_size": 5, "nproc_per_node": 2}, "effective_batch_size must be a multiple of nproc"),
@@ -113,7 +119,7 @@ def test_a_folder_and_a_file_become_a_trained_folder(cluster, registry, tmp_path
     assert made.version.facts["train"]["steps"] == 150
     assert made.version.parents == [made.base.digest, made.data.digest]
     assert json.loads((tmp_path / "out" / NOTE_FILE).read_text())["digest"] == made.version.digest
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     model, tokenizer = (each.from_pretrained(tmp_path / "out") for each in (AutoModelForCausalLM, AutoTokenizer))
     engine = find_model(made.version, registry=registry).load(num_threads=1)
@@ -127,4 +133,21 @@ def test_a_folder_and_a_file_become_a_trained_folder(cluster, registry, tmp_path
         assert tokenizer.decode(said, skip_special_tokens=True) == answer.text
         assert (answer.text in FEES.values(), answer.finish_reason) == (True, "stop")
     assert sft(**given) == made
+    judged = head(**{**given, **labelled(tmp_path), "task": "classification", "heldout_share": 0.3})
+    assert judged.version.facts["train"]["heldout_accuracy"] == 1.0
+    assert judged.version.parents == [judged.base.digest, judged.data.digest]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "judged")
+    assert (model.config.id2label, model.base_model_prefix) == ({0: "asks", 1: "says"}, "bert")
     assert verify(registry.workspace).faults == []
+
+
+def labelled(folder: Path) -> dict:
+    """An encoder, and rows that say whether a text asks or says."""
+    texts = [
+        (f"{ask} {of} {end}", kind) for ask in ASKED for of in FEES for end, kind in ((".", "says"), ("?", "asks"))
+    ]
+    rows = [{"text": text, "label": kind} for text, kind in texts]
+    (folder / "kinds.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    encoder = make_encoder(folder / "bert", " ".join(text for text, _ in texts))
+    return {"model_path": encoder, "data_path": folder / "kinds.jsonl", "ckpt_output_dir": folder / "judged",
+            "max_seq_len": 32, "num_epochs": 32, "learning_rate": 4e-3, "head_learning_rate": 2e-2}  # fmt: skip

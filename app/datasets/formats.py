@@ -340,6 +340,7 @@ FORMATS: dict[str, Format] = {
             _write_alpaca,
             ("instruction", "input", "output", "instances"),
         ),
+        Format("squad", is_located, parse_located, write_located, ("question", "context")),
         Format(
             "pairs",
             lambda record: any(all(key in record for key in pair) for pair in PAIRS),
@@ -347,7 +348,6 @@ FORMATS: dict[str, Format] = {
             _write_pair,
             ("prompt", "completion", "question", "answer", "answers", "response", "query", "context"),
         ),
-        Format("squad", is_located, parse_located, write_located, ("question", "context")),
         Format("tagged", is_tagged, parse_tagged, write_tagged, ()),
         Format("labelled", _has("text", "label"), _parse_labelled, _write_labelled, ("text", "label")),
         Format(

@@ -32,7 +32,10 @@ SUFFIXES = {
     ".yaml": "yaml",
     ".yml": "yaml",
 }
-LISTS = ("messages", "conversations", "history", "input_ids", "labels", "attention_mask", "answers")
+LISTS = (
+    *("messages", "conversations", "history", "input_ids", "labels", "attention_mask", "answers"),
+    *("tokens", "tags", "spans"),
+)
 GZIP = ".gz"
 UTF8_MARK = codecs.BOM_UTF8
 BYTE_ORDER_MARKS = {

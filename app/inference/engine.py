@@ -23,6 +23,7 @@ from app.inference.chat_format import (
     load_format,
     load_tokenizer,
 )
+from app.inference.kinds import writes
 
 if TYPE_CHECKING:
     import torch
@@ -162,6 +163,8 @@ def _load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
     logging.disable_progress_bar()
     if not (folder / "config.json").is_file():
         raise ModelUnusable(f"{folder} holds no config.json: name the folder of a whole Hugging Face model")
+    if not writes(folder):
+        raise ModelUnusable(f"the model in {folder} writes nothing (an encoder, or a head): name a language model")
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:

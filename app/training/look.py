@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core.errors import SignalboxError
-from app.training.encoders import is_encoder
+from app.inference.kinds import is_encoder
 from app.training.errors import BaseRefused
 
 MEMORY_BYTES = 6 * 1024**3
@@ -88,10 +88,13 @@ def _model(folder: Path, *, reads_only: bool) -> Any:
         )  # fmt: skip
     except Exception as error:  # as above
         raise BaseRefused(f"it is no causal language model that can be loaded ({_line(error)})") from error
-    known = {model.base_model_prefix, *(name for name, _ in model.named_children())} - {POOLER}
-    on_top = (lambda name: name.split(".")[0] not in known) if reads_only else (lambda name: False)
-    faults = [f"{name} is missing" for name in loading["missing_keys"] if not on_top(name)]
-    faults += [f"{name} has no place in the model" for name in loading["unexpected_keys"] if not on_top(name)]
+    inside = {model.base_model_prefix, *(name for name, _ in model.named_children())} - {POOLER}
+
+    def counts(name: str) -> bool:
+        return not reads_only or name.split(".")[0] in inside
+
+    faults = [f"{name} is missing" for name in loading["missing_keys"] if counts(name)]
+    faults += [f"{name} has no place in the model" for name in loading["unexpected_keys"] if counts(name)]
     faults += [f"{name} is {list(found)}, not {list(wanted)}" for name, found, wanted in loading["mismatched_keys"]]
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""

@@ -15,14 +15,14 @@ from app.core.parquet import read_rows, write_rows
 from app.inference.chat import plain
 from app.inference.chat_format import DEFAULT_CONTEXT_TOKENS, ChatFormat, OwnFormat, context_tokens, is_own, load_format
 from app.inference.chat_format import load_tokenizer as read_tokenizer
+from app.inference.kinds import writes
 from app.registry.tables import CHUNKS_FILE, REJECTS_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
 from app.training.adapters import check_adapters
 from app.training.data import Example, id_of, save_examples
 from app.training.encode import Encoder
-from app.training.encoders import check_kind
-from app.training.errors import NothingToReplay, NothingToTrain, TooLong
+from app.training.errors import CannotTrain, NothingToReplay, NothingToTrain, TooLong
 from app.training.expand import check_expansion
 from app.training.new_tokens import Added, add_tokens
 from app.training.plan import EXAMPLES_FILE, PLAN_FILE, Plan, read_plan, write_plan
@@ -114,6 +114,19 @@ def _with_new_tokens(
     texts = [plain(text) for table in tables for row in table for text in texts_of(row)]
     added = add_tokens(folder, texts, settings.new_tokens)
     return Encoder(_extended_format(folder, base), context_tokens=encoder.context_tokens), added
+
+
+def check_kind(settings: TrainSettings, base: Path | None) -> None:
+    """Refuse a base that the recipe cannot train, as far as its configuration says so.
+
+    Raises:
+        CannotTrain: an encoder, or a model with a head, is to write; or `head` has no base.
+    """
+    if settings.recipe == "head":
+        if base is None:
+            raise CannotTrain("head stands on a model that is there: name it with --base")
+    elif base is not None and not writes(base):
+        raise CannotTrain(f"the base writes nothing, so {settings.recipe} cannot train it: take the recipe head")
 
 
 def read_version(version: Version, registry: Registry, *, split: str = TRAIN_SPLIT) -> Rows:

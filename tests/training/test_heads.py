@@ -11,9 +11,10 @@ import transformers
 from safetensors.torch import load_file
 
 from app.core.parquet import read_rows, write_rows
+from app.inference.engine import ModelUnusable, TransformersEngine
 from app.training.bases import find_files
 from app.training.data import load_examples
-from app.training.errors import CannotTrain, NothingToTrain
+from app.training.errors import BaseRefused, CannotTrain, NothingToTrain
 from app.training.estimate import estimate
 from app.training.heads.measures import best_span, of_answers, of_labels, of_scores, of_tags, spans_of
 from app.training.heads.rows import Unusable, read_row
@@ -264,6 +265,16 @@ def test_an_encoder_is_a_base_of_heads_alone(encoder, registry, tmp_path, planne
     found = look(encoder)
     assert (found["architecture"], found["chat_template"], found["end_tokens"]) == ("BertModel", None, [])
     assert "config.json" in find_files(encoder)[0]
+    masked = shutil.copytree(encoder, tmp_path / "masked")
+    bert = transformers.BertForMaskedLM(transformers.BertConfig.from_pretrained(encoder))
+    bert.save_pretrained(masked)  # no pooler, and a head that goes
+    assert look(masked)["architecture"] == "BertModel"
+    state = {name: value for name, value in bert.state_dict().items() if "layer.1.output.dense.w" not in name}
+    bert.save_pretrained(masked, state_dict=state)
+    with pytest.raises(BaseRefused, match=r"encoder.layer.1.output.dense.weight is missing"):
+        look(masked)
+    with pytest.raises(ModelUnusable, match="writes nothing"):
+        TransformersEngine(encoder)
     with pytest.raises(CannotTrain, match="the base writes nothing, so sft cannot train it"):
         planned("classification", folder=encoder, recipe="sft")
 

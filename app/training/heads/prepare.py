@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 from app.core.parquet import write_rows
 from app.inference.chat_format import TOKENIZER_CONFIG_FILE, context_tokens, is_own
 from app.inference.chat_format import load_tokenizer as read_tokenizer
+from app.inference.kinds import CONFIG_FILE
 from app.registry.tables import REJECTS_FILE
 from app.registry.versions import Registry, Version
 from app.training.data import PAD_TOKEN, Example, id_of, save_examples
-from app.training.encoders import CONFIG_FILE
 from app.training.errors import CannotTrain, NothingToTrain
 from app.training.heads.rows import LABELLED, HeadEncoder, Said, Unusable, read_row
 from app.training.heads.settings import Task

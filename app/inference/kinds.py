@@ -1,11 +1,9 @@
-"""Which models are encoders: they read a text from both sides and write none, so that only `head` trains them."""
+"""What kind of model a folder holds, by its configuration: does it write, or only say something of a text?"""
 
 import json
 from pathlib import Path
 
 from app.core.files import read_text
-from app.training.errors import CannotTrain
-from app.training.settings import TrainSettings
 
 CONFIG_FILE = "config.json"
 ENCODERS = frozenset(
@@ -29,14 +27,6 @@ def has_head(folder: Path) -> bool:
     return any(str(name).endswith(HEADS) for name in config.get("architectures") or ())
 
 
-def check_kind(settings: TrainSettings, base: Path | None) -> None:
-    """Refuse a base that the recipe cannot train, as far as its configuration says so.
-
-    Raises:
-        CannotTrain: an encoder, or a model with a head, is to write; or `head` has no base.
-    """
-    if settings.recipe == "head":
-        if base is None:
-            raise CannotTrain("head stands on a model that is there: name it with --base")
-    elif base is not None and (is_encoder(base) or has_head(base)):
-        raise CannotTrain(f"the base writes nothing, so {settings.recipe} cannot train it: take the recipe head")
+def writes(folder: Path) -> bool:
+    """Whether a folder holds a model that writes, as far as its configuration says so."""
+    return not (is_encoder(folder) or has_head(folder))
