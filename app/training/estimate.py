@@ -178,8 +178,10 @@ def memory(shape: ModelShape, settings: TrainSettings, sizes: Sequence[Size]) ->
     whole = shape.num_parameters + (trained if settings.by_adapters else 0)
     fullest = max(sizes, key=lambda size: sum(_of_pass(shape, size, width)))
     activations, logits = _of_pass(shape, fullest, width)
-    if _is_frozen(settings):
-        activations //= shape.num_layers  # nothing is kept for a way back; a block's own are there while it computes
+    if _is_frozen(settings) or settings.memory.checkpoint_activations:
+        activations //= shape.num_layers  # a block's own are there while it computes
+    if settings.memory.checkpoint_activations:
+        activations += fullest.num_rows * fullest.row_tokens * shape.hidden_size * width * shape.num_layers
     has_masters = stage > 0 or width < 4
     parts = {
         "gradients": _gradients(trained, width, stage, among),
@@ -247,11 +249,12 @@ def step_flops(shape: ModelShape, settings: TrainSettings, sizes: Iterable[Size]
     """Floating-point operations of a step over all workers: 2 a weight and token forward, as many for each way back."""
     adapters = num_trained(shape, settings) if settings.by_adapters else 0
     back = 0 if _is_frozen(settings) else 1 if adapters else 2
+    again = 1 if settings.memory.checkpoint_activations and back else 0
     total = 0.0
     for size in sizes:
         tokens = size.num_rows * size.row_tokens
         attention = 4 * size.row_tokens * shape.hidden_size * shape.num_layers
-        total += tokens * ((2 * shape.num_in_matrices + attention) * (1 + back) + 6 * adapters)
+        total += tokens * ((2 * shape.num_in_matrices + attention) * (1 + back + again) + 6 * adapters)
         total += size.num_labels * 2 * shape.hidden_size * shape.vocabulary_size * (1 + back)
     if settings.by_subspaces:
         total += 8 * settings.workers.num_workers * _projections(shape, settings)
@@ -305,7 +308,9 @@ def advice(found: Memory, settings: TrainSettings) -> str:
     raised = "or raise train.workers.worker_memory_bytes"
     if found.largest in ("activations", "logits"):
         now = settings.max_tokens_per_worker or "none"
-        return f"lower train.max_tokens_per_worker (now {now}), {raised}"
+        kept = "" if settings.memory.checkpoint_activations else "set train.memory.checkpoint_activations, "
+        kept = kept if found.largest == "activations" else ""
+        return f"{kept}lower train.max_tokens_per_worker (now {now}), {raised}"
     if not settings.by_adapters and found.largest in ("gradients", "masters", "optimizer", "subspaces"):
         lora = "use recipe lora, "
     else:

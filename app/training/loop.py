@@ -34,6 +34,7 @@ from app.training.model import AnswerLoss, merged, save_model
 from app.training.osft import Osft, adaptive_ratios, chosen_weights
 from app.training.plan import EXPORT, SUMMARY_FILE, Plan, append_progress, make_batches, read_plan
 from app.training.requests import END, NOTHING, agreed
+from app.training.savings import has_gpu, offloading, save_memory
 from app.training.settings import TrainSettings
 from app.training.start import make_model
 from app.training.state import load_state, save_state
@@ -106,7 +107,9 @@ def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any,
 
     quieten()
     settings = plan.settings
-    model = _with_loss(make_model(plan), settings)
+    bare = make_model(plan).train()  # what transformers loads is at rest
+    save_memory(bare, settings.memory, zero_stage=settings.zero_stage, has_gpu=has_gpu())
+    model = _with_loss(bare, settings)
     subspaces = _make_subspaces(model, settings, batches, num_workers)
     how: dict[str, Any] = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "fused": True}
     optimizer = torch.optim.AdamW(_groups(model, settings), **how)
@@ -114,7 +117,7 @@ def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any,
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
-            config=deepspeed_config(settings, num_workers=num_workers),
+            config=deepspeed_config(settings, num_workers=num_workers, on_gpu=has_gpu()),
             dist_init_required=False,
         )
     return engine, subspaces
@@ -172,14 +175,16 @@ def _ratios(
     return adaptive_ratios(model, map(tensors, looked), low=how.keep_low, high=how.keep_high)
 
 
-def deepspeed_config(settings: TrainSettings, *, num_workers: int) -> dict[str, Any]:
-    """DeepSpeed's configuration of a recipe."""
+def deepspeed_config(settings: TrainSettings, *, num_workers: int, on_gpu: bool = False) -> dict[str, Any]:
+    """DeepSpeed's configuration of a recipe; what is offloaded, only from a GPU."""
+    offloaded = offloading(settings.memory, has_gpu=on_gpu)
     return {
         "train_micro_batch_size_per_gpu": settings.batch_size // num_workers,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": settings.max_grad_norm,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
-        "zero_optimization": {"stage": settings.zero_stage, "overlap_comm": False},
+        "zero_optimization": {"stage": settings.zero_stage, "overlap_comm": False, **offloaded},
+        **({"zero_force_ds_cpu_optimizer": False} if offloaded else {}),
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,

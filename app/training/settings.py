@@ -22,6 +22,7 @@ from pydantic import (
 
 from app.core.settings import Settings
 from app.training.heads.settings import TaskSettings
+from app.training.memory import MemorySettings
 from app.training.replay import ReplayBy
 from app.training.workers import WorkerSettings
 
@@ -284,6 +285,9 @@ class TrainSettings(Settings):
     head: TaskSettings = TaskSettings()
     """What `head` says, and what becomes of the base."""
 
+    memory: MemorySettings = MemorySettings()
+    """What is given for less memory."""
+
     workers: WorkerSettings = WorkerSettings()
     """The processes that train."""
 
@@ -306,6 +310,12 @@ class TrainSettings(Settings):
     def _masters_are_there(self) -> Self:
         if self.by_subspaces and self.zero_stage == 0:
             raise ValueError("train.zero_stage must be 1, 2 or 3 for osft: stage 0 keeps no masters to project")
+        return self
+
+    @model_validator(mode="after")
+    def _memory_can_be_saved(self) -> Self:
+        if fault := self.memory.fault(zero_stage=self.zero_stage):
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")
@@ -389,7 +399,7 @@ class TrainSettings(Settings):
 
 LATER = (
     *("expand", "attention", "new_tokens", "num_epochs", "pack_tokens", "max_tokens_per_worker"),
-    *("replay_rows", "replay_by"),
+    *("replay_rows", "replay_by", "memory"),
 )
 LATER_LORA = ("merge", "target_modules", "use_dora", "use_rslora", "quantize")
 """Settings that came later: they count where they are not at their default, so that earlier runs stay what they are."""

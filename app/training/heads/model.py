@@ -43,7 +43,6 @@ def headed(plan: Plan) -> Any:
     outside = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
     fresh = frozenset({*loading["missing_keys"], *mismatched, *outside} & dict(model.named_parameters()).keys())
     setattr(model, FRESH, fresh)
-    model.train()
     if how.base == "adapted":
         return _adapted(model, plan, fresh)
     for name, parameter in model.named_parameters():
