@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMES_WITH = {"docling-core": "docling-slim", "docling-parse": "docling-slim"}
 """Parts of a required distribution that is split over several."""
-OF_EXTRAS = {"pynvml": "nvidia-ml-py"}
+OF_EXTRAS = {"pynvml": "nvidia-ml-py", "liger_kernel": "liger-kernel"}
 """Modules of distributions that only an extra asks for."""
 
 

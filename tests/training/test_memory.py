@@ -114,7 +114,7 @@ def test_a_model_is_compiled_for_every_length_and_one_that_cannot_says_so():
     bare, compiled = model()
     save_memory(bare, MemorySettings(compile=True, liger="off"), zero_stage=1, has_gpu=False)
     assert compiled == [{"dynamic": True}]
-    with pytest.raises(CannotTrain, match="cannot: leave .* out"):
+    with pytest.raises(CannotTrain, match="SimpleNamespace cannot: leave"):
         save_memory(bare, MemorySettings(checkpoint_activations=True), zero_stage=1, has_gpu=False)
 
 
