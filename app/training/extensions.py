@@ -16,6 +16,8 @@ from pathlib import Path
 
 VARIABLE = "SIGNALBOX_EXTENSIONS_DIR"
 DEFAULT_FOLDER = "~/.cache/signalbox/torch_extensions"
+ACCELERATOR, GPU = "DS_ACCELERATOR", "cuda"
+"""What DeepSpeed computes on."""
 UNUSED = ("mlflow", "xgboost")
 """What DeepSpeed's autotuner, which nobody calls here, imports where it is installed: 1.5 s of every worker's start."""
 
@@ -40,17 +42,22 @@ def without_autotuning() -> Iterator[None]:
             del sys.modules[name]
 
 
-def prepare_environment(*, num_threads: int = 1) -> None:
-    """Set what DeepSpeed, torch and the tokenizers read from the environment, for training on CPUs."""
+def prepare_environment(*, num_threads: int = 1, on_gpu: bool = False) -> None:
+    """Set what DeepSpeed, torch and the tokenizers read from the environment, for training on CPUs or on a GPU."""
     ninja_folder = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([ninja_folder, os.environ.get("PATH", os.defpath)])
     os.environ["TORCH_EXTENSIONS_DIR"] = str(extensions_dir())
-    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ[ACCELERATOR] = GPU if on_gpu else "cpu"
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
+def on_gpu() -> bool:
+    """Whether this process was prepared for a GPU."""
+    return os.environ.get(ACCELERATOR) == GPU
 
 
 def quieten() -> None:

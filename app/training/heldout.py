@@ -35,7 +35,8 @@ def heldout_loss(engine: Any, folder: Path, *, pad_token: int) -> float | None:
     engine.module.eval()
     total, num_labels = 0.0, 0
     for start in range(0, len(examples), num_rows):
-        input_ids, labels = map(torch.from_numpy, pad(examples[start : start + num_rows], pad_token))
+        padded = pad(examples[start : start + num_rows], pad_token)
+        input_ids, labels = (torch.from_numpy(each).to(engine.device) for each in padded)
         total += float(engine(input_ids=input_ids, labels=labels, scale=1.0))
         num_labels += int((labels[:, 1:] >= 0).sum())
     engine.module.train()

@@ -26,7 +26,7 @@ import torch
 from app.training.data import Batch, Batches
 from app.training.dpo import PreferenceLoss, reference_of
 from app.training.energy import Meter
-from app.training.extensions import quieten, without_autotuning
+from app.training.extensions import on_gpu, quieten, without_autotuning
 from app.training.foreign import check_held, check_packs, end_with, heads_plainly, keep_config
 from app.training.heads.model import HeadLoss
 from app.training.heldout import heldout_figures
@@ -34,7 +34,7 @@ from app.training.model import AnswerLoss, merged, save_model
 from app.training.osft import Osft, adaptive_ratios, chosen_weights
 from app.training.plan import EXPORT, SUMMARY_FILE, Plan, append_progress, make_batches, read_plan
 from app.training.requests import END, NOTHING, agreed
-from app.training.savings import has_gpu, offloading, save_memory
+from app.training.savings import offloading, save_memory
 from app.training.settings import TrainSettings
 from app.training.start import make_model
 from app.training.state import load_state, save_state
@@ -108,7 +108,9 @@ def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any,
     quieten()
     settings = plan.settings
     bare = make_model(plan).train()  # what transformers loads is at rest
-    save_memory(bare, settings.memory, zero_stage=settings.zero_stage, has_gpu=has_gpu())
+    if not settings.memory.offload_parameters:
+        bare = bare.to(device())
+    save_memory(bare, settings.memory, zero_stage=settings.zero_stage, has_gpu=on_gpu())
     model = _with_loss(bare, settings)
     subspaces = _make_subspaces(model, settings, batches, num_workers)
     how: dict[str, Any] = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "fused": True}
@@ -117,7 +119,7 @@ def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any,
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
-            config=deepspeed_config(settings, num_workers=num_workers, on_gpu=has_gpu()),
+            config=deepspeed_config(settings, num_workers=num_workers, on_gpu=on_gpu()),
             dist_init_required=False,
         )
     return engine, subspaces
@@ -172,7 +174,12 @@ def _ratios(
         return how.unfreeze_rank_ratio
     steps = range(IMPORTANCE_BATCHES)
     looked = (part for step in steps for part in batches.passes(step, rank=0, num_workers=num_workers))
-    return adaptive_ratios(model, map(tensors, looked), low=how.keep_low, high=how.keep_high)
+    return adaptive_ratios(model, (tensors(part, device()) for part in looked), low=how.keep_low, high=how.keep_high)
+
+
+def device() -> torch.device:
+    """Where this worker computes: its own GPU of the machine's, or the CPU."""
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu() else torch.device("cpu")
 
 
 def deepspeed_config(settings: TrainSettings, *, num_workers: int, on_gpu: bool = False) -> dict[str, Any]:
@@ -220,7 +227,7 @@ def train_step(
     parts, loss = batches.passes(progress.step, rank=rank, num_workers=num_workers), 0.0
     for number, part in enumerate(parts, start=1):
         engine.set_gradient_accumulation_boundary(number == len(parts))
-        part_loss = engine(**tensors(part))
+        part_loss = engine(**tensors(part, engine.device))
         engine.backward(part_loss)
         loss += float(part_loss.item())
     engine.step()
@@ -234,10 +241,10 @@ def train_step(
     return loss
 
 
-def tensors(batch: Batch) -> dict[str, Any]:
-    """A batch as arguments of :class:`AnswerLoss`; what it does not have is left out."""
+def tensors(batch: Batch, place: torch.device | str = "cpu") -> dict[str, Any]:
+    """A batch as arguments of :class:`AnswerLoss`, its arrays on a device; what it does not have is left out."""
     given = [(name, each) for name, each in batch._asdict().items() if each is not None]
-    return {name: torch.from_numpy(each) if isinstance(each, np.ndarray) else each for name, each in given}
+    return {name: torch.from_numpy(each).to(place) if isinstance(each, np.ndarray) else each for name, each in given}
 
 
 def checkpoint_steps(settings: TrainSettings) -> set[int]:
@@ -303,6 +310,7 @@ def summary(engine: Any, progress: Progress) -> dict[str, Any]:
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "num_parameters": sum(map(size_of, parameters)),
         "num_trained_parameters": sum(size_of(p) for p in parameters if p.requires_grad),
+        **({"peak_gpu_memory_bytes": torch.cuda.max_memory_allocated()} if on_gpu() else {}),
     }
 
 

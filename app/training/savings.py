@@ -1,4 +1,4 @@
-"""What :class:`app.training.memory.MemorySettings` does to a model and to DeepSpeed. Only workers import this (torch).
+"""What :class:`app.training.memory.MemorySettings` does to a model and to DeepSpeed. Only workers import this.
 
 Guarantees: a kernel or a compiler that was asked for and is not there ends the run with its name. Not guaranteed, as
 there was no GPU to try them on: offloading and Liger's kernels.
@@ -6,8 +6,6 @@ there was no GPU to try them on: offloading and Liger's kernels.
 
 import importlib.util
 from typing import Any
-
-import torch
 
 from app.training.errors import CannotTrain
 from app.training.memory import MemorySettings
@@ -65,8 +63,3 @@ def offloading(how: MemorySettings, *, has_gpu: bool) -> dict[str, Any]:
         return {}
     asked = {"offload_optimizer": how.offload_optimizer, "offload_param": how.offload_parameters}
     return {name: {"device": "cpu", "pin_memory": True} for name, wanted in asked.items() if wanted}
-
-
-def has_gpu() -> bool:
-    """Whether this worker computes on a GPU."""
-    return torch.cuda.is_available()

@@ -316,6 +316,10 @@ class TrainSettings(Settings):
     def _memory_can_be_saved(self) -> Self:
         if fault := self.memory.fault(zero_stage=self.zero_stage):
             raise ValueError(fault)
+        if self.by_subspaces and (self.memory.offload_optimizer or self.memory.offload_parameters):
+            raise ValueError(
+                "train.memory.offload_* must be left out for osft: masters are projected where it computes"
+            )
         return self
 
     @model_validator(mode="after")

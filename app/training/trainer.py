@@ -40,6 +40,7 @@ from app.training.durable import copy_durably
 from app.training.errors import NoStart, TrainerRefused, TrainingFailed, TrainingSaved
 from app.training.estimate import Estimate, announced, failure
 from app.training.loss import CURVE, CURVE_FILE, PLOT_FILE, write_curve
+from app.training.placement import placed
 from app.training.plan import EXPORT, SUMMARY_FILE, Plan, read_progress, worker_counts
 from app.training.prepare import prepare
 from app.training.requests import by_signal
@@ -118,14 +119,13 @@ def fit(folder: Path, plan: Plan) -> ray.train.Checkpoint:
     from ray.train.torch import TorchConfig, TorchTrainer  # brings torch: a job's --help does without
 
     workers = plan.settings.workers
+    placement = placed(workers, num_gpus=ray.cluster_resources().get("GPU", 0))
+    given = {"folder": str(folder / "plan"), "num_threads": workers.num_threads, "on_gpu": placement.on_gpu}
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"folder": str(folder / "plan"), "num_threads": workers.num_threads},
-        torch_config=TorchConfig(backend="gloo", timeout_s=workers.start_timeout_s),
-        scaling_config=ScalingConfig(
-            num_workers=workers.range if len(set(workers.range)) > 1 else workers.range[0],
-            resources_per_worker={"CPU": workers.num_threads, "memory": workers.worker_memory_bytes},
-        ),
+        train_loop_config=given,
+        torch_config=TorchConfig(backend=placement.backend, timeout_s=workers.start_timeout_s),
+        scaling_config=ScalingConfig(**placement.scaling(workers)),
         run_config=RunConfig(
             name="ray",
             storage_path=str(folder),
@@ -148,7 +148,7 @@ def _worker(config: Mapping[str, Any]) -> None:
     """Runs in every worker: wires the loop, which knows no Ray, to Ray Train."""
     from app.training.extensions import prepare_environment
 
-    prepare_environment(num_threads=config["num_threads"])
+    prepare_environment(num_threads=config["num_threads"], on_gpu=config["on_gpu"])
     from app.training.loop import run_worker
 
     context = ray.train.get_context()
@@ -280,13 +280,14 @@ def _signed(
 
 
 def train_figures(summary: Mapping[str, Any], plan: Plan, *, counts: Sequence[int]) -> dict[str, float]:
-    """The run in figures; the cost is that of the workers' CPUs while they stepped.
+    """The run in figures; the cost is that of the workers' CPUs, and GPUs, while they stepped.
 
     Args:
         counts: how many workers there were at each start.
     """
     workers, curve = plan.settings.workers, summary["curve"]
-    cpu_hours = summary["worker_s"] * workers.num_threads / SECONDS_PER_HOUR
+    hours, on_gpu = summary["worker_s"] / SECONDS_PER_HOUR, "peak_gpu_memory_bytes" in summary
+    usd_per_hour = workers.num_threads * workers.usd_per_cpu_hour + on_gpu * workers.usd_per_gpu_hour
     return {
         "loss_first": curve[0]["loss"],
         "loss_last": curve[-1]["loss"],
@@ -302,7 +303,8 @@ def train_figures(summary: Mapping[str, Any], plan: Plan, *, counts: Sequence[in
         "num_rows": plan.num_rows,
         "num_left_out": plan.num_left_out,
         "duration_s": summary["duration_s"],
-        "cost_usd": cpu_hours * workers.usd_per_cpu_hour,
+        "cost_usd": hours * usd_per_hour,
+        **({"peak_gpu_memory_bytes": summary["peak_gpu_memory_bytes"]} if on_gpu else {}),
         **{name: value for name, value in summary.items() if name.startswith(("leak_", "heldout_"))},
         **({"energy_j": summary["energy_j"]} if summary["energy_j"] is not None else {}),
     }

@@ -3,6 +3,8 @@
 Guarantees: of all these only the number of workers that is asked for goes into a model version's inputs.
 """
 
+from typing import Literal
+
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from app.core.settings import Settings
@@ -24,6 +26,10 @@ class WorkerSettings(Settings):
     num_threads: PositiveInt = 1
     """Torch threads of each worker, and the CPUs that it reserves."""
 
+    gpu: Literal["auto", "on", "off"] = "auto"
+    """Compute on a GPU each: `auto` where the cluster has one for every worker, else on CPUs; `on` refuses to start
+    without."""
+
     worker_memory_bytes: PositiveInt = 1_500_000_000
     """Memory that each worker reserves; a run that is estimated to need more is refused before it starts."""
 
@@ -38,6 +44,9 @@ class WorkerSettings(Settings):
 
     usd_per_cpu_hour: NonNegativeFloat = 0.05
     """Price of one CPU for an hour, for the cost of a run."""
+
+    usd_per_gpu_hour: NonNegativeFloat = 3.0
+    """Price of one GPU for an hour, beside its CPUs; an estimate counts CPUs alone."""
 
     flops_per_s: PositiveFloat = 4e10
     """Floating-point operations of a worker's thread in a second, for the estimate of a run whose shape none had

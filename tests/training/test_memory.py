@@ -82,6 +82,11 @@ def test_what_does_not_go_together_is_refused(memory, stage, fault):
         TrainSettings.model_validate({"memory": memory, "zero_stage": stage})
 
 
+def test_what_is_projected_is_not_offloaded():
+    with pytest.raises(ValueError, match=r"offload_\* must be left out for osft"):
+        TrainSettings.model_validate({"recipe": "osft", "memory": {"offload_optimizer": True}})
+
+
 def model(**changes):
     compiled = []
     given = {"supports_gradient_checkpointing": False, "config": SimpleNamespace(model_type="llama")}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from app.training.data import IGNORED
 from app.training.heads.settings import Task
-from app.training.model import ATTENTION, AnswerLoss, lora_config
+from app.training.model import AnswerLoss, attention, lora_config
 from app.training.osft import chosen_weights
 from app.training.plan import Plan
 
@@ -35,7 +35,7 @@ def headed(plan: Plan) -> Any:
     config.pad_token_id = plan.pad_token
     torch.manual_seed(settings.seed)
     kind = getattr(transformers, CLASSES[how.task])
-    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": ATTENTION, "local_files_only": True}
+    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attention(), "local_files_only": True}
     model, loading = kind.from_pretrained(
         folder, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **options
     )
