@@ -19,8 +19,8 @@ from app.training.plan import EXAMPLES_FILE, Plan, read_plan
 Figures = dict[str, float]
 
 
-def measured(loop: str, folder: Path, *, num_workers: int = 1, num_skipped: int) -> Figures:
-    """Run a loop over the plan in a folder, in fresh processes.
+def measured(loop: str, folder: Path, *, num_workers: int = 1, num_skipped: int, on_gpu: bool = False) -> Figures:
+    """Run a loop over the plan in a folder, in fresh processes, on CPUs or on a GPU each.
 
     Returns:
         ``tokens_per_s`` (no padding counted, over all workers), ``step_s`` (median), ``peak_memory_bytes`` (all workers
@@ -29,18 +29,20 @@ def measured(loop: str, folder: Path, *, num_workers: int = 1, num_skipped: int)
     from torch import multiprocessing
 
     store = (folder / f"store-{time.monotonic_ns()}").as_uri()
-    multiprocessing.spawn(_work, (loop, folder, num_workers, num_skipped, store), nprocs=num_workers)
+    multiprocessing.spawn(_work, (loop, folder, num_workers, num_skipped, store, on_gpu), nprocs=num_workers)
     parts = [json.loads((folder / f"figures-{rank}.json").read_text()) for rank in range(num_workers)]
     return {**parts[0], "peak_memory_bytes": sum(part["peak_memory_bytes"] for part in parts)}
 
 
-def _work(rank: int, loop: str, folder: Path, num_workers: int, num_skipped: int, store: str) -> None:
+def _work(rank: int, loop: str, folder: Path, num_workers: int, num_skipped: int, store: str, on_gpu: bool) -> None:
     from app.training.extensions import prepare_environment
 
-    prepare_environment(num_threads=1)
+    prepare_environment(num_threads=1, on_gpu=on_gpu)
     import torch
 
     torch.set_num_threads(1)
+    if on_gpu:
+        torch.cuda.set_device(rank)
     plan = read_plan(folder)
     tokens, losses, seconds = LOOPS[loop](plan, folder, rank, num_workers, store)
     figures = _figures(tokens[num_skipped:], losses, seconds[num_skipped:])
@@ -51,9 +53,20 @@ def _figures(tokens: Sequence[int], losses: Sequence[float], seconds: Sequence[f
     return {
         "tokens_per_s": sum(tokens) / sum(seconds),
         "step_s": sorted(seconds)[len(seconds) // 2],
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": _peak_bytes(),
         "loss": losses[-1],
     }
+
+
+def _peak_bytes() -> int:
+    """Of this process; on a GPU, what was allocated there."""
+    from app.training.extensions import on_gpu
+
+    if on_gpu():
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 Run = tuple[list[int], list[float], list[float]]
@@ -64,13 +77,14 @@ def ours(plan: Plan, folder: Path, rank: int, num_workers: int, store: str, *, s
     """The loop that Ray Train runs in every worker; ``shuffled``: on padded rows that nothing groups by length."""
     import torch
 
-    from app.training.extensions import quieten
+    from app.training.extensions import on_gpu, quieten
     from app.training.loop import Progress, make_batches, make_engine, train_step
 
     quieten()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"WORLD_SIZE": str(num_workers), "LOCAL_SIZE": str(num_workers)}
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=num_workers)
+    backend = "nccl" if on_gpu() else "gloo"
+    torch.distributed.init_process_group(backend, init_method=store, rank=rank, world_size=num_workers)
     batches = _shuffled(plan, folder) if shuffled else make_batches(plan, folder)
     engine, subspaces = make_engine(plan, batches, num_workers=num_workers)
     progress, losses, seconds = Progress(), [], []
@@ -120,6 +134,8 @@ def trainer(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -
     from torch.utils.data import SequentialSampler
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
+    from app.training.extensions import on_gpu
+
     class InOrder(Trainer):
         def _get_train_sampler(self, *_: Any) -> Any:
             return SequentialSampler(given)
@@ -135,7 +151,7 @@ def trainer(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -
     seconds: list[float] = []
     settings = plan.settings
     options = TrainingArguments(
-        output_dir=str(folder / "trainer"), use_cpu=True, bf16=True, per_device_train_batch_size=1,
+        output_dir=str(folder / "trainer"), use_cpu=not on_gpu(), bf16=True, per_device_train_batch_size=1,
         max_steps=len(given),
         learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm,
         adam_beta2=0.95, lr_scheduler_type="constant", save_strategy="no", logging_strategy="no", report_to=[],
@@ -147,20 +163,17 @@ def trainer(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -
 
 def _model_and_batches(plan: Plan, folder: Path) -> tuple[Any, list[dict[str, Any]], list[int]]:
     """The plan's new model, its batches as transformers takes them, and the tokens of each."""
-    from app.inference.chat import PAD, SPECIAL_TOKENS
     from app.training.loop import make_batches, tensors
-    from app.training.model import new_model
+    from app.training.start import make_model
 
-    assert plan.model is not None
-    batches, pad = make_batches(plan, folder), SPECIAL_TOKENS.index(PAD)
+    batches, pad = make_batches(plan, folder), plan.pad_token
     steps = range(plan.settings.num_steps)
     made = [tensors(batches.passes(step, rank=0, num_workers=1)[0]) for step in steps]
     given = [
         {"input_ids": each["input_ids"], "attention_mask": (each["input_ids"] != pad).long(), "labels": each["labels"]}
         for each in made
     ]
-    model = new_model(plan.model, vocabulary_size=plan.vocabulary_size)
-    return model.train(), given, [batches.num_tokens(step) for step in steps]
+    return make_model(plan).train(), given, [batches.num_tokens(step) for step in steps]
 
 
 LOOPS: dict[str, Callable[[Plan, Path, int, int, str], Run]] = {

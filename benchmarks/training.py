@@ -25,8 +25,11 @@ from app.training.settings import ModelSettings, TrainSettings
 from app.training.tokenizer import train_tokenizer
 from benchmarks._record import record, write
 from benchmarks._train_loops import Figures, measured
+from benchmarks._training_gpu import SHAPES, measure, why_not
 
 MODEL = ModelSettings(hidden_size=448, num_layers=4, num_heads=7, intermediate_size=1152, vocabulary_size=4096)
+GPU_ROWS = 2
+"""Of a step on a GPU."""
 NUM_SKIPPED = 3
 """Steps before the clock counts: kernels are chosen, memory grows."""
 
@@ -59,9 +62,17 @@ def main(
     steps: Annotated[int, typer.Option(help="Steps of each loop in a round, three more are not timed.")] = 20,
     rounds: Annotated[int, typer.Option(help="Rounds over all loops; the median counts.")] = 3,
     batch_size: Annotated[int, typer.Option(help="Rows of a step.")] = 32,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Measure Qwen3's shapes on a GPU; without one, say so and write `skipped`.")
+    ] = False,
+    row_tokens: Annotated[int, typer.Option(help="Tokens of a row of --gpu, whose steps have 2 rows.")] = 4096,
     out: Annotated[Path | None, typer.Option(help="JSON file to write; default: none.")] = None,
 ) -> None:
     """Measure the training loop."""
+    if gpu:
+        with exit_status():
+            on_gpu(steps=steps, row_tokens=row_tokens, out=out)
+        return
     with exit_status(), tempfile.TemporaryDirectory(prefix="signalbox-bench-") as folder:
         given = read_rows(rows) if rows else made_up()
         contenders = prepare(given, Path(folder), num_steps=steps + NUM_SKIPPED, batch_size=batch_size)
@@ -72,6 +83,22 @@ def main(
         print(table(whole))
         if out:
             write(whole, out)
+
+
+def on_gpu(*, steps: int, row_tokens: int, out: Path | None) -> None:
+    """Measure on a GPU, or say why not."""
+    params: dict[str, Any] = {"steps": steps, "row_tokens": row_tokens, "batch_size": GPU_ROWS, "shapes": SHAPES}
+    if reason := why_not():
+        print(f"skipped: {reason}")
+        whole = record("training_gpu", params=params, results={"skipped": reason}, baselines={}, ratios={})
+    else:
+        how = {"steps": steps + NUM_SKIPPED, "num_skipped": NUM_SKIPPED, "row_tokens": row_tokens}
+        with tempfile.TemporaryDirectory(prefix="signalbox-bench-") as folder:
+            found = measure(Path(folder), batch_size=GPU_ROWS, **how)
+        params["gpu"] = found["gpu"]
+        whole = record("training_gpu", params=params, results=found["results"], baselines={}, ratios=found["ratios"])
+    if out:
+        write(whole, out)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
