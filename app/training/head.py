@@ -1,4 +1,6 @@
-"""The recipe `head`: classification heads on a text encoder that is frozen, adapted or trained.
+"""One encoder that carries a classification head per task, in this process: what the continual benchmark compares.
+
+The recipe `head`, one head on any base through the workers' loop, is :mod:`app.training.heads`.
 
 A text's features are the mean of its tokens' last hidden states, as the sentence encoders of this project pool them,
 brought to mean 0 and variance 1; a head is one linear layer on them that begins at 0, and one encoder may carry a head

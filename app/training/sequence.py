@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, PositiveFloat, model_validator
 
 from app.core.settings import Settings
+from app.training.errors import CannotTrain
 from app.training.settings import TrainSettings
 
 OverBudget = Literal["stop", "roll_back"]
@@ -41,8 +42,11 @@ def recipe_at(recipe: TrainSettings, how: SequenceSettings, *, place: int, num_t
     """The recipe of the task in ``place`` (from 0): its rate, and what `osft` lets learn; `lora` merges its adapters.
 
     Raises:
+        CannotTrain: `head`, whose models cannot be asked the tasks' questions.
         ValueError: `lora` at ZeRO stage 3, where adapters cannot be merged.
     """
+    if recipe.recipe == "head":
+        raise CannotTrain("a sequence asks its models questions, and a head writes no answer: choose another recipe")
     changes: dict[str, object] = {"learning_rate": recipe.learning_rate * (how.rewarm_share if place else 1.0)}
     if recipe.recipe == "osft":
         share = kept_share(place, num_tasks, first=how.keep_first, last=how.keep_last)

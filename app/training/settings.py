@@ -415,7 +415,7 @@ def _unstated(settings: Settings, names: Sequence[str]) -> set[str]:
 
 
 class HeadSettings(Settings):
-    """The recipe `head`: a classification head on an encoder."""
+    """An encoder with a classification head per task (:mod:`app.training.head`)."""
 
     base: HeadBase = "trained"
     """What becomes of the encoder: `frozen`, `adapted` (low-rank adapters, merged when they are trained) or `trained`;

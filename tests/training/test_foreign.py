@@ -54,7 +54,7 @@ def publish_base(registry, folder: Path, kind: str, template: str | None, **chan
 def publish_rows(registry, folder: Path, rows: list[dict]):
     folder.mkdir()
     turns = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
-    kinds = {"row_id": pa.string(), "question": pa.string(), "answer": pa.string(), "history": turns}
+    kinds = {name: pa.string() for name in ("row_id", "question", "answer", "rejected")} | {"history": turns}
     write_rows(folder / "rows.parquet", [{**dict.fromkeys(kinds), **row} for row in rows], schema=pa.schema(kinds))
     return registry.publish("dataset", "rows", folder=folder, inputs={})
 
@@ -119,6 +119,24 @@ def test_a_base_from_elsewhere_learns_and_goes_out_as_a_plain_folder(registry, t
     if not is_adapter:
         shape = (folder / "config.json").read_bytes()
         assert shape == (tmp_path / "base" / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_base_from_elsewhere_learns_which_answer_is_better(registry, tmp_path, adapters):
+    """The better answers are those that :data:`ROWS` give; what the template refuses of a pair takes both sides out."""
+    base = publish_base(registry, tmp_path / "base", "qwen3", STRICT)
+    others = reversed([row["answer"] for row in ROWS])
+    pairs = [{**row, "rejected": other} for row, other in zip(ROWS, others, strict=True)]
+    odd = {**pairs[0], "row_id": "odd", "history": [{"role": "assistant", "content": "I speak first."}]}
+    how = {"recipe": "dpo", "dpo": {"adapters": adapters}, "num_steps": 30}
+    place = prepared(registry, tmp_path / "plan", base, [*pairs, odd], **how)
+    assert {row["row_id"] for row in read_rows(place / "rejects.parquet")} == {"odd"}
+    ((_, checkpoint),) = run(place).items()
+    curve = json.loads((checkpoint / "summary.json").read_text())["curve"]
+    assert (curve[0]["pair_accuracy"], curve[-1]["pair_accuracy"]) == (0.0, 1.0)
+    assert curve[-1]["reward_margin"] > 0.1
+    assert (checkpoint / "export" / "adapter_config.json").exists() == adapters
+    assert (checkpoint / "export" / "config.json").exists() != adapters
 
 
 def test_what_a_template_refuses_is_a_reject_with_its_words(registry, tmp_path):

@@ -1,4 +1,4 @@
-"""The recipe `head`: what of the encoder learns, what comes out, what is saved."""
+"""An encoder with a head per task: what of the encoder learns, what comes out, what is saved."""
 
 from itertools import pairwise
 

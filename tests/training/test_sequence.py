@@ -2,8 +2,9 @@
 
 import pytest
 
+from app.training.errors import CannotTrain
 from app.training.matrix import Matrix, draw_matrices, zero_shot_transfer
-from app.training.presets import SMALL_CONTINUAL, SMALL_LORA, SMALL_OSFT
+from app.training.presets import HEAD, SMALL_CONTINUAL, SMALL_LORA, SMALL_OSFT
 from app.training.replay import remembered
 from app.training.sequence import SequenceSettings, kept_share, recipe_at
 from app.training.settings import LoraSettings, TrainSettings
@@ -59,6 +60,8 @@ def test_without_a_share_of_its_own_a_recipe_stays_as_it_is():
 
 def test_adapters_are_merged_after_each_task():
     assert recipe_at(SMALL_LORA, HOW, place=0, num_tasks=2).lora.merge
+    with pytest.raises(CannotTrain, match="a head writes no answer"):
+        recipe_at(HEAD, HOW, place=0, num_tasks=2)
     with pytest.raises(ValueError, match="stage 3 has the weights in parts"):
         recipe_at(SMALL_LORA.model_copy(update={"zero_stage": 3}), HOW, place=0, num_tasks=2)
 

@@ -17,6 +17,9 @@ from app.training.settings import LARGE_MODEL, SMALL_MODEL, HeadSettings, ModelS
         (lambda: TrainSettings(recipe="lora", zero_stage=3, lora={"quantize": True}), "zero_stage must be 0, 1 or 2"),
         (lambda: HeadSettings(lora={"quantize": True}), "quantize must be left out"),
         (lambda: TrainSettings(recipe="dpo", pack_tokens=512), "left out for dpo"),
+        (lambda: TrainSettings(recipe="lora", expand={}), "train.expand must be left out for lora: choose cpt or sft"),
+        (lambda: TrainSettings(recipe="osft", new_tokens={}), "new_tokens must be left out for osft: choose cpt or"),
+        (lambda: TrainSettings(recipe="head", attention={"sliding_window": 4}), "attention must be left out for head"),
         (lambda: TrainSettings(recipe="dpo", max_tokens_per_worker=256), "at least twice train.max_row_tokens"),
     ],
 )
