@@ -1,4 +1,4 @@
-"""Records that say something of a text: a tag for each of its words, or where in a context an answer stands.
+"""Records that say something of a text, or of two: a score, a tag for each word, where in a context an answer stands.
 
 What no column holds stays in the row's ``extra``, where the recipe `head` reads it. Sources: CoNLL-2003's `tokens` and
 `tags` as JSON; SQuAD's `question`, `context` and `answers` with `text` and `answer_start` (arXiv 1606.05250).
@@ -13,6 +13,30 @@ from app.datasets.schema import QA, TEXT, with_columns
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
+
+
+def paired(record: Record) -> tuple[str, str]:
+    """The text with the one that it is set beside, as one, and that other text, empty where there is none."""
+    pair = text_of(record, "text_pair") if record.get("text_pair") else ""
+    return with_context(text_of(record, "text"), pair, first=False), pair
+
+
+def parse_scored(record: Record) -> Iterator[Row | BadRow]:
+    """Running text; the score stays in `extra`."""
+    score = record["score"]
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        raise BadRow("`score` is no number")
+    text, pair = paired(record)
+    yield with_columns(TEXT, text=text, context=pair)
+
+
+def write_scored(row: Row) -> dict[str, Any]:
+    """The text, the other one, and the score."""
+    score = _extra(row).get("score")
+    if row["form"] != TEXT or score is None:
+        raise BadRow("has no score")
+    text, pair = without_context({**row, "question": row["text"]}, first=False)
+    return {"text": text, **({"text_pair": pair} if pair else {}), "score": score}
 
 
 def is_tagged(record: Record) -> bool:

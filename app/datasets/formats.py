@@ -18,9 +18,12 @@ from app.core.errors import UsageError
 from app.datasets.annotated import (
     is_located,
     is_tagged,
+    paired,
     parse_located,
+    parse_scored,
     parse_tagged,
     write_located,
+    write_scored,
     write_tagged,
 )
 from app.datasets.instructlab import parse_qna
@@ -194,14 +197,16 @@ def _parse_labelled(record: Record) -> Iterator[Row | BadRow]:
     label = record["label"]
     if not isinstance(label, str | int) or isinstance(label, bool) or label == "":
         raise BadRow("`label` is neither text nor a whole number")
-    yield with_columns(QA, question=text_of(record, "text"), answer=str(label), label=str(label))
+    question, pair = paired(record)
+    yield with_columns(QA, question=question, context=pair, answer=str(label), label=str(label))
 
 
 def _write_labelled(row: Row) -> dict[str, Any]:
     _need(row, QA, history=False)
     if not row["label"]:
         raise BadRow("has no label")
-    return {"text": row["question"], "label": row["label"]}
+    text, pair = without_context(row, first=False)
+    return {"text": text, **({"text_pair": pair} if pair else {}), "label": row["label"]}
 
 
 def _parse_tokens(record: Record) -> Iterator[Row | BadRow]:
@@ -349,7 +354,8 @@ FORMATS: dict[str, Format] = {
             ("prompt", "completion", "question", "answer", "answers", "response", "query", "context"),
         ),
         Format("tagged", is_tagged, parse_tagged, write_tagged, ()),
-        Format("labelled", _has("text", "label"), _parse_labelled, _write_labelled, ("text", "label")),
+        Format("labelled", _has("text", "label"), _parse_labelled, _write_labelled, ("text", "text_pair", "label")),
+        Format("scored", _has("text", "score"), parse_scored, write_scored, ("text", "text_pair")),
         Format(
             "document",
             lambda record: isinstance(record.get("document"), str) or "text" in record,

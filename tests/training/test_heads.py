@@ -216,6 +216,10 @@ def test_rows_of_every_form_say_the_same():
     assert words == spans
     paired = read_row({"question": "one", "label": 0, "extra": '{"text_pair": "two"}'}, "classification")
     assert (paired.text, paired.pair, paired.labels) == ("one", "two", ("0",))
+    imported = {"question": "one\n\ntwo", "context": "two", "label": "0"}
+    assert read_row(imported, "classification") == paired
+    assert read_row({"text": "one\n\ntwo", "context": "two", "extra": '{"score": 2}'}, "score").pair == "two"
+    assert read_row({"question": "two\n\none", "context": "two", "label": "0"}, "classification").pair is None
 
 
 def test_rows_left_out_have_a_reason_and_those_held_out_are_not_learned(planned):

@@ -1,6 +1,7 @@
 """Rows to examples of the recipe `head`: texts as the base's own tokenizer makes them, with what is to be said of them.
 
-Fields, of the row itself or of its `extra`: `text` (or `question`), `text_pair` and `label`; the same and `score`;
+Fields, of the row itself or of its `extra`: `text` (or `question`), `text_pair` (or `context`, where the text ends with
+it) and `label`; the same and `score`;
 `tokens` and `tags`, or `text` and `spans` (`start`, `end`, `label`; the end is the first character after it);
 `question`, `context` and `answers` (`text` and `answer_start`, as in SQuAD) or `answer`.
 
@@ -24,7 +25,7 @@ from app.training.heads.settings import Task
 
 Row = Mapping[str, Any]
 JOINT = "\n\n"
-"""Between a context and its question, in a row whose question is the whole prompt."""
+"""Between two texts in a row whose question is the whole prompt."""
 WORDS = re.compile(r"\w+|[^\w\s]")
 OUTSIDE, BEGIN, INSIDE = "O", "B-", "I-"
 LABELLED: tuple[Task, ...] = ("classification", "token")
@@ -73,7 +74,13 @@ def _text(fields: Mapping[str, Any], *names: str) -> str:
 
 
 def _texts(fields: Mapping[str, Any]) -> tuple[str, str | None]:
-    return _text(fields, "text", "question"), _text(fields, "text_pair") if "text_pair" in fields else None
+    """A text and the one that it is set beside, where there is one: a field of its own, or the text's end."""
+    text = _text(fields, "text", "question")
+    if "text_pair" in fields:
+        return text, _text(fields, "text_pair")
+    pair = fields.get("context")
+    apart = text.removesuffix(f"{JOINT}{pair}") if isinstance(pair, str) else text
+    return (apart, pair) if apart != text else (text, None)
 
 
 def _classified(fields: Mapping[str, Any]) -> Said:
