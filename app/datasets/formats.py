@@ -280,7 +280,7 @@ def _parse_own(record: Record) -> Iterator[Row | BadRow]:
     if form == TOKENS:
         yield from _parse_tokens(record)
     elif form == TEXT:
-        kept = {name: row[name] for name in ("subject", "document", "extra")}
+        kept = {name: row[name] for name in ("context", "subject", "document", "extra")}
         yield with_columns(TEXT, text=text_of(record, "text"), unmask=_flag(record.get("unmask")), **kept)
     elif form in ASKING:
         row |= {"question": text_of(record, "question"), "answer": text_of(record, "answer"), "text": None}

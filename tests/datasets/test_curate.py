@@ -160,7 +160,16 @@ def test_fields_can_be_renamed_and_formats_named(by, registry, tmp_path):
     assert sorted(row["question"] for row in table(registry, version, "rows")) == ["Why 0?", "Why 1?", "Why 2?"]
 
 
-OTHER_FORMS = ("document", "tokens", "labelled", "preferences")
+OTHER_FORMS = ("document", "tokens", "labelled", "preferences", "scored", "squad", "tagged")
+ANNOTATED = {
+    "scored": lambda n: {"text": f"Fee {n}.", "text_pair": f"Due {n}.", "score": n / 2},
+    "squad": lambda n: {
+        "question": "Fee?",
+        "context": f"It is {n}.",
+        "answers": {"text": [f"{n}"], "answer_start": [6]},
+    },
+    "tagged": lambda n: {"tokens": ["Fee", f"{n}"], "tags": ["O", "B-NUM"]},
+}
 
 
 @pytest.mark.parametrize("name", [name for name in FORMAT_NAMES if name not in OTHER_FORMS])
@@ -175,6 +184,18 @@ def test_a_version_goes_out_and_comes_back(by, registry, tmp_path, name):
     assert same == {row["question"]: row["answer"] for row in rows}
     contexts = {row["context"] for row in rows_of(again, registry)}
     assert contexts == ({""} if name in ("messages", "requests", "alpaca") else {"Fees are low."})
+
+
+@pytest.mark.parametrize("way", ["its own", "parquet", "csv", "signalbox"])
+@pytest.mark.parametrize("name", ANNOTATED)
+def test_what_is_said_of_a_text_goes_out_and_comes_back(by, registry, tmp_path, name, way):
+    version = import_rows(write(tmp_path / "rows.jsonl", [ANNOTATED[name](n) for n in range(9)]), "said", by=by)
+    rows = rows_of(version, registry)
+    out = tmp_path / {"parquet": "out.parquet", "csv": "out.csv"}.get(way, "out.jsonl")
+    assert export_rows(rows, out, format_name=name if way == "its own" else way) == (9, [])
+    again = rows_of(import_rows(out, "again", by=by), registry)
+    told = [sorted((row["row_id"], row["context"], row["extra"]) for row in each) for each in (rows, again)]
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("name", ["preferences", "signalbox", "parquet", "csv"])
