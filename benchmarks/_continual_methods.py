@@ -1,10 +1,11 @@
 """The ways to learn a sequence of tasks that are compared, and one run of one of them in a process of its own."""
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.queues import Queue
 from typing import Any
 
 from app.inference.encoder import encoder_folder
@@ -14,12 +15,12 @@ from app.training.matrix import Matrix
 from app.training.sequence import kept_share
 from app.training.settings import ContinualSettings, HeadSettings
 
-REPLAY_SHARE = 0.25
+REPLAY_SHARE = 0.5
 RATES = {"trained": 1e-4, "lora": 1e-3, "peft_osf": 1e-4, "osft": 1.5e-4}
 KEEP = {"keep_first": 0.4, "keep_last": 0.85}
 WEIGHTS = {
-    "sequential": 1.0, "replay": 1.5, "lora": 1.0, "peft_osf": 2.5, "osft": 1.7, "osft_replay": 2.2, "joint": 1.5,
-    "single": 1.0,
+    "sequential": 1.0, "replay": 1.7, "lora": 1.1, "peft_osf": 2.6, "osft": 1.5, "osft_replay": 2.4, "joint": 1.2,
+    "single": 0.7,
 }  # fmt: skip
 """Time of a run beside fine-tuning in turn."""
 IN_TURN = ("sequential", "replay", "lora", "peft_osf", "osft", "osft_replay")
@@ -77,29 +78,29 @@ class PeftOsf(Learner):
         merge_adapters(self.model)
 
 
-SETUP: list[Setup] = []
-"""The one of this process."""
+SETUP: list[tuple[Setup, "Queue[str]"]] = []
+"""The one of this process, and where it tells of each task that was learned."""
 
 
-def prepare(setup: Setup) -> None:
+def prepare(setup: Setup, done: "Queue[str]") -> None:
     """Run in each process before its first job."""
     import torch
 
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    SETUP[:] = [setup]
+    SETUP[:] = [(setup, done)]
 
 
 def run(job: Job) -> Outcome:
-    """Run a job; a line to stderr for each task."""
-    setup, began_s = SETUP[0], time.perf_counter()
+    """Run a job."""
+    (setup, _), began_s = SETUP[0], time.perf_counter()
     tasks = [setup.tasks[name] for name in job.tasks]
     if job.method == "joint":
-        return Outcome(job, None, _joint(tasks, setup), time.perf_counter() - began_s)
+        return Outcome(job, None, _joint(job, tasks, setup), time.perf_counter() - began_s)
     if job.method == "single":
-        return Outcome(job, None, _single(tasks, setup), time.perf_counter() - began_s)
+        return Outcome(job, None, _single(job, tasks, setup), time.perf_counter() - began_s)
     learner = make_learner(job.method, setup)
-    matrix = learn_in_turn(tasks, learner, report=_Report(job, began_s))
+    matrix = learn_in_turn(tasks, learner, report=partial(_report, job))
     return Outcome(job, matrix, {}, time.perf_counter() - began_s, max(learner.leaks, default=0.0))
 
 
@@ -135,7 +136,7 @@ def fresh(head: HeadSettings) -> HeadedEncoder:
     return load_headed(encoder_folder(), head)
 
 
-def _joint(tasks: Sequence[Task], setup: Setup) -> dict[str, float]:
+def _joint(job: Job, tasks: Sequence[Task], setup: Setup) -> dict[str, float]:
     """All rows mixed, as many times as a method with replay shows rows."""
     passes = round(setup.head.num_epochs / (1 - REPLAY_SHARE))
     head = setup.head.model_copy(update={"num_epochs": passes, "learning_rate": rate_of("trained", setup)})
@@ -143,29 +144,23 @@ def _joint(tasks: Sequence[Task], setup: Setup) -> dict[str, float]:
     for task in tasks:
         model.add_head(task.name, task.labels)
     train_heads(model, [row for task in tasks for row in task.train], head)
-    return {task.name: _told("joint", task, accuracy(model, task.test)) for task in tasks}
+    return {task.name: tell(job, task.name, accuracy(model, task.test)) for task in tasks}
 
 
-def _single(tasks: Sequence[Task], setup: Setup) -> dict[str, float]:
+def _single(job: Job, tasks: Sequence[Task], setup: Setup) -> dict[str, float]:
     found = {}
     for task in tasks:
         learner = make_learner("sequential", setup)
         learner.learn(task, place=0, num_tasks=1)
-        found[task.name] = _told("single", task, accuracy(learner.model, task.test))
+        found[task.name] = tell(job, task.name, accuracy(learner.model, task.test))
     return found
 
 
-def _told(method: str, task: Task, found: float) -> float:
-    print(f"{method}: {task.name} {found:.3f}", file=sys.stderr, flush=True)
+def _report(job: Job, task: str, row: list[float]) -> None:
+    tell(job, task, row[-1])
+
+
+def tell(job: Job, task: str, found: float) -> float:
+    """Tell of a task's accuracy, which comes back."""
+    SETUP[0][1].put(f"{job.method}, order {job.order + 1}: {task} {found:.3f}")
     return found
-
-
-class _Report:
-    def __init__(self, job: Job, began_s: float) -> None:
-        self._job, self._began_s = job, began_s
-
-    def __call__(self, name: str, row: list[float]) -> None:
-        job, mean = self._job, sum(row) / len(row)
-        told = f"task {len(row)}/{len(job.tasks)} {name} {row[-1]:.3f}, mean so far {mean:.3f}"
-        taken_s = time.perf_counter() - self._began_s
-        print(f"{job.method}, order {job.order + 1}: {told}, {taken_s:.0f} s", file=sys.stderr, flush=True)

@@ -18,17 +18,21 @@ import multiprocessing
 import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing.queues import Queue
 from pathlib import Path
+from queue import Empty
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from app.core.errors import UsageError, exit_status
+from app.core.progress import progress, watched
 from app.training.continual import Task
 from app.training.matrix import Matrix, draw_matrices
 from app.training.settings import HeadSettings
@@ -37,10 +41,10 @@ from benchmarks._continual_methods import IN_TURN, METHODS, REPLAY_SHARE, Job, O
 from benchmarks._continual_tasks import RawTask, choose, made_up, read_folder
 from benchmarks._record import record, write
 
-MAX_PROCESSES = 8
-BUDGET_TOKENS = 4_400_000
+MAX_PROCESSES, POLL_S = 8, 0.5
+BUDGET_TOKENS = 5_000_000
 """Tokens that all runs together may learn; about 2,800 a second on one core."""
-LEARNED_PASSES, JUDGED_PASSES = 32.0, 4.0
+LEARNED_PASSES, JUDGED_PASSES = 38.0, 4.0
 """Epochs of all runs, each by what it costs beside fine-tuning; and judgings of a task, by what they cost beside it."""
 BATCH_SIZE = 24
 RATED_STEPS, HEAD_TRAVEL = 30, 0.12
@@ -182,23 +186,24 @@ def make_orders(names: Sequence[str], num: int, *, seed: int) -> list[list[str]]
 
 
 def run_all(jobs: Sequence[Job], setup: Setup, *, num_processes: int) -> list[Outcome]:
-    """Run the jobs, the long ones first, each on one thread; the outcomes come back in the jobs' order."""
+    """Run the jobs, the long ones first, each on one thread, with a bar of the tasks; outcomes in the jobs' order."""
     ranked = sorted(jobs, key=lambda job: methods.WEIGHTS[job.method], reverse=True)
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ThreadPoolExecutor(num_processes) as pool:
-        found = dict(zip(map(id, ranked), pool.map(partial(run_alone, setup=setup), ranked), strict=True))
-    return [found[id(job)] for job in jobs]
-
-
-def run_alone(job: Job, *, setup: Setup) -> Outcome:
-    """Run a job in a process of its own: shapes of many lengths leave a process' memory in pieces.
-
-    An executor whose processes are given up after some jobs (``max_tasks_per_child``) may wait for ever: CPython issue
-    115634.
-    """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=methods.prepare, initargs=(setup,)) as alone:
-        return alone.submit(methods.run, job).result()
+    done: Queue[str] = context.Queue()
+
+    def watch(stop: threading.Event) -> None:
+        while not stop.is_set() or not done.empty():
+            with suppress(Empty):
+                bar.advance(1, done.get(timeout=POLL_S))
+
+    with (
+        progress("tasks learned", sum(len(job.tasks) for job in jobs)) as bar,
+        watched(watch),
+        ProcessPoolExecutor(num_processes, context, initializer=methods.prepare, initargs=(setup, done)) as pool,
+    ):
+        found = dict(zip(map(id, ranked), pool.map(methods.run, ranked), strict=True))
+    return [found[id(job)] for job in jobs]
 
 
 def summed_up(outcomes: Sequence[Outcome], names: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from app.training.head import (
     Batch,
@@ -20,8 +21,8 @@ from app.training.head import (
     LabelledRow,
     accuracy,
     add_adapters,
+    features_of,
     fit,
-    logits_of,
     merge_adapters,
     ordered_batches,
 )
@@ -86,11 +87,13 @@ class Learner:
         """
         self.model.add_head(task.name, task.labels)
         self.begin(place, num_tasks)
-        after = self._subspaces.after_step if self._subspaces else None
-        loss = fit(self.model, self._steps(task), self.head, tasks={task.name}, after_step=after)
+        loss = fit(
+            self.model, self._steps(task), self.head, tasks={task.name}, keep_weight=self.continual.keep_weight,
+            after_step=self._subspaces.after_step if self._subspaces else None,
+        )  # fmt: skip
         self.settle()
-        self._reservoir.offer(task.train)
-        self._reservoir.rows = _told(self.model, self._reservoir.rows) if self.continual.replay_share else []
+        if self.continual.replay_share:
+            self._reservoir.offer(with_logits(self.model, task.train))
         return loss
 
     def begin(self, place: int, num_tasks: int) -> None:
@@ -104,7 +107,8 @@ class Learner:
             self.model.encoder.requires_grad_(False)
             for weight in chosen.values():
                 weight.requires_grad_(True)
-            self._subspaces = Osft(chosen, 1 - share)
+            dtype = torch.bfloat16 if self.head.dtype == "bfloat16" else None
+            self._subspaces = Osft(chosen, 1 - share, gradient_dtype=dtype)
 
     def settle(self) -> None:
         """After a task: the adapters are merged, the subspaces are checked and given up; what was learned stays."""
@@ -124,11 +128,12 @@ class Learner:
         return [[Batch.of(rows) for rows in pair if rows] for pair in zip(new, old, strict=True)]
 
 
-def _told(model: HeadedEncoder, rows: Sequence[LabelledRow]) -> list[LabelledRow]:
-    """The rows with what the model says of those that have no logits yet."""
-    new = [place for place, row in enumerate(rows) if row.logits is None]
-    said = dict(zip(new, logits_of(model, [rows[place] for place in new]), strict=True))
-    return [replace(row, logits=said[place]) if place in said else row for place, row in enumerate(rows)]
+@torch.no_grad()
+def with_logits(model: HeadedEncoder, rows: Sequence[LabelledRow]) -> list[LabelledRow]:
+    """Rows of one task, each with what its head says of it now."""
+    task = rows[0].task
+    said = model.head(task)(features_of(model, rows)).tolist()
+    return [replace(row, said={task: logits}) for row, logits in zip(rows, said, strict=True)]
 
 
 def learn_in_turn(

@@ -129,12 +129,20 @@ def chosen_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 class Osft:
     """The subspaces of a model's weights, held through training."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], ratios: Mapping[str, float] | float) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        ratios: Mapping[str, float] | float,
+        *,
+        gradient_dtype: torch.dtype | None = None,
+    ) -> None:
         """Split the weights, and project their gradients from now on.
 
         Args:
             parameters: weights by name, before DeepSpeed takes them.
             ratios: share of the directions that learns (``unfreeze_rank_ratio``), one for all, or by name.
+            gradient_dtype: in which gradients are projected, their own by default; what a short type leaves in the
+                kept directions, the projection after the step takes out.
         """
         self._parameters = dict(parameters)
         self.subspaces = {
@@ -142,7 +150,7 @@ class Osft:
             for name, weight in self._parameters.items()
         }
         self._hooks = [
-            parameter.register_hook(self._hook(self.subspaces[name]))  # type: ignore[no-untyped-call]
+            parameter.register_hook(self._hook(self.subspaces[name], gradient_dtype))  # type: ignore[no-untyped-call]
             for name, parameter in self._parameters.items()
         ]
 
@@ -152,8 +160,11 @@ class Osft:
             hook.remove()
 
     @staticmethod
-    def _hook(space: Subspace) -> Any:
-        return space.free
+    def _hook(space: Subspace, dtype: torch.dtype | None) -> Any:
+        def free(gradient: Tensor) -> Tensor:
+            return space.free(gradient.to(dtype or gradient.dtype)).to(gradient.dtype)
+
+        return free
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -91,8 +91,8 @@ def test_each_task_is_learned_in_fewer_directions_and_stays_in_them(monkeypatch)
     kept = []
 
     class Watched(Osft):
-        def __init__(self, parameters, ratios):
-            super().__init__(parameters, ratios)
+        def __init__(self, parameters, ratios, **how):
+            super().__init__(parameters, ratios, **how)
             kept.append({space.num_kept for space in self.subspaces.values()})
 
     monkeypatch.setattr(continual, "Osft", Watched)

@@ -1,5 +1,6 @@
 """An encoder with a head per task: what of the encoder learns, what comes out, what is saved."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from app.training.head import (
     HeadedEncoder,
     LabelledRow,
     accuracy,
+    features_of,
     load_headed,
     open_headed,
     ordered_batches,
@@ -89,6 +91,31 @@ def test_a_batch_of_several_tasks_sums_the_losses_of_its_rows():
     apart = sum(model.loss(Batch.of([row])) for row in rows)
     assert torch.allclose(model.loss(Batch.of(rows)), apart, atol=1e-5)
     assert predict(model, rows).tolist() == [int(predict(model, [row])[0]) for row in rows]
+
+
+def test_what_a_row_is_to_keep_is_weighed_beside_its_label():
+    model = make_model()
+    model.add_head("t", ["low", "high"])
+    model.add_head("u", ["x", "y"])
+    row = LabelledRow("t", [1, 5, 6], 1)
+    plain = Batch.of([row, replace(row, ids=[1, 7])])
+    kept = Batch.of([replace(row, said={"t": [1.0, 2.0], "u": [3.0, -1.0]}), replace(row, ids=[1, 7])])
+    apart = (1.0 + 4.0) / 2 + (9.0 + 1.0) / 2  # a new head says 0
+    for weight in (0.0, 0.5):
+        more = model.loss(kept, keep_weight=weight) - model.loss(plain)
+        assert float(more.detach()) == pytest.approx(weight * apart, abs=1e-5)
+
+
+def test_judging_attends_by_the_fused_kernel_and_leaves_the_encoder_as_it_was(monkeypatch):
+    model, used = make_model(), []
+    model.encoder.set_attn_implementation("eager")
+    model.encoder.register_forward_pre_hook(lambda encoder, _: used.append(encoder.config._attn_implementation))
+    rows = make_rows(4)
+    assert features_of(model, rows).shape == (4, 24)
+    plain = model.features(Batch.of(rows))
+    assert set(used[:-1]) == {"sdpa"}
+    assert used[-1] == "eager"
+    assert torch.allclose(features_of(model, rows), plain, atol=1e-4)
 
 
 def test_an_epoch_shows_each_row_once_in_batches_of_like_length():

@@ -108,6 +108,19 @@ def test_without_the_projection_after_the_step_the_invariants_break():
         leaking.check()
 
 
+def test_gradients_may_be_projected_in_a_short_type():
+    net, rough = make_net(), make_net()
+    wanted, found = (
+        learn(each, Osft(chosen_weights(each), 0.4, gradient_dtype=dtype))
+        for each, dtype in ((net, None), (rough, torch.bfloat16))
+    )
+    held = Osft(chosen_weights(make_net()), 0.4)
+    for name, space in held.subspaces.items():
+        assert space.leak(found[name]) < osft.TOLERANCE
+        moved, other = wanted[name] - space.start, found[name] - space.start
+        assert 0 < float((moved - other).norm() / moved.norm()) < 0.2
+
+
 def test_a_weight_that_is_no_number_fails_the_check():
     net = make_net()
     held = Osft(chosen_weights(net), 0.4)
