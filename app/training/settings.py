@@ -476,7 +476,7 @@ class ContinualSettings(Settings):
     replay_share: float = Field(default=0.0, ge=0, lt=1)
     """Replayed rows of a step, as a share of all its rows; 0 replays nothing."""
 
-    keep_weight: NonNegativeFloat = 1.0
+    keep_weight: NonNegativeFloat = 0.5
     """Weight of what the model said of a replayed row when its task had been learned, beside the row's label (arXiv
     2004.07211); 0: the label alone."""
 
