@@ -17,7 +17,7 @@ from app.training.settings import ContinualSettings, HeadSettings
 
 REPLAY_SHARE = 0.5
 RATES = {"trained": 1e-4, "lora": 1e-3, "peft_osf": 1e-4, "osft": 1.5e-4}
-KEEP = {"keep_first": 0.4, "keep_last": 0.85}
+KEEP = {"keep_first": 0.2, "keep_last": 0.7}
 WEIGHTS = {
     "sequential": 1.0, "replay": 1.7, "lora": 1.1, "peft_osf": 2.6, "osft": 1.5, "osft_replay": 2.4, "joint": 1.2,
     "single": 0.7,
