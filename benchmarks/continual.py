@@ -8,7 +8,7 @@ from the same encoder, see the same rows in the same order by seed and task, and
 passes as often as the methods with replay, the replayed rows counted in. No method trains the word embeddings.
 
 Runs share nothing but the tokenised texts, and stand on one core each, as many at once as there are cores. Without
-``--rows`` the sample of each task is as large as fits into about 25 minutes of one core, by the number of the tasks and
+``--rows`` the sample of each task is as large as fits into about 20 minutes of two cores, by the number of the tasks and
 the lengths of their texts alone. ``average`` and ``forgetting`` are those of Chaudhry et al. (2018), means over the
 orders; ``forward_transfer`` is held against ``single`` (see :mod:`app.training.matrix`).
 """

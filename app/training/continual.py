@@ -1,12 +1,12 @@
 """Tasks learned one after another by one encoder: replay, subspaces that are split anew, and what was forgotten.
 
 Replay keeps a uniform sample of all rows seen so far (reservoir sampling: Vitter, ACM TOMS 11, 1985), each with what
-the model said of it when its task had been learned, and shows some of it in each step, to be said again (dark
-experience replay: Buzzega et al., NeurIPS 2020). A head learns in its own task only: the encoder has to stay usable for
-it. With `osft` the encoder's weights, as the tasks before left them, are split anew at each task, and a larger share of
-their directions is kept (arXiv 2504.07097, section 3).
-Guarantees: the rows of a step follow from settings, seed and the tasks so far alone, whatever else
-the method does, so that methods are compared on the same rows in the same order.
+the model said of it when its task had been learned, and shows some of it in each step: to be labelled, and to be said
+again (dark experience replay, DER++: Buzzega et al., NeurIPS 2020, arXiv 2004.07211). A head learns in its own task
+only: the encoder has to stay usable for it. With `osft` the encoder's weights, as the tasks before left them, are split
+anew at each task, and a larger share of their directions is kept (arXiv 2504.07097, section 3).
+Guarantees: the rows of a step follow from settings, seed and the tasks so far alone, whatever else the method does, so
+that methods are compared on the same rows in the same order.
 """
 
 from collections.abc import Callable, Iterable, Sequence
