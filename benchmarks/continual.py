@@ -47,7 +47,7 @@ from benchmarks._continual_tasks import RawTask, choose, made_up, read_folder
 from benchmarks._record import record, write
 
 MAX_PROCESSES, POLL_S = 8, 0.5
-BUDGET_TOKENS = 5_300_000
+BUDGET_TOKENS = 5_000_000
 """Tokens that all runs together may learn; about 2,800 a second on one core."""
 LEARNED_PASSES, JUDGED_PASSES = 38.0, 4.0
 """Epochs of all runs, each by what it costs beside fine-tuning; and judgings of a task, by what they cost beside it."""
@@ -57,7 +57,7 @@ RATED_STEPS, HEAD_TRAVEL = 30, 0.12
 product of steps and the heads' rate."""
 MIN_ROWS, ROWS_STEP, LOOKED_ROWS = 40, 20, 200
 MIN_EPOCHS, MAX_EPOCHS, LEARNED_ROWS = 2, 5, 300
-MIN_TEST_ROWS, TEST_SHARE = 100, 2.5
+MIN_TEST_ROWS, TEST_SHARE = 100, 2.0
 REPLAYED, REPLAYED_ROWS = 0.2, 50
 """Replay remembers so large a share of all training rows, and so many rows for each task at least."""
 COMPARED = (("joint", "average"), ("peft_osf", "average"), ("sequential", "forgetting"), ("peft_osf", "forgetting"))
