@@ -1,0 +1,130 @@
+"""Forecasts of quality: what is read off texts, the curve of ease, cost and quality, files of outcomes."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from app.routing.curves import apgr, cpt, gap_recovered
+from app.routing.outcomes import BadOutcomes, Outcomes
+from app.routing.prompts import answer_features, prompt_features, sums_that_hold
+from app.routing.quality import Forecaster, TooFewOutcomes, cross_forecast
+
+CHOICE = "What is 2 + 2?\nA. 3\nB. 4\nC. 5\nD. none of 3, 4 and 5\nAnswer:"
+
+
+@pytest.mark.parametrize(
+    ("text", "num", "right"),
+    [
+        ("48/2 = 24 clips, then 48+24 = 72", 2, 2),
+        ("48/2 = 25 clips, then 48+25 = 73", 2, 1),
+        ("He pays $1,200 x 3 = $3,600.", 1, 1),
+        ("20% * 400 = 80 and (2 + 3) * 4 = 20", 2, 2),
+        ("x = 5, so the answer = 7", 0, 0),
+        ("1 / 0 = 3", 0, 0),
+        ("2 ** 9 = 512", 0, 0),
+        ("no sums here", 0, 0),
+    ],
+)
+def test_sums_are_found_and_worked_out(text, num, right):
+    assert sums_that_hold(text) == (num, right)
+
+
+def test_a_long_text_of_signs_takes_no_longer_than_it_must():
+    hostile = "1+" * 200_000 + "="
+    assert sums_that_hold(hostile) == (0, 0)
+    assert np.isfinite(prompt_features([hostile[:20_000], "", "\x00", CHOICE])).all()
+
+
+def test_features_see_options_and_sums_that_fail():
+    plain, choice = prompt_features(["What is 2 + 2?", CHOICE])
+    assert (plain[18], choice[18]) == (0, 4)  # options
+    right, wrong = answer_features(["2 and 3"] * 2, ["2 + 3 = 5", "2 + 3 = 6"])
+    assert (right[4], wrong[4]) == (0, 1)
+    assert right.shape == (10,)
+
+
+def test_the_gap_recovered_is_routellms():
+    small, large = np.array([1.0, 0, 1, 0] * 5), np.array([1.0, 1, 1, 0] * 5)
+    oracle = gap_recovered(large - small, small, large)
+    assert (oracle[0], oracle[3], oracle[-1]) == (0, 1, 1)  # all of the gap at 30%, as 25% are worth a call
+    assert apgr(oracle) == pytest.approx(0.87)  # 0, 0.4, 0.8, then 1, by trapezoids
+    assert cpt(oracle, 0.5) == pytest.approx(0.125)
+    assert apgr(gap_recovered(small - large, small, large)) < 0.5 < apgr(oracle)
+    with pytest.raises(ValueError, match="no gap"):
+        gap_recovered(small, large, small)
+
+
+def outcomes(num=2000, seed=0):
+    """The large model is better where a prompt is neither easy nor hopeless; a feature tells how hard it is."""
+    draws = np.random.default_rng(seed)
+    hard = draws.uniform(0, 1, num)
+    features = np.stack([hard + draws.normal(0, 0.1, num), draws.normal(0, 1, num)], axis=1)
+    chances = np.stack([np.clip(1.2 - 1.6 * hard, 0, 1), np.clip(1.6 - 1.4 * hard, 0, 1)], axis=1)
+    return features, (draws.uniform(size=(num, 2)) < chances).astype(float)
+
+
+def test_the_gap_is_found_where_it_is_widest_in_the_middle():
+    features, quality = outcomes()
+    unseen, truth = outcomes(seed=1)
+    fitted = Forecaster.fit(features, quality)
+    forecast = fitted.forecast(unseen)
+    recovered = gap_recovered(forecast[:, 1] - forecast[:, 0], *truth.T)
+    straight = gap_recovered(unseen[:, 0], *truth.T)  # the hardest first, as who predicts "small is wrong" would
+    assert apgr(recovered) > apgr(straight) + 0.02
+
+
+def test_a_forecaster_comes_back_from_its_file(tmp_path):
+    features, quality = outcomes(300)
+    fitted = Forecaster.fit(features, quality, embedded=1)
+    fitted.save(tmp_path)
+    again = Forecaster.load(tmp_path)
+    assert np.array_equal(again.forecast(features), fitted.forecast(features))
+    assert np.array_equal(Forecaster.fit(features, quality, embedded=1).own, fitted.own)
+
+
+def test_a_cross_forecast_saw_no_row_of_its_fold():
+    features, quality = outcomes(120)
+    groups = [str(row % 10) for row in range(120)]
+    noise = np.random.default_rng(3).integers(0, 2, quality.shape).astype(float)
+    same = cross_forecast(np.eye(120), noise, groups=groups)  # every row has a feature of its own: only leaks could fit
+    assert abs(np.corrcoef(same[:, 0], noise[:, 0])[0, 1]) < 0.25
+    with pytest.raises(TooFewOutcomes, match="too few"):
+        Forecaster.fit(features, quality, groups=["one"] * 120)
+
+
+def test_outcomes_are_read_in_both_formats(tmp_path):
+    rows = [
+        {"prompt": "a", "small_correct": True, "large_correct": 1, "small_response": "x", "subject": "s"},
+        {"question": "b", "small_correct": False, "large_correct": 0.5, "small_response": "y"},
+    ]
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    found = Outcomes.read(path)
+    assert (found.models, found.groups, found.prompts) == (("large", "small"), ("s", ""), ("a", "b"))
+    assert found.of(["small"]).quality.tolist() == [[1.0], [0.0]]
+    assert found.take(np.array([1])).answers == {"small": ("y",)}
+    scored = tmp_path / "scored.jsonl"
+    scored.write_text(json.dumps({"question": "a", "task": "t", "scores": {"b": 1.0, "a": 0.0}}) + "\n\n")
+    assert Outcomes.read(scored).models == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 2: it is not JSON"),
+        ('{"text": "a", "scores": {"a": 1, "b": 0}}', "line 2: it has no text"),
+        ('{"prompt": "a"}', "line 2: give scores"),
+        ('{"prompt": "a", "scores": {"a": 1, "b": 7}}', "line 2: give scores"),
+        ('{"prompt": "a", "scores": {"a": 1, "b": null}}', "line 2: give scores"),
+        ('{"prompt": "a", "scores": {"a": 1}}', "line 2: it has scores of"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "scores": {"a": 1, "b": 0}}\n' + line + "\n")
+    with pytest.raises(BadOutcomes, match=said):
+        Outcomes.read(path)
+    with pytest.raises(BadOutcomes, match="cannot be read"):
+        Outcomes.read(tmp_path / "none.jsonl")
