@@ -18,7 +18,7 @@ from app.routing.prompts import answer_features, prompt_features
 from app.routing.quality import Forecaster, cross_forecast
 
 Floats = NDArray[np.float64]
-AT_ONCE, NUM_FOLDS = 256, 5
+AT_ONCE = 256
 MARGIN = 0.9
 """Of the cost allowed, what is planned on the training rows."""
 NUM_PRICES = 200
@@ -115,13 +115,13 @@ def with_features(rows: Outcomes, *, small: str | None) -> Rows:
     return Rows(rows, np.hstack([np.vstack(parts).astype(np.float64), *read]), encoder.dim)
 
 
-def folds_of(rows: Rows, *, known: bool, seed: int) -> list[tuple[Rows, Rows]]:
-    """Rows to learn from and rows to judge on, five times; whole groups unless they are known."""
+def folds_of(rows: Rows, *, num: int, known: bool, seed: int) -> list[tuple[Rows, Rows]]:
+    """Rows to learn from and rows to judge on, ``num`` times; whole groups unless they are known."""
     _, codes = np.unique(
         np.arange(len(rows.features)) if known else np.array(rows.outcomes.groups), return_inverse=True
     )
-    fold_of = np.random.default_rng(seed).permutation(int(codes.max()) + 1) % NUM_FOLDS
-    held = [fold_of[codes] == fold for fold in range(NUM_FOLDS)]
+    fold_of = np.random.default_rng(seed).permutation(int(codes.max()) + 1) % num
+    held = [fold_of[codes] == fold for fold in range(num)]
     return [(rows.take(np.flatnonzero(~each)), rows.take(np.flatnonzero(each))) for each in held]
 
 

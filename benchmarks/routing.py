@@ -6,7 +6,7 @@ seeing its answer (a cascade). More than two models: the accuracy kept and the c
 price of a point of accuracy is fixed on the training rows. The guarantee: over many splits of the test rows, how often
 the bound on the quality lost was broken on the other part, and how many large calls it saved.
 
-Without ``--test`` the groups (subjects) of ``--train`` are dealt out to five folds and each is judged by a router that
+Without ``--test`` the groups (subjects) of ``--train`` are dealt out to ``--folds`` and each is judged by a router that
 saw only the others; ``--known`` deals out rows instead. A figure is the mean over the folds.
 """
 
@@ -32,12 +32,13 @@ def main(
     train: Annotated[
         Path | None, typer.Option(help="Outcomes to learn from, JSON lines. Default: a small set made up.")
     ] = None,
-    test: Annotated[Path | None, typer.Option(help="Outcomes to judge on. Default: five folds of --train.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Outcomes to judge on. Default: folds of --train.")] = None,
     prices: Annotated[
         Path | None, typer.Option(help="{model: {input_price: …}}; default: candidates.json beside --train, if any.")
     ] = None,
     small: Annotated[str | None, typer.Option(help="The small model. Default: the best of the cheaper ones.")] = None,
     large: Annotated[str | None, typer.Option(help="The large model. Default: the best on --train.")] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of --train where there is no --test.")] = 5,
     known: Annotated[bool, typer.Option("--known", help="Test rows are of the groups that --train has.")] = False,
     tolerance: Annotated[float, typer.Option(help="Quality that the guarantee lets go, 0 to 1.")] = 0.02,
     confidence: Annotated[float, typer.Option(help="Confidence of the guarantee.")] = 0.95,
@@ -57,7 +58,9 @@ def main(
         asked = Outcomes.read(test) if test else learned
         cascade = setup.small if all(setup.small in rows.answers for rows in (learned, asked)) else None
         seen = with_features(learned, small=cascade)
-        pairs = [(seen, with_features(asked, small=cascade))] if test else folds_of(seen, known=known, seed=seed)
+        pairs = (
+            [(seen, with_features(asked, small=cascade))] if test else folds_of(seen, num=folds, known=known, seed=seed)
+        )
         judged = [judge(*pair, setup=setup, known=known, num_parts=len(pairs)) for pair in pairs]
         results = summed_up(judged, seed=seed)
         print(table(results), flush=True)
@@ -66,6 +69,7 @@ def main(
             "train": _name(train),
             "test": _name(test),
             "known": known,
+            "folds": None if test else folds,
             "rows": len(learned),
             "cascade": bool(cascade),
         }

@@ -12,7 +12,7 @@ that a forecast is a probability: it is a linear one, and may leave 0 to 1.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -71,38 +71,50 @@ class Forecaster:
             TooFewOutcomes: there are fewer rows, or groups, than folds.
         """
         share, penalty = _chosen(features, quality, embedded, groups, seed)
-        return cls._fit(features, quality, embedded, _folds(len(quality), groups, seed), penalty, share)
+        folds = _folds(len(quality), groups, seed)
+        return next(cls._fits(features, quality, embedded, folds, [penalty]))._counting(share)
 
     @classmethod
-    def _fit(
+    def _fits(
         cls,
         features: "Floats",
         quality: "Floats",
         embedded: int,
         folds: "list[NDArray[np.int64]]",
-        penalty: float,
-        share: float,
-    ) -> Self:
+        penalties: Sequence[float],
+    ) -> "Iterator[Self]":
+        """A fit for each penalty; what is each model's own counts whole."""
         import numpy as np
 
         mean, scale = features.mean(axis=0), features.std(axis=0)
         scale[:embedded] = EMBEDDING_SCALE / max(embedded, 1) ** 0.5
         scale = np.where(scale > 1e-9, scale, 1.0)
-        plain = (features - mean) / scale
+        plain = _with_constant((features - mean) / scale)
         easy = quality.mean(axis=1, keepdims=True)
-        forecast = np.zeros(len(quality))
-        for held in folds:
-            rest = np.setdiff1d(np.arange(len(quality)), held)
-            forecast[held] = _applied(plain[held], _ridge(plain[rest], easy[rest], penalty))[:, 0]
-        curves = np.polyfit(forecast, quality, DEGREE)
-        left = quality - _parabola(curves, forecast)
-        own = share * _ridge(plain, left, penalty) if share else np.zeros((plain.shape[1] + 1, quality.shape[1]))
-        return cls(mean, scale, _ridge(plain, easy, penalty)[:, 0], curves, own)
+        whole = _products(plain, easy)
+        parts = [(held, _products(plain[held], easy[held])) for held in folds]
+        for penalty in penalties:
+            forecast = np.zeros(len(quality))
+            for held, part in parts:
+                forecast[held] = plain[held] @ _solved(whole - part, penalty)[:, 0]
+            curves = np.polyfit(forecast, quality, DEGREE)
+            left = plain.T @ (quality - _parabola(curves, forecast))
+            own = _solved(np.hstack([whole[:, : plain.shape[1]], left]), penalty)
+            yield cls(mean, scale, _solved(whole, penalty)[:, 0], curves, own)
+
+    def _counting(self, share: float) -> Self:
+        """The same, with a share of what is each model's own."""
+        return replace(self, own=share * self.own)
+
+    def _split(self, features: "Floats") -> "tuple[Floats, Floats]":
+        """What follows from the ease of prompts, and what is each model's own (n, models)."""
+        plain = _with_constant((features - self.mean) / self.scale)
+        return _parabola(self.curves, plain @ self.ease), plain @ self.own
 
     def forecast(self, features: "Floats") -> "Floats":
         """Expected quality (n, models) by features (n, d)."""
-        plain = (features - self.mean) / self.scale
-        found: Floats = _parabola(self.curves, _applied(plain, self.ease)) + _applied(plain, self.own)
+        shared, own = self._split(features)
+        found: Floats = shared + own
         return found
 
     def save(self, folder: Path) -> Path:
@@ -150,10 +162,9 @@ def _chosen(
         rest = np.setdiff1d(np.arange(len(quality)), held)
         known = [groups[row] for row in rest] if groups is not None else None
         inner, truth = _folds(len(rest), known, seed), _centred(quality[held])
-        for penalty in PENALTIES:
-            whole = Forecaster._fit(features[rest], quality[rest], embedded, inner, penalty, 1.0)
-            shared = _parabola(whole.curves, _applied((features[held] - whole.mean) / whole.scale, whole.ease))
-            own = whole.forecast(features[held]) - shared
+        fits = Forecaster._fits(features[rest], quality[rest], embedded, inner, PENALTIES)
+        for penalty, fitted in zip(PENALTIES, fits, strict=True):
+            shared, own = fitted._split(features[held])
             for share in SHARES:
                 errors[share, penalty][held] = ((_centred(shared + share * own) - truth) ** 2).sum(axis=1)
     best = min(errors.values(), key=lambda each: float(each.mean()))
@@ -188,22 +199,26 @@ def _dealt(num: int, groups: Sequence[str] | None, seed: int) -> "Iterator[NDArr
         yield np.flatnonzero(fold_of[codes] == fold)
 
 
-def _ridge(features: "Floats", targets: "Floats", penalty: float) -> "Floats":
-    """Weights (d + 1, m), the constant last and free of the penalty."""
+def _with_constant(features: "Floats") -> "Floats":
     import numpy as np
 
-    centre, middle = features.mean(axis=0), targets.mean(axis=0)
-    shifted = features - centre
-    gram = shifted.T @ shifted
-    gram[np.diag_indices_from(gram)] += penalty
-    weights = np.linalg.solve(gram, shifted.T @ (targets - middle))
-    found: Floats = np.vstack([weights, middle - centre @ weights])
-    return found
+    return np.hstack([features, np.ones((len(features), 1))])
 
 
-def _applied(features: "Floats", weights: "Floats") -> "Floats":
-    found: Floats = features @ weights[:-1] + weights[-1]
-    return found
+def _products(features: "Floats", targets: "Floats") -> "Floats":
+    """What a ridge regression needs to know of rows (d, d + m): sums over rows, so that rows can be taken off again."""
+    import numpy as np
+
+    return features.T @ np.hstack([features, targets])
+
+
+def _solved(products: "Floats", penalty: float) -> "Floats":
+    """Weights (d, m) under a penalty; the last feature is the constant, which is free of it."""
+    import numpy as np
+
+    num = len(products)
+    penalties = np.append(np.full(num - 1, penalty), 0.0)
+    return np.linalg.solve(products[:, :num] + np.diag(penalties), products[:, num:]).astype(np.float64)
 
 
 def _parabola(curves: "Floats", ease: "Floats") -> "Floats":

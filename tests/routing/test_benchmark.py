@@ -15,7 +15,7 @@ def judged():
     setup = Setup.of(rows, prices={"a-small": 0.1, "b-large": 1.0}, small=None, large=None, **HOW)
     whole = with_features(rows, small=None)
     seen = Rows(rows, whole.features[:, whole.embedded - NUM_KEPT :], NUM_KEPT)  # little to solve
-    pairs = folds_of(seen, known=False, seed=0)
+    pairs = folds_of(seen, num=5, known=False, seed=0)
     for learned, asked in pairs:
         assert not set(learned.outcomes.groups) & set(asked.outcomes.groups)
     return setup, [judge(*pair, setup=setup, known=False, num_parts=2) for pair in pairs[:2]]
