@@ -97,6 +97,11 @@ class Rows:
     features: Floats
     embedded: int
 
+    @property
+    def embeddings(self) -> Floats:
+        """Of the prompts, (n, embedded)."""
+        return self.features[:, : self.embedded]
+
     def take(self, places: NDArray[np.int64]) -> "Rows":
         """Some of the rows."""
         return Rows(self.outcomes.take(places), self.features[places], self.embedded)
@@ -162,20 +167,15 @@ def promises(
     size, num = min(setup.calibration, len(scores) // 2), max(1, setup.splits // num_parts)
     for _ in range(num):
         order = draws.permutation(len(scores))
-        found.append(_tried(scores, losses, order[:size], order[size:], laid_down, setup))
-    violated, saved = (float(np.mean([each[place] for each in found])) for place in (0, 1))
+        given, later = order[:size], order[size:]
+        outcome = _outcome(_promised(scores, losses, given, laid_down, setup), scores[later], losses[later])
+        found.append((*outcome, drifted(rows.embeddings[given], rows.embeddings[later][:WINDOW])))
+    violated, saved, alarms = (float(each) for each in np.mean(found, axis=0))
     shifted, voided = _shifted(scores, losses, rows, laid_down, setup, num, draws)
     return {
-        "violated": violated, "saved": saved, "shifted_violated": shifted, "shifted_violated_voided": voided,
-        "calibration_rows": float(size),
+        "violated": violated, "saved": saved, "false_alarms": alarms, "shifted_violated": shifted,
+        "shifted_violated_voided": voided, "calibration_rows": float(size),
     }  # fmt: skip
-
-
-def _tried(
-    scores: Floats, losses: Floats, given: NDArray[np.int64], later: NDArray[np.int64], laid_down: Floats, setup: Setup
-) -> tuple[bool, float]:
-    """Whether what was promised on some rows is broken on others, and the share of large calls saved there."""
-    return _outcome(_promised(scores, losses, given, laid_down, setup), scores[later], losses[later])
 
 
 def _promised(scores: Floats, losses: Floats, given: NDArray[np.int64], laid_down: Floats, setup: Setup) -> Guarantee:
@@ -198,7 +198,6 @@ def _shifted(
     draws: np.random.Generator,
 ) -> tuple[float, float]:
     """Share of splits by group in which the guarantee is broken: as it stands, and where drift voids it."""
-    embeddings = rows.features[:, : rows.embedded]
     names, codes = np.unique(rows.outcomes.groups, return_inverse=True)
     if len(names) < 2:
         return 0.0, 0.0
@@ -208,7 +207,7 @@ def _shifted(
         given, later = np.flatnonzero(np.isin(codes, mine)), np.flatnonzero(~np.isin(codes, mine))
         promised = _promised(scores, losses, draws.permutation(given)[: setup.calibration], laid_down, setup)
         broken += _outcome(promised, scores[later], losses[later])[0]
-        if drifted(embeddings[given], embeddings[draws.permutation(later)[:WINDOW]]):
+        if drifted(rows.embeddings[given], rows.embeddings[draws.permutation(later)[:WINDOW]]):
             promised = promised.void("the prompts drifted")
         still += _outcome(promised, scores[later], losses[later])[0]
     return broken / num, still / num

@@ -121,7 +121,7 @@ def _more(results: dict[str, Any]) -> list[str]:
         f"\nAPGR over length's: 95% interval {over['low']:+.3f} to {over['high']:+.3f}.",
         f"Guarantee: broken in {promised['violated']:.1%} of the splits, {promised['saved']:.0%} of large calls saved; "
         f"on other groups {promised['shifted_violated']:.0%} broken, {promised['shifted_violated_voided']:.0%} where "
-        "drift voids it.",
+        f"drift voids it (false alarms of that: {promised['false_alarms']:.0%}).",
     ]
     if models:
         kept, cost = models["accuracy_vs_best"], models["cost_vs_best"]

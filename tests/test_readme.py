@@ -10,12 +10,13 @@ import pytest
 import typer.main
 
 from app.cli import app as cli
-from benchmarks import continual, demo, impact, ledger, retrieval, training
+from benchmarks import continual, demo, impact, ledger, retrieval, routing, training
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text()
 SETS = ("obliqa", "medquad", "hotpotqa")
+OUTCOMES = ("routellm", "llmrouter")
 FENCED = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README, flags=re.DOTALL | re.MULTILINE)
 BLOCKS = "\n".join(text for language, text in FENCED if not language)
 
@@ -32,10 +33,23 @@ def tables():
     sets = {name: json.loads((RESULTS / f"retrieval_{name}.json").read_text()) for name in SETS}
     tuned = json.loads((RESULTS / "retrieval_obliqa_tuned.json").read_text())
     both = {"retrieval": retrieval.compared(sets), "tuned": retrieval.compared_tuned("obliqa", tuned)}
-    return {**each, **both}
+    of_routing = {f"routing_{name}": json.loads((RESULTS / f"routing_{name}.json").read_text()) for name in OUTCOMES}
+    return {**each, **both, **{name: routing.table(found["results"]) for name, found in of_routing.items()}}
 
 
-@pytest.mark.parametrize("name", ["demo", "ledger", "impact", "training", "continual", "retrieval", "tuned"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "demo",
+        "ledger",
+        "impact",
+        "training",
+        "continual",
+        "retrieval",
+        "tuned",
+        *(f"routing_{name}" for name in OUTCOMES),
+    ],
+)
 def test_a_table_is_the_benchmark_files(name):
     assert tables()[name] in README
 
