@@ -13,7 +13,7 @@ from app.inference.encoder import Encoder
 from app.monitoring.drift import ks_threshold
 from app.routing.curves import apgr, cpt, gap_recovered
 from app.routing.guarantee import Guarantee, guarantee, thresholds_of
-from app.routing.outcomes import Outcomes
+from app.routing.outcomes import BadOutcomes, Outcomes
 from app.routing.prompts import answer_features, prompt_features
 from app.routing.quality import Forecaster, cross_forecast
 
@@ -44,9 +44,16 @@ class Setup:
     def of(
         cls, rows: Outcomes, *, prices: Mapping[str, float], small: str | None, large: str | None, **rest: Any
     ) -> Self:
-        """Choose the pair: the best model, and the best of those that are cheaper, or that are left without prices."""
+        """Choose the pair: the best model, and the best of those that are cheaper, or that are left without prices.
+
+        Raises:
+            BadOutcomes: there are no two models, or one that is named is not among them.
+        """
+        rows.of([model for model in (small, large) if model])
+        if len(rows.models) < 2 or (small and small == large):
+            raise BadOutcomes(f"routing needs two models, not {', '.join(rows.models[:1])} alone: give scores of both")
         means = dict(zip(rows.models, rows.quality.mean(axis=0), strict=True))
-        best = large or max(means, key=lambda model: means[model])
+        best = large or max((model for model in means if model != small), key=lambda model: means[model])
         cheaper = [model for model in means if model != best and prices.get(model, 0) < prices.get(best, 1)]
         second = small or max(cheaper or [model for model in means if model != best], key=lambda model: means[model])
         return cls(second, best, {model: prices[model] for model in rows.models if model in prices}, **rest)
@@ -122,6 +129,8 @@ def with_features(rows: Outcomes, *, small: str | None) -> Rows:
 
 def folds_of(rows: Rows, *, num: int, known: bool, seed: int) -> list[tuple[Rows, Rows]]:
     """Rows to learn from and rows to judge on, ``num`` times; whole groups unless they are known."""
+    if not known and len(set(rows.outcomes.groups)) < num:
+        raise BadOutcomes(f"prompts of {num} groups at least are needed (`subject`, `task`): pass --known, or --test")
     _, codes = np.unique(
         np.arange(len(rows.features)) if known else np.array(rows.outcomes.groups), return_inverse=True
     )
@@ -215,13 +224,14 @@ def _shifted(
 
 def drifted(reference: Floats, window: Floats) -> bool:
     """Whether a principal component of prompts' embeddings moved, as the monitor's embedding signal tests it."""
-    from scipy.stats import ks_2samp  # type: ignore[import-untyped]
+    from scipy.stats import ks_2samp
     from sklearn.decomposition import PCA
 
-    pca = PCA(DRIFT_COMPONENTS, random_state=0).fit(reference)
+    num = min(DRIFT_COMPONENTS, len(reference))
+    pca = PCA(num, random_state=0).fit(reference)
     before, now = pca.transform(reference), pca.transform(window)
-    limit = ks_threshold(DRIFT_RATE / DRIFT_COMPONENTS, num_reference=len(before), num_window=len(now))
-    return any(ks_2samp(before[:, part], now[:, part]).statistic > limit for part in range(DRIFT_COMPONENTS))
+    limit = ks_threshold(DRIFT_RATE / num, num_reference=len(before), num_window=len(now))
+    return any(ks_2samp(before[:, part], now[:, part]).statistic > limit for part in range(num))
 
 
 def _several(train: Rows, test: Rows, how: Mapping[str, Any], setup: Setup) -> dict[str, float]:

@@ -19,7 +19,7 @@ import numpy as np
 import typer
 
 from app.core.errors import exit_status
-from app.routing.outcomes import Outcomes
+from app.routing.outcomes import BadOutcomes, Outcomes
 from benchmarks._record import record, write
 from benchmarks._routing import Judged, Setup, folds_of, judge, made_up, with_features
 
@@ -56,6 +56,7 @@ def main(
             confidence=confidence, calibration=calibration, splits=splits, cost_share=cost_share, seed=seed,
         )  # fmt: skip
         asked = Outcomes.read(test) if test else learned
+        asked.of(learned.models)
         cascade = setup.small if all(setup.small in rows.answers for rows in (learned, asked)) else None
         seen = with_features(learned, small=cascade)
         pairs = (
@@ -131,9 +132,12 @@ def _more(results: dict[str, Any]) -> list[str]:
 
 def _prices(given: Path | None, train: Path | None) -> dict[str, float]:
     path = given or (train.parent / "candidates.json" if train else None)
-    if path is None or not path.is_file():
+    if path is None or not (given or path.is_file()):
         return {}
-    return {model: float(about["input_price"]) for model, about in json.loads(path.read_text()).items()}
+    try:
+        return {model: float(about["input_price"]) for model, about in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadOutcomes(f"{path} holds no prices: give {{model: {{input_price: dollars}}}} as JSON") from error
 
 
 def _name(path: Path | None) -> str | None:

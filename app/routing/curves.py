@@ -8,6 +8,8 @@ is right and the large one wrong, a good router beats both.
 
 from typing import TYPE_CHECKING
 
+from app.core.errors import SignalboxError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -17,17 +19,21 @@ if TYPE_CHECKING:
 NUM_POINTS = 11
 
 
+class NoGap(SignalboxError, ValueError):
+    """The large model is no better than the small one on these rows: name the models the other way round, or others."""
+
+
 def gap_recovered(scores: "Floats", small: "Floats", large: "Floats") -> "Floats":
     """PGR (11,) with 0, 10 … 100% of the calls at the large model: those with the highest scores (n,).
 
     Raises:
-        ValueError: the large model is no better than the small one, so that there is no gap.
+        NoGap: the large model is no better than the small one.
     """
     import numpy as np
 
     gap = large.mean() - small.mean()
     if not gap > 0:
-        raise ValueError("the large model is not better than the small one on these rows: there is no gap to recover")
+        raise NoGap("the large model is not better than the small one on these rows, so there is no gap: name others")
     order = np.argsort(-scores, kind="stable")
     gained = np.concatenate([[0.0], np.cumsum((large - small)[order])]) / len(scores)
     places = np.round(np.linspace(0, len(scores), NUM_POINTS)).astype(int)

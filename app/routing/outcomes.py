@@ -51,7 +51,13 @@ class Outcomes:
         return Outcomes(prompts, self.models, self.quality[chosen], groups, answers)
 
     def of(self, models: Sequence[str]) -> "Outcomes":
-        """The same rows with these models, in this order."""
+        """The same rows with these models, in this order.
+
+        Raises:
+            BadOutcomes: the rows have no scores of one of them.
+        """
+        if unknown := [model for model in models if model not in self.models]:
+            raise BadOutcomes(f"there are no scores of {unknown[0]}: name one of {', '.join(self.models)}")
         columns = [self.models.index(model) for model in models]
         answers = {model: self.answers[model] for model in models if model in self.answers}
         return Outcomes(self.prompts, tuple(models), self.quality[:, columns], self.groups, answers)

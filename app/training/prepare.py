@@ -58,15 +58,10 @@ def prepare(
         NothingToReplay: there are older data and a replay share, but no row to replay.
     """
     if (folder / PLAN_FILE).exists():
-        plan = read_plan(folder).model_copy(update={"settings": settings})
-        write_plan(plan, folder)
-        return plan
+        return _planned_again(folder, settings)
     folder.mkdir(parents=True, exist_ok=True)
     base_folder = whole_folder(base, registry) if base else None
-    check_expansion(settings, base_folder)
-    check_kind(settings, base_folder)
-    if base_folder and settings.by_adapters:
-        check_adapters(settings.lora, base_folder)
+    _check_base(settings, base_folder)
     if base and base_folder and settings.recipe == "head":
         from app.training.heads.prepare import prepare_head
 
@@ -103,6 +98,21 @@ def prepare(
     )
     write_plan(plan, folder)
     return plan
+
+
+def _planned_again(folder: Path, settings: TrainSettings) -> Plan:
+    """The plan that is there, with the settings of now."""
+    plan = read_plan(folder).model_copy(update={"settings": settings})
+    write_plan(plan, folder)
+    return plan
+
+
+def _check_base(settings: TrainSettings, base: Path | None) -> None:
+    """Refuse a base that the recipe cannot take, before any row is read."""
+    check_expansion(settings, base)
+    check_kind(settings, base)
+    if base and settings.by_adapters:
+        check_adapters(settings.lora, base)
 
 
 def _with_new_tokens(
