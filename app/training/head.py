@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from app.inference.encoder import cut_batches
 from app.training.errors import NothingToTrain
 from app.training.model import ATTENTION, lora_config
 from app.training.settings import HeadSettings, LoraSettings
@@ -293,7 +294,7 @@ def features_of(model: HeadedEncoder, rows: Sequence[LabelledRow]) -> Tensor:
     model.eval()
     found: dict[int, Tensor] = {}
     with fused_attention(model.encoder):
-        for places in _by_length([len(row.ids) for row in rows]):
+        for places in cut_batches([len(row.ids) for row in rows], max_texts=len(rows), max_tokens=SCORED_TOKENS):
             found |= dict(zip(places, model.features(Batch.of([rows[place] for place in places])), strict=True))
     return torch.stack([found[place] for place in range(len(rows))])
 
@@ -321,18 +322,6 @@ def predict(model: HeadedEncoder, rows: Sequence[LabelledRow]) -> NDArray[np.int
 def accuracy(model: HeadedEncoder, rows: Sequence[LabelledRow]) -> float:
     """Share of rows whose label is found."""
     return float(np.mean(predict(model, rows) == np.array([row.label for row in rows])))
-
-
-def _by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places in batches of bounded size, shortest first."""
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda at: lengths[at]):
-        if batch and (len(batch) + 1) * lengths[place] > SCORED_TOKENS:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
 
 
 def save_headed(model: HeadedEncoder, folder: Path) -> None:

@@ -3,7 +3,7 @@
 Guarantees: the figures are those of all held-out rows, whatever the number of workers; nothing is learned by it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from app.inference.encoder import cut_batches
 from app.training.data import IGNORED, Example, load_examples
 from app.training.heads.batches import collate
 from app.training.heads.measures import best_span, of_answers, of_labels, of_scores, of_tags
@@ -33,7 +34,9 @@ def judged(engine: Any, folder: Path, plan: Plan) -> dict[str, float]:
     outputs: Outputs = []
     total, num_labels = 0.0, 0
     engine.module.eval()
-    for part in _parts(examples):
+    lengths = [len(example.tokens) for example in examples]
+    for places in cut_batches(lengths, max_texts=len(examples), max_tokens=MOST_TOKENS):
+        part = [examples[place] for place in places]
         batch = collate(part, task, pad_token=plan.pad_token)
         given = [torch.from_numpy(each).to(engine.device) for each in batch[:4]]
         made = engine(*given[:3])
@@ -43,15 +46,6 @@ def judged(engine: Any, folder: Path, plan: Plan) -> dict[str, float]:
     engine.module.train()
     figures = measured(examples, outputs, plan, folder)
     return {"heldout_loss": total / num_labels, **{f"heldout_{name}": value for name, value in figures.items()}}
-
-
-def _parts(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
-    """Examples in passes of bounded size; they come sorted by length."""
-    start = 0
-    while start < len(examples):
-        num = max(1, MOST_TOKENS // len(examples[min(start + MOST_TOKENS, len(examples)) - 1].tokens))
-        yield examples[start : start + num]
-        start += num
 
 
 def measured(examples: Sequence[Example], outputs: Outputs, plan: Plan, folder: Path) -> dict[str, float]:
