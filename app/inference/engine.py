@@ -8,9 +8,8 @@ streaming. Knows neither Ray nor the registry; torch and transformers are import
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from app.core.errors import UsageError
 from app.inference.chat_format import (
@@ -24,11 +23,11 @@ from app.inference.chat_format import (
     load_tokenizer,
 )
 from app.inference.kinds import writes
+from app.inference.sampling import Generation, Sampling
 
 if TYPE_CHECKING:
     import torch
 
-FinishReason = Literal["stop", "length"]
 BATCH_SIZE = 64
 THOUGHT = "</think>"
 """Where a token of its own, it ends what a reasoning model says to itself before it answers."""
@@ -37,18 +36,6 @@ ADAPTER_FILE = "adapter_config.json"
 
 class ModelUnusable(UsageError):
     """The folder holds no model that can be loaded; the message says what is missing."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """An answer; log-probabilities are natural, over the completion's tokens with the end token."""
-
-    text: str
-    mean_logprob: float
-    min_logprob: float
-    num_prompt_tokens: int
-    num_completion_tokens: int
-    finish_reason: FinishReason
 
 
 class TransformersEngine:
@@ -80,12 +67,22 @@ class TransformersEngine:
         """Length of a text in the model's tokens."""
         return len(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 32) -> list[Generation]:
+    def lacks(self, sampling: Sampling) -> tuple[str, ...]:
+        """What is asked for and not there: names of ``Sampling``'s fields."""
+        return sampling.asked
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling | None = None, *, max_new_tokens: int = 32
+    ) -> list[Generation]:
         """Answer every prompt: a string is a question, a sequence of messages a conversation.
 
         A prompt that leaves no room for the answer loses its beginning; a conversation that the model's template
         refuses is asked as one question.
+
+        Args:
+            sampling: how answers are drawn; None: greedily, of at most ``max_new_tokens``.
         """
+        max_new_tokens = sampling.max_new_tokens if sampling else max_new_tokens
         encoded = [self._encode(prompt, max_new_tokens) for prompt in prompts]
         order = sorted(range(len(encoded)), key=lambda position: len(encoded[position]))
         answers: dict[int, Generation] = {}

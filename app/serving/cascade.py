@@ -8,16 +8,17 @@ when it quotes it. Not guaranteed: that a model's answer without a citation is i
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from app.inference.sampling import Delta, Generation, Sampling
 from app.retrieval.filters import PUBLIC, Scope
 from app.routing.features import Features, extract_features, find_support
 from app.routing.router import Decision
 from app.serving.embeddings import Embedded
 from app.serving.release import EXTRACTIVE, ROUTED, Prompt, Release
-from app.serving.schema import Attempt, Citation, Generation, Passage, Route
+from app.serving.schema import Attempt, Citation, Passage, Route
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,17 @@ class Extract:
 
 
 class Backends(Protocol):
-    """What the cascade needs from the rest of the application."""
+    """What the cascade needs from the rest of the application.
+
+    ``lacks`` names the fields of a ``Sampling`` that a model's engine has not. The last piece of a ``stream`` carries
+    the whole; closing the iterator ends the generation in the engine.
+    """
 
     async def retrieve(self, index: str, question: str, top_k: int, scope: Scope) -> Retrieval: ...
     async def embed(self, index: str, texts: Sequence[str]) -> Embedded: ...
-    async def generate(self, rung: str, model: str, prompt: Prompt, max_new_tokens: int) -> Generation: ...
+    async def lacks(self, rung: str, model: str, sampling: Sampling) -> tuple[str, ...]: ...
+    async def generate(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> Generation: ...
+    def stream(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Delta]: ...
     async def read(self, question: str, passages: Sequence[Passage]) -> Extract: ...
     async def preload(self, release: Release) -> None: ...
 
@@ -129,7 +136,7 @@ async def answer(
     rungs: Sequence[str],
     backends: Backends,
     top_k: int,
-    limit: int,
+    sampling: Sampling,
     scope: Scope = PUBLIC,
 ) -> Answer:
     """Answer a question under one release.
@@ -137,7 +144,7 @@ async def answer(
     Args:
         requested: ``signalbox`` asks for the router; any other name takes the answer as it comes.
         rungs: models to ask, cheapest first.
-        limit: upper bound of the answer, in tokens.
+        sampling: how the answer is drawn.
         scope: what the caller may see of the documents.
     """
     routed = requested == ROUTED
@@ -146,7 +153,7 @@ async def answer(
     try:
         for rung in rungs:
             model = release.models[rung]
-            generation = await backends.generate(rung, model.digest, release.prompt_for(question), limit)
+            generation = await backends.generate(rung, model.digest, release.prompt_for(question), sampling)
             tried.append(_judge(question, rung, generation, await searching, release))
             if not routed or tried[-1].decision.accepted:
                 return _from_model(tried, await searching)

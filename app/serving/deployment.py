@@ -7,7 +7,7 @@ is made again; calls are free of side effects. Replicas keep no access log: Serv
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from app.inference.sampling import Delta, Generation, Sampling
 from app.retrieval.filters import Scope
 from app.retrieval.shards import Call
 from app.routing.router import RUNGS
@@ -29,7 +30,7 @@ from app.serving.http import create_app
 from app.serving.log import RequestLog
 from app.serving.release import Prompt, Release, resolve_release
 from app.serving.retry import Retry
-from app.serving.schema import Generation, Passage
+from app.serving.schema import Passage
 from app.serving.settings import ReleaseConfig, ServingSettings
 
 REPLICA_GONE = (RayActorError, WorkerCrashedError, ReplicaUnavailableError)
@@ -115,12 +116,19 @@ class GeneratorDeployment:
     async def preload(self, release: str) -> None:
         await asyncio.to_thread(self._worker.preload, release)
 
-    async def generate(self, model: str, prompt: Prompt, max_new_tokens: int) -> Generation:
-        result: Generation = await self._batch((model, prompt, max_new_tokens))
+    async def lacks(self, model: str, sampling: Sampling) -> tuple[str, ...]:
+        return await asyncio.to_thread(self._worker.lacks, model, sampling)
+
+    async def generate(self, model: str, prompt: Prompt, sampling: Sampling) -> Generation:
+        result: Generation = await self._batch((model, prompt, sampling))
         return result
 
+    async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Delta]:
+        whole = await self.generate(model, prompt, sampling)
+        yield Delta(text=whole.text, tokens=whole.tokens, whole=whole)
+
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def _batch(self, asked: list[tuple[str, Prompt, int]]) -> list[Generation]:
+    async def _batch(self, asked: list[tuple[str, Prompt, Sampling]]) -> list[Generation]:
         return await asyncio.to_thread(self._worker.generate, asked)
 
 
@@ -155,10 +163,32 @@ class Handles:
         embedded: Embedded = await self._retry.call(lambda: self._retriever.embed.remote(index, texts))
         return embedded
 
-    async def generate(self, rung: str, model: str, prompt: Prompt, max_new_tokens: int) -> Generation:
+    async def lacks(self, rung: str, model: str, sampling: Sampling) -> tuple[str, ...]:
+        if not sampling.asked:
+            return ()
         handle = self._generators[rung]
-        given: Generation = await self._retry.call(lambda: handle.generate.remote(model, prompt, max_new_tokens))
+        lacking: tuple[str, ...] = await self._retry.call(lambda: handle.lacks.remote(model, sampling))
+        return lacking
+
+    async def generate(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> Generation:
+        handle = self._generators[rung]
+        given: Generation = await self._retry.call(lambda: handle.generate.remote(model, prompt, sampling))
         return given
+
+    async def stream(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Delta]:
+        handle = self._generators[rung].options(stream=True)
+
+        async def begin() -> tuple[Any, Delta]:
+            deltas = handle.stream.remote(model, prompt, sampling)
+            return deltas, await anext(deltas)
+
+        deltas, delta = await self._retry.call(begin)
+        try:
+            yield delta
+            async for delta in deltas:
+                yield delta
+        finally:
+            deltas.cancel()
 
     async def preload(self, release: Release) -> None:
         handles = [self._retriever, *(self._generators[rung] for rung in release.models)]

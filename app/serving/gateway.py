@@ -18,6 +18,7 @@ from typing import Any
 
 from app.core.clock import utc_now
 from app.core.errors import SignalboxError
+from app.inference.sampling import Sampling
 from app.ledger.batches import Sealed
 from app.ledger.receipts import HEADER, ReceiptUnreadable
 from app.retrieval.filters import Scope
@@ -218,7 +219,7 @@ class Gateway:
             rungs=rungs,
             backends=self._backends,
             top_k=self._settings.top_k,
-            limit=request.limit(self._settings.max_new_tokens),
+            sampling=Sampling(max_new_tokens=request.limit(self._settings.max_new_tokens)),
             scope=scope,
         )
 

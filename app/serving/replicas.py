@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from app.core.errors import SignalboxError
 from app.core.workspace import Workspace
 from app.inference.retrievers import PINNED, Models, made_with, source_named
+from app.inference.sampling import Generation, Sampling
 from app.registry.versions import Registry, open_registry
 from app.retrieval.filters import PUBLIC, Scope
 from app.serving.cascade import Extract, Quote, Retrieval
@@ -21,13 +22,12 @@ from app.serving.embeddings import Embedded
 from app.serving.engines import Scatter, load_engine, load_index, load_shard, to_passage
 from app.serving.loaded import Loaded
 from app.serving.release import Prompt, resolve_release
-from app.serving.schema import Generation, Passage
+from app.serving.schema import Passage
 from app.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
 LOOK_AGAIN_S = 2.0
 """Longest time that a replica goes on with an index from which something was erased."""
-FIELDS = tuple(Generation.model_fields)
 
 
 def registry_of(settings: ServingSettings) -> Registry:
@@ -180,14 +180,18 @@ class Generator:
         if model:
             self._engines.get(model.digest)
 
-    def generate(self, asked: Sequence[tuple[str, Prompt, int]]) -> list[Generation]:
-        """(model digest, prompt, token limit) -> generation."""
+    def lacks(self, model: str, sampling: Sampling) -> tuple[str, ...]:
+        """What a model's engine has not, by the names of the fields."""
+        lacking: tuple[str, ...] = self._engines.get(model).lacks(sampling)
+        return lacking
+
+    def generate(self, asked: Sequence[tuple[str, Prompt, Sampling]]) -> list[Generation]:
+        """(model digest, prompt, how to draw) -> generation."""
         results: list[Generation | None] = [None] * len(asked)
-        for (model, limit), rows in _grouped([(model, limit) for model, _, limit in asked]).items():
-            prompts = [asked[row][1] for row in rows]
-            given = self._engines.get(model).generate(prompts, max_new_tokens=limit)
+        for (model, sampling), rows in _grouped([(model, sampling) for model, _, sampling in asked]).items():
+            given = self._engines.get(model).generate([asked[row][1] for row in rows], sampling)
             for row, generation in zip(rows, given, strict=True):
-                results[row] = Generation(**{name: getattr(generation, name) for name in FIELDS})
+                results[row] = generation
         return [result for result in results if result is not None]
 
 

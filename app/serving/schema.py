@@ -8,7 +8,7 @@ probabilities, a response format, stop strings) is refused by name.
 import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 from app.retrieval.filters import Scope
 from app.serving.errors import invalid
@@ -161,19 +161,6 @@ class Citation(BaseModel):
     def of(cls, passage: Passage, quote: str | None = None) -> "Citation":
         """The citation of a passage."""
         return cls(quote=quote, **passage.model_dump(include=set(cls.model_fields)))
-
-
-class Generation(BaseModel):
-    """What a text engine gave; its own class, so that the gateway needs no text engine."""
-
-    model_config = ConfigDict(frozen=True)
-
-    text: str
-    mean_logprob: float
-    min_logprob: float
-    num_prompt_tokens: NonNegativeInt
-    num_completion_tokens: NonNegativeInt
-    finish_reason: str = "stop"
 
 
 class Attempt(BaseModel):

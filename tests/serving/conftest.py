@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import re
 import subprocess
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
+from app.inference.sampling import Delta, Generation
 from app.routing.features import FEATURE_NAMES
 from app.routing.router import Cascade, Router, Rung
 from app.serving.access import AccessList
@@ -17,7 +19,7 @@ from app.serving.errors import NoRelease, ReleaseNotLoaded
 from app.serving.gateway import Gateway
 from app.serving.log import RequestLog
 from app.serving.release import Model, Release
-from app.serving.schema import Generation, Passage, PassageScores
+from app.serving.schema import Passage, PassageScores
 from app.serving.settings import ServingSettings
 
 PASSAGE = Passage(
@@ -54,6 +56,10 @@ class FakeBackends:
     asked: list = field(default_factory=list)
     prompts: list = field(default_factory=list)
     scopes: list = field(default_factory=list)
+    samplings: list = field(default_factory=list)
+    lacking: tuple = ()
+    open: int = 0
+    """Streams that nobody has closed yet."""
 
     async def retrieve(self, index, question, top_k, scope):
         self.asked.append(("retrieve", index))
@@ -65,9 +71,25 @@ class FakeBackends:
         counts, lengths = [len(text.split()) + 2 for text in texts], [[len(text), 1.0] for text in texts]
         return Embedded(counts, 256, np.array(lengths, dtype=np.float32))
 
-    async def generate(self, rung, model, prompt, max_new_tokens):
+    async def lacks(self, rung, model, sampling):
+        return tuple(name for name in self.lacking if name in sampling.asked)
+
+    async def stream(self, rung, model, prompt, sampling):
+        self.open += 1
+        try:
+            whole = await self.generate(rung, model, prompt, sampling)
+            *words, last = re.findall(r"\S+\s*", whole.text) or [whole.text]
+            for word in words:
+                await asyncio.sleep(0)
+                yield Delta(text=word)
+            yield Delta(text=last, whole=whole)
+        finally:
+            self.open -= 1
+
+    async def generate(self, rung, model, prompt, sampling):
         await asyncio.sleep(0)
-        self.asked.append((rung, model, max_new_tokens))
+        self.asked.append((rung, model, sampling.max_new_tokens))
+        self.samplings.append(sampling)
         self.prompts.append(prompt)
         text = self.texts[rung]
         return Generation(text=text, mean_logprob=-0.1, min_logprob=-0.3, num_prompt_tokens=10, num_completion_tokens=4)

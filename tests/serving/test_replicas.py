@@ -1,11 +1,11 @@
 import shutil
-from dataclasses import dataclass
 
 import faiss
 import numpy as np
 import pytest
 
 from app.core.errors import SignalboxError
+from app.inference.sampling import Generation, Sampling
 from app.registry.tables import INDEX_FILE
 from app.registry.whole import ArtifactChanged
 from app.retrieval.filters import PUBLIC, Scope
@@ -14,24 +14,17 @@ from app.serving.schema import Passage, PassageScores
 from app.serving.settings import ServingSettings
 from tests.retrieval.tuned import TEXTS, build_index, publish_dataset, publish_retriever
 
-
-@dataclass
-class Given:
-    text: str
-    mean_logprob: float = -0.1
-    min_logprob: float = -0.2
-    num_prompt_tokens: int = 3
-    num_completion_tokens: int = 2
-    finish_reason: str = "stop"
+NUMBERS = {"mean_logprob": -0.1, "min_logprob": -0.2, "num_prompt_tokens": 3, "num_completion_tokens": 2}
+SHORT, SHORTER = Sampling(max_new_tokens=8), Sampling(max_new_tokens=4)
 
 
 class Engine:
     def __init__(self, digest, batches):
         self.digest, self.batches = digest, batches
 
-    def generate(self, prompts, *, max_new_tokens):
-        self.batches.append((self.digest, tuple(prompts), max_new_tokens))
-        return [Given(f"{self.digest}:{prompt}") for prompt in prompts]
+    def generate(self, prompts, sampling):
+        self.batches.append((self.digest, tuple(prompts), sampling.max_new_tokens))
+        return [Generation(text=f"{self.digest}:{prompt}", **NUMBERS) for prompt in prompts]
 
 
 @pytest.fixture
@@ -43,7 +36,7 @@ def test_a_batch_over_two_releases_is_answered_in_order(settings, monkeypatch):
     batches = []
     monkeypatch.setattr(replicas, "load_engine", lambda registry, digest, **_: Engine(digest, batches))
     worker = replicas.Generator("small", settings)
-    given = worker.generate([("old", "a", 8), ("new", "b", 8), ("old", "c", 8), ("old", "d", 4)])
+    given = worker.generate([("old", "a", SHORT), ("new", "b", SHORT), ("old", "c", SHORT), ("old", "d", SHORTER)])
     assert [each.text for each in given] == ["old:a", "new:b", "old:c", "old:d"]
     assert batches == [("old", ("a", "c"), 8), ("new", ("b",), 8), ("old", ("d",), 4)]
 
