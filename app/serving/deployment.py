@@ -63,12 +63,28 @@ class ShardDeployment:
         return await asyncio.to_thread(self._worker.call, index, number, method, args)
 
 
+class Search:
+    """Searches in a thread of this process; what came while a batch was searched is the next one."""
+
+    def __init__(self, worker: replicas.Retriever) -> None:
+        self.worker = worker
+
+    async def retrieve(self, asked: replicas.Asked) -> Retrieval:
+        result: Retrieval = await self._batch(asked)
+        return result
+
+    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.0)
+    async def _batch(self, asked: list[replicas.Asked]) -> list[Retrieval]:
+        return await asyncio.to_thread(self.worker.retrieve, asked)
+
+
 class RetrieverDeployment:
     """Finds passages; asks the shards of a divided index at once and gathers what they say."""
 
     def __init__(self, settings: ServingSettings, shards: Sequence[DeploymentHandle] = ()) -> None:
         self._shards, self._retry, self._embedding = shards, retry_of(settings), asyncio.Lock()
         self._worker = replicas.Retriever(settings, scatter=self._scatter if shards else None)
+        self._search = Search(self._worker)
 
     def _scatter(self, index: str, calls: Sequence[Call]) -> list[Any]:
         """Results of calls to shards; called in a worker's thread, made in the replica's loop."""
@@ -96,12 +112,7 @@ class RetrieverDeployment:
             return await asyncio.to_thread(self._worker.embed, index, texts)
 
     async def retrieve(self, asked: replicas.Asked) -> Retrieval:
-        result: Retrieval = await self._batch(asked)
-        return result
-
-    @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.0)  # what came while a batch was searched is the next one
-    async def _batch(self, asked: list[replicas.Asked]) -> list[Retrieval]:
-        return await asyncio.to_thread(self._worker.retrieve, asked)
+        return await self._search.retrieve(asked)
 
 
 class GeneratorDeployment:
@@ -143,7 +154,10 @@ class ReaderDeployment:
 
 
 class Handles:
-    """The cascade's backends as Serve handles; a call that died with its replica is made again."""
+    """The cascade's backends as Serve handles; a call that died with its replica is made again.
+
+    With a ``search`` of its own a gateway spares the hop to the retriever, which goes on embedding for others.
+    """
 
     def __init__(
         self,
@@ -151,11 +165,15 @@ class Handles:
         generators: dict[str, DeploymentHandle],
         reader: DeploymentHandle,
         retry: Retry,
+        search: Search | None = None,
     ) -> None:
         self._retriever, self._generators, self._reader, self._retry = retriever, generators, reader, retry
+        self._search = search
 
     async def retrieve(self, index: str, question: str, top_k: int, scope: Scope) -> Retrieval:
         asked = replicas.Asked(index, question, top_k, scope)
+        if self._search:
+            return await self._search.retrieve(asked)
         found: Retrieval = await self._retry.call(lambda: self._retriever.retrieve.remote(asked))
         return found
 
@@ -191,6 +209,8 @@ class Handles:
             deltas.cancel()
 
     async def preload(self, release: Release) -> None:
+        if self._search:
+            await asyncio.to_thread(self._search.worker.preload, release.digest)
         handles = [self._retriever, *(self._generators[rung] for rung in release.models)]
         calls = [functools.partial(handle.preload.remote, release.digest) for handle in handles]
         try:
@@ -205,7 +225,7 @@ class Handles:
 
 
 class GatewayDeployment:
-    """The HTTP ingress; imports no text engine."""
+    """The HTTP ingress; imports no text engine, and an encoder only where it searches itself."""
 
     def __init__(
         self,
@@ -224,9 +244,10 @@ class GatewayDeployment:
             max_queue=settings.log_max_queue,
             ledger_period_s=settings.ledger_period_s,
         )
+        self._search = Search(replicas.Retriever(settings)) if settings.searches_in_gateway else None
         self._gateway = Gateway(
             settings=settings,
-            backends=Handles(retriever, generators, reader, retry),
+            backends=Handles(retriever, generators, reader, retry, self._search),
             resolve=lambda ref: resolve_release(registry, ref),
             log=self._log,
             access=AccessList.of(registry),
@@ -234,6 +255,8 @@ class GatewayDeployment:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         config = ReleaseConfig(**user_config)
+        if self._search:
+            await asyncio.to_thread(replicas.preload_if_possible, self._search.worker, config.release)
         await self._gateway.take(config.release, attempt=config.attempt)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

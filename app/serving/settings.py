@@ -1,6 +1,6 @@
 """Settings of the serving application; they are the ``args`` of its Serve config."""
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from app.core.settings import Settings
 
@@ -28,6 +28,11 @@ class ServingSettings(Settings):
     """Replicas among which the shards of a divided index (``retrieval.max_shard_vectors``) are dealt out; each keeps
     its own in memory, and a question is asked of all. 0: every replica of the retriever holds every shard."""
 
+    search_in_gateway: bool | None = None
+    """Whether a gateway searches by itself, which spares a hop between processes and costs it the index (mapped from
+    its file) and an encoder in memory; the retriever then only embeds. Default: yes, unless ``shard_replicas`` says
+    that the index is divided among others."""
+
     num_threads: PositiveInt = 1
     """Threads of the text engine and the encoder in one replica."""
 
@@ -48,6 +53,17 @@ class ServingSettings(Settings):
 
     resolve_period_s: NonNegativeFloat = 2.0
     """While no release serves, how often the gateway looks whether there is one."""
+
+    @property
+    def searches_in_gateway(self) -> bool:
+        """What ``search_in_gateway`` comes to."""
+        return self.shard_replicas == 0 if self.search_in_gateway is None else self.search_in_gateway
+
+    @model_validator(mode="after")
+    def _shards_stand_apart(self) -> "ServingSettings":
+        if self.search_in_gateway and self.shard_replicas:
+            raise ValueError("search_in_gateway and shard_replicas exclude each other: leave one of them out")
+        return self
 
 
 class ReleaseConfig(Settings):
