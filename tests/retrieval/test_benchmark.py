@@ -96,10 +96,6 @@ def test_tuning_ranks_better_also_where_no_passage_was_trained_on_in_every_resul
     assert "| tuned |" in compared_tuned(path.stem, figures)
 
 
-P50_GOALS = {"retrieval_medquad": 1.75, "retrieval_hotpotqa": 1.6}
-"""Above the goal of 1.5, which does not hold there: the second hop between replicas is what is too much."""
-
-
 @pytest.mark.parametrize("path", sorted({*RESULTS.glob("retrieval_*.json")} - {*TUNED}), ids=lambda path: path.stem)
 def test_the_hybrid_is_above_its_parts_and_meets_the_goals_in_every_result_file(path: Path):
     figures = json.loads(path.read_text())
@@ -108,4 +104,4 @@ def test_the_hybrid_is_above_its_parts_and_meets_the_goals_in_every_result_file(
         assert hybrid[measure] > max(part[measure] for part in parts)
     for measure, goal in GOALS[path.stem.removeprefix("retrieval_")].items():
         assert hybrid[measure] >= goal
-    assert figures["ratios"]["search_p50_vs_noop_plus_raw"] <= P50_GOALS.get(path.stem, 1.5)
+    assert figures["ratios"]["search_p50_vs_noop_plus_raw"] <= 1.5

@@ -1,5 +1,6 @@
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from app.core.jobs import Dashboard
 from app.serving import deploy as module
@@ -18,7 +19,14 @@ def test_the_local_config_is_one_that_serve_and_the_application_take():
     assert application.import_path == "app.serving.deployment:build"
     assert {each.name for each in application.deployments} == {"gateway", "retriever", "small", "large", "reader"}
     assert sum(each.ray_actor_options.num_cpus for each in application.deployments) <= 0.5
-    ServingSettings(**application.args)
+    assert ServingSettings(**application.args).searches_in_gateway
+
+
+def test_a_gateway_searches_unless_the_index_is_dealt_out_or_the_settings_say_no():
+    assert not ServingSettings(shard_replicas=2).searches_in_gateway
+    assert not ServingSettings(search_in_gateway=False).searches_in_gateway
+    with pytest.raises(ValidationError, match="leave one of them out"):
+        ServingSettings(search_in_gateway=True, shard_replicas=2)
 
 
 def test_nothing_but_the_release_is_written_into_the_application():
