@@ -117,20 +117,20 @@ class Forecaster:
         found: Floats = shared + own
         return found
 
-    def save(self, folder: Path) -> Path:
-        """Write ``quality.npz`` into a folder."""
+    def save(self, folder: Path, name: str = QUALITY_FILE) -> Path:
+        """Write ``quality.npz``, or a file of another name, into a folder."""
         import numpy as np
 
-        path = folder / QUALITY_FILE
+        path = folder / name
         np.savez(path, **vars(self))
         return path
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, name: str = QUALITY_FILE) -> Self:
         """Read what ``save`` wrote; OSError, KeyError or ValueError where it is missing or damaged."""
         import numpy as np
 
-        with np.load(folder / QUALITY_FILE, allow_pickle=False) as stored:
+        with np.load(folder / name, allow_pickle=False) as stored:
             return cls(**{name: stored[name] for name in cls.__dataclass_fields__})
 
 

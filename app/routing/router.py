@@ -1,10 +1,15 @@
-"""The router: per model a logistic regression for "this answer is right", and a threshold with a statistical promise.
+"""The router: what was learnt about a ladder of models, and the promise under which the cheaper ones answer.
 
-A threshold is the lowest probability at which the Wilson lower bound (Wilson 1927, one-sided) of the precision on the
-calibration rows reaches the target, both for the model alone and for all that the cascade has answered up to it.
+Three parts, the last two from ``app.routing.learn``: a judge of answers (here), forecasts of how much better the last
+model would answer (``foresight``), and a bound on the quality that is lost (``guarantee``). The judge is per model a
+logistic regression for "this answer is right", and a threshold with a statistical promise. Whatever it refuses is not
+sent by any model: the documents are quoted. A threshold is the lowest probability at which the Wilson lower bound
+(Wilson 1927, one-sided) of the precision on the calibration rows reaches the target, both for the model alone and for
+all that the cascade has answered up to it.
 Probabilities on the calibration rows are cross-fitted, so no row is judged by a fit that saw it.
 
-Guarantees: a router read from its file decides without scikit-learn and gives the same numbers. A model for which no
+Guarantees: a router read from its files decides without scikit-learn and gives the same numbers; a file of a version
+that only judges answers is still read. A model for which no
 threshold keeps the promise accepts nothing, and an answer whose words stand in no passage found is never accepted,
 however sure its model is. Not guaranteed: the precision on questions of another kind than those
 of the calibration; the choice among several thresholds is not corrected for.
@@ -13,16 +18,21 @@ of the calibration; the choice among several thresholds is not corrected for.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 from app.core.errors import SignalboxError
 from app.routing.features import FEATURE_NAMES, Features
+from app.routing.foresight import Foresight, ForesightUnreadable
+from app.routing.guarantee import Guarantee
+from app.routing.limits import ModelCard
 from app.routing.settings import RoutingSettings
 
 ROUTER_FILE = "router.json"
+FORMAT = 2
+"""Of files with forecasts, cards or a guarantee; those that only judge answers name none."""
 RUNGS = ("small", "large")
 
 
@@ -68,6 +78,8 @@ class Decision:
     confidence: float | None
     threshold: float | None
     accepted: bool
+    gap: float | None = None
+    """How much better the last model is expected to answer; None where nothing forecasts it."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +98,17 @@ class Router:
 
     rungs: Mapping[str, Rung]
     cascade: Cascade
+    foresight: Foresight | None = None
+    guarantee: Guarantee | None = None
+    cards: Mapping[str, ModelCard] = field(default_factory=dict)
+    bound_to: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the models and of the index that the guarantee was made with, by ``small``, ``large``, ``index``."""
+    abstains: bool = True
+    """Whether an answer that the judge refuses is replaced by a quotation, the last model's too."""
 
     @classmethod
     def fit(cls, rows: Mapping[str, Sequence[Row]], *, settings: RoutingSettings) -> "Router":
-        """Learn from rows per model (``small``, ``large``; either may be missing), one row per question, same order.
+        """Learn to judge from rows per model, cheapest first; every model's are of the same questions in one order.
 
         Raises:
             ValueError: there are no rows, or the models' rows are not of the same questions.
@@ -99,7 +118,7 @@ class Router:
         rungs: dict[str, Rung] = {}
         answered: list[bool | None] = [None] * len(next(iter(rows.values())))
         shares: dict[str, float] = {}
-        for name in (rung for rung in RUNGS if rung in rows):
+        for name in rows:
             rungs[name], accepted = _fit_rung(rows[name], answered, settings)
             newly = [index for index, take in enumerate(accepted) if take and answered[index] is None]
             for index in newly:
@@ -107,45 +126,85 @@ class Router:
             shares[name] = len(newly) / len(answered)
         return cls(rungs, _summarise(answered, shares, settings))
 
-    def decide(self, rung: str, features: Features) -> Decision:
-        """Whether the answer of a model goes out; a model that the router does not know is never sure enough."""
+    def decide(self, rung: str, features: Features, *, gap: float | None = None) -> Decision:
+        """Whether the answer of a model goes out, as the judge sees it; one of a model that it does not know never."""
         known = self.rungs.get(rung)
         if known is None:
-            return Decision(None, None, accepted=False)
+            return Decision(None, None, accepted=not self.abstains, gap=gap)
         confidence = known.probability(features)
-        return Decision(confidence, known.threshold, _accepts(known.threshold, confidence, features))
+        accepted = not self.abstains or _accepts(known.threshold, confidence, features)
+        return Decision(confidence, known.threshold, accepted, gap)
+
+    def suffices(self, gap: float | None) -> bool:
+        """Whether the guarantee lets an answer of a cheaper model stand; it does where there is none."""
+        return self.guarantee is None or (gap is not None and self.guarantee.takes_small(gap))
+
+    def mismatch(self, serving: Mapping[str, str]) -> str:
+        """Why the guarantee does not hold for what serves, by the digests in ``bound_to``; empty when it does."""
+        other = sorted(part for part, digest in self.bound_to.items() if serving.get(part) != digest)
+        if self.guarantee is None or not other:
+            return ""
+        return f"it was calibrated with another {', '.join(other)} than the release has"
 
     def to_json(self) -> dict[str, Any]:
-        """The router as a JSON value."""
+        """The router as a JSON value, without the arrays of its forecasts."""
         rungs = {name: asdict(rung) | {"weights": list(rung.weights)} for name, rung in self.rungs.items()}
-        return {"features": list(FEATURE_NAMES), "rungs": rungs, "cascade": asdict(self.cascade)}
+        judge = {"features": list(FEATURE_NAMES), "rungs": rungs, "cascade": asdict(self.cascade)}
+        if self.foresight is None and self.guarantee is None and not self.cards and self.abstains:
+            return judge
+        return judge | {
+            "format": FORMAT,
+            "guarantee": self.guarantee.to_json() if self.guarantee else None,
+            "cards": {rung: card.to_json() for rung, card in self.cards.items()},
+            "bound_to": dict(self.bound_to),
+            "abstains": self.abstains,
+        }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Router":
+    def from_json(cls, value: Mapping[str, Any], *, folder: Path | None = None) -> "Router":
         """The router of a JSON value.
 
+        Args:
+            folder: where the arrays of its forecasts lie; None: it has no forecasts.
+
         Raises:
-            RouterUnreadable: it was made for other features, or it is none.
+            RouterUnreadable: it was made for other features or by a later version, or it is none.
         """
         if not isinstance(value, Mapping) or list(value.get("features", ())) != list(FEATURE_NAMES):
             raise RouterUnreadable("the router was made for other features than this version's: calibrate a new router")
+        if value.get("format", 1) not in (1, FORMAT):
+            raise RouterUnreadable(
+                f"the router's format is {value['format']!r}, this version reads up to {FORMAT}: upgrade"
+            )
         try:
             rungs = {name: Rung(**{**rung, "weights": tuple(rung["weights"])}) for name, rung in value["rungs"].items()}
-            return cls(rungs, Cascade(**value["cascade"]))
-        except (KeyError, TypeError, AttributeError) as error:
+            return cls(
+                rungs,
+                Cascade(**value["cascade"]),
+                Foresight.load(folder, value["foresight"]) if folder and value.get("foresight") else None,
+                Guarantee.from_json(value["guarantee"]) if value.get("guarantee") else None,
+                {rung: ModelCard.from_json(card) for rung, card in value.get("cards", {}).items()},
+                dict(value.get("bound_to", {})),
+                bool(value.get("abstains", True)),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RouterUnreadable(f"the router is damaged ({error}): calibrate a new router") from error
+        except ForesightUnreadable as error:
+            raise RouterUnreadable(str(error)) from error
 
     def save(self, folder: Path) -> Path:
-        """Write ``router.json`` into a folder."""
-        path = folder / ROUTER_FILE
-        path.write_text(json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n")
+        """Write ``router.json`` into a folder, and the arrays of its forecasts beside it."""
+        value, path = self.to_json(), folder / ROUTER_FILE
+        if self.foresight:
+            value |= {"foresight": self.foresight.save(folder)}
+        path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
         return path
 
     @classmethod
     def load(cls, folder: Path) -> "Router":
         """Read ``router.json`` from a folder; RouterUnreadable as for :meth:`from_json`."""
         try:
-            return cls.from_json(json.loads((folder / ROUTER_FILE).read_text()))
+            return cls.from_json(json.loads((folder / ROUTER_FILE).read_text()), folder=folder)
         except (OSError, ValueError) as error:
             raise RouterUnreadable(f"the router in {folder} cannot be read: calibrate a new router") from error
 

@@ -34,3 +34,19 @@ class RoutingSettings(Settings):
 
     num_threads: PositiveInt = 1
     """Threads of the text engine."""
+
+    tolerance: float = Field(default=0.02, gt=0, lt=1)
+    """Quality that may be lost on average against always asking the largest model; 0.02: two points of accuracy."""
+
+    guarantee_confidence: float = Field(default=0.95, ge=0.5, lt=1)
+    """Confidence at which no more than that is lost."""
+
+    explore: float = Field(default=0.02, ge=0, le=0.5)
+    """Share of calls that may be dealt out to the models by chance, as an audit needs them; the guarantee counts what
+    they may lose, and no more than this share is ever dealt out."""
+
+    min_forecast_rows: int = Field(default=200, ge=50)
+    """Rows to learn from, half of those given, below which a router judges answers and forecasts nothing."""
+
+    abstain: bool = True
+    """Whether the documents are quoted where the judge trusts no model's answer; if not, the largest model's goes out."""
