@@ -33,6 +33,7 @@ STOP, RESUME = "stop", "resume"
 ERASURE = "erasure"
 WITNESS = "witness"
 ACCESS = "access"
+GUARANTEE, VOID = "guarantee", "void"
 """Kinds of statements that publish no version; all others are kinds of versions."""
 MOVES = (PROMOTION, ROLLBACK, STOP, RESUME)
 PRODUCTION = "production"

@@ -23,6 +23,7 @@ from app.ledger.faults import Fault, Report, collector_paused
 from app.ledger.keys import Verifier
 from app.ledger.log import SERVICE_KEY, Leaf
 from app.ledger.verify_artifacts import erasures_of, verify_artifacts
+from app.ledger.verify_guarantees import verify_guarantees
 from app.ledger.verify_lineage import verify_lineage
 from app.ledger.verify_registry import read_refs, verify_registry
 from app.ledger.verify_requests import verify_requests
@@ -92,8 +93,9 @@ def _verify(
     known = None if any(fault.kind == "wrong-key" for fault in report.faults) else verifier  # said once is enough
     verify_registry(connection, rows, manifests, known, report, root=store.local_root)
     verify_lineage(rows, report)
-    log = (Leaf(row.index, row.statement) for row in rows if row.statement)
+    log = [Leaf(row.index, row.statement) for row in rows if row.statement]
     verify_access(workspace.access_path, log, manifests, report)
+    verify_guarantees(log, manifests, known, store, report)
 
 
 def _check_database(connection: Connection, report: Report) -> None:

@@ -140,11 +140,9 @@ class Router:
         return self.guarantee is None or (gap is not None and self.guarantee.takes_small(gap))
 
     def mismatch(self, serving: Mapping[str, str]) -> str:
-        """Why the guarantee does not hold for what serves, by the digests in ``bound_to``; empty when it does."""
+        """Why forecasts and guarantee do not hold for what serves, by the digests in ``bound_to``; else empty."""
         other = sorted(part for part, digest in self.bound_to.items() if serving.get(part) != digest)
-        if self.guarantee is None or not other:
-            return ""
-        return f"it was calibrated with another {', '.join(other)} than the release has"
+        return f"it was calibrated with another {', '.join(other)} than the release has" if other else ""
 
     def to_json(self) -> dict[str, Any]:
         """The router as a JSON value, without the arrays of its forecasts."""

@@ -49,4 +49,4 @@ class RoutingSettings(Settings):
     """Rows to learn from, half of those given, below which a router judges answers and forecasts nothing."""
 
     abstain: bool = True
-    """Whether the documents are quoted where the judge trusts no model's answer; if not, the largest model's goes out."""
+    """Whether the documents are quoted where the judge trusts no model's answer; else the largest model's goes out."""

@@ -1,7 +1,9 @@
 """From a question to an answer: the cheapest model that is sure enough, else the documents' own sentences.
 
-The retriever and the first model run side by side; each further model is asked only when the one before was not sure
-enough. The price counts every model that was asked.
+Each further model is asked only when the one before was not sure enough. The retriever and the first model run side by
+side, unless the router forecasts from what was found which model is worth asking. For a few requests chance puts
+another model in (``app.routing.course``), so that what it would have answered can be known; what it answers goes out
+under the same rule. The price counts every model that was asked.
 
 Guarantees: an answer names the model that gave it, and cites a passage only when the answer's words stand in it, or
 when it quotes it. Not guaranteed: that a model's answer without a citation is in the documents.
@@ -9,16 +11,27 @@ when it quotes it. Not guaranteed: that a model's answer without a citation is i
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 from app.inference.sampling import Delta, Generation, Sampling
 from app.retrieval.filters import PUBLIC, Scope
+from app.routing import sight
+from app.routing.course import Circumstances, Course, set_course
 from app.routing.features import Features, extract_features, find_support
 from app.routing.router import Decision
 from app.serving.embeddings import Embedded
 from app.serving.release import EXTRACTIVE, ROUTED, Prompt, Release
-from app.serving.schema import Attempt, Citation, Passage, Route
+from app.serving.schema import Attempt, Citation, Passage, Route, Routing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+
+PLAIN = Circumstances()
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ class Tried:
     generation: Generation
     features: Features
     decision: Decision
+    sure: bool = False
+    """Whether the judge trusts the answer, whatever a larger model is expected to say."""
 
     @property
     def num_tokens(self) -> int:
@@ -105,6 +120,8 @@ class Answer:
     retrieval: Retrieval
     tried: list[Tried] = field(default_factory=list)
     extract_confidence: float | None = None
+    routing: Routing | None = None
+    """None where a model was asked for by name."""
 
     @property
     def confidence(self) -> float | None:
@@ -138,6 +155,7 @@ async def answer(
     top_k: int,
     sampling: Sampling,
     scope: Scope = PUBLIC,
+    circumstances: Circumstances = PLAIN,
 ) -> Answer:
     """Answer a question under one release.
 
@@ -146,20 +164,89 @@ async def answer(
         rungs: models to ask, cheapest first.
         sampling: how the answer is drawn.
         scope: what the caller may see of the documents.
+        circumstances: what else decides who may answer; by default nothing, and nothing is left to chance.
     """
-    routed = requested == ROUTED
     searching = asyncio.ensure_future(backends.retrieve(release.index, question, top_k, scope))
-    tried: list[Tried] = []
+    asking = _Asking(question, release, backends, sampling, searching)
     try:
-        for rung in rungs:
-            model = release.models[rung]
-            generation = await backends.generate(rung, model.digest, release.prompt_for(question), sampling)
-            tried.append(_judge(question, rung, generation, await searching, release))
-            if not routed or tried[-1].decision.accepted:
-                return _from_model(tried, await searching)
-        return await _from_documents(question, tried, await searching, backends)
+        if requested == ROUTED:
+            return await _routed(asking, rungs, circumstances)
+        tried = [await asking.ask(rung) for rung in rungs[:1]]
+        found = await searching
+        return _from_model(tried, found) if tried else await _from_documents(question, tried, found, backends)
     finally:
         searching.cancel()
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """One question under way."""
+
+    question: str
+    release: Release
+    backends: Backends
+    sampling: Sampling
+    searching: "asyncio.Future[Retrieval]"
+
+    async def ask(self, rung: str, seen: "Floats | None" = None) -> Tried:
+        """A model's answer, judged.
+
+        Args:
+            seen: what was seen before, where the router forecasts.
+        """
+        model, prompt = self.release.models[rung], self.release.prompt_for(self.question)
+        generation = await self.backends.generate(rung, model.digest, prompt, self.sampling)
+        return _judge(self.question, rung, generation, await self.searching, self.release, seen)
+
+    async def look(self) -> "Floats":
+        """What is seen before a model is asked; it waits for the search."""
+        found = await self.searching
+        return sight.before(self.question, found.embedding, found.passages)
+
+
+async def _routed(asking: _Asking, rungs: Sequence[str], circumstances: Circumstances) -> Answer:
+    router = asking.release.router
+    foresight = router.foresight if router and not circumstances.void else None
+    seen = await asking.look() if foresight else None
+    qualities = foresight.qualities(seen) if foresight and seen is not None else None
+    course = set_course(router, rungs, circumstances, qualities=qualities)
+    tried: list[Tried] = []
+    for rung in course.asked:
+        tried.append(await asking.ask(rung, seen))
+        last = rung == course.asked[-1]
+        if tried[-1].sure and not last and router and not router.suffices(tried[-1].decision.gap):
+            tried[-1] = replace(tried[-1], decision=replace(tried[-1].decision, accepted=False))
+        if tried[-1].decision.accepted:
+            break
+    choice = tried[-1].rung if tried else ""
+    used = course.drawn or choice
+    if used and all(each.rung != used for each in tried):
+        tried.append(await asking.ask(used, seen))
+    goes_out = next((each for each in tried if each.rung == used and each.sure), None)
+    found = await asking.searching
+    if goes_out:
+        given = _from_model(tried, found, goes_out)
+    else:
+        given = await _from_documents(asking.question, tried, found, asking.backends)
+    return replace(given, routing=_account(course, tried, choice, used, circumstances, asking.release))
+
+
+def _account(
+    course: Course, tried: Sequence[Tried], choice: str, used: str, about: Circumstances, release: Release
+) -> Routing:
+    promised = release.router.guarantee if release.router else None
+    gaps = {each.rung: each.decision.gap for each in tried if each.decision.gap is not None}
+    return Routing(
+        choice=choice,
+        used=used,
+        explored=bool(course.drawn),
+        propensities=course.propensities(choice),
+        qualities=dict(course.qualities),
+        gaps=gaps,
+        left_out=dict(course.left_out),
+        guarantee="void" if about.void else "holds" if promised else "none",
+        void_because=about.void,
+    )
 
 
 def cost_usd(release: Release, tried: Sequence[Tried]) -> float:
@@ -175,20 +262,26 @@ def cost_large_only_usd(release: Release, tried: Sequence[Tried]) -> float:
     return by_large.num_tokens * release.price("large") / 1000
 
 
-def _judge(question: str, rung: str, generation: Generation, retrieval: Retrieval, release: Release) -> Tried:
-    features = extract_features(question, generation, retrieval.passages)
-    decision = release.router.decide(rung, features) if release.router else Decision(None, None, accepted=False)
+def _judge(
+    question: str, rung: str, generation: Generation, retrieval: Retrieval, release: Release, seen: "Floats | None"
+) -> Tried:
+    features, router = extract_features(question, generation, retrieval.passages), release.router
+    gap = None
+    if seen is not None and router and router.foresight and rung in router.foresight.seen_after:
+        gap = router.foresight.gap_after(rung, sight.after(seen, question, generation, features))
+    decision = router.decide(rung, features, gap=gap) if router else Decision(None, None, accepted=False)
     if not generation.text.strip():
-        decision = Decision(decision.confidence, decision.threshold, accepted=False)
-    return Tried(rung, release.models[rung].ref, generation, features, decision)
+        decision = replace(decision, accepted=False)
+    return Tried(rung, release.models[rung].ref, generation, features, decision, sure=decision.accepted)
 
 
-def _from_model(tried: list[Tried], retrieval: Retrieval) -> Answer:
-    last = tried[-1]
+def _from_model(tried: list[Tried], retrieval: Retrieval, chosen: Tried | None = None) -> Answer:
+    """The answer of a model; of the last one asked by default."""
+    last = chosen or tried[-1]
     support = find_support(last.generation.text, retrieval.passages)
     return Answer(
         text=last.generation.text,
-        route="small" if last.rung == "small" else "large",
+        route=last.rung,
         model=last.model,
         finish_reason=last.generation.finish_reason,
         citations=[] if support is None else [Citation.of(retrieval.passages[support])],

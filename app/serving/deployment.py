@@ -32,6 +32,7 @@ from app.serving.release import Prompt, Release, resolve_release
 from app.serving.retry import Retry
 from app.serving.schema import Passage
 from app.serving.settings import ReleaseConfig, ServingSettings
+from app.serving.steering import Steering
 
 REPLICA_GONE = (RayActorError, WorkerCrashedError, ReplicaUnavailableError)
 OPTIONS = {
@@ -251,6 +252,7 @@ class GatewayDeployment:
             resolve=lambda ref: resolve_release(registry, ref),
             log=self._log,
             access=AccessList.of(registry),
+            steering=Steering.of(settings, registry),
         )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

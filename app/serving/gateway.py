@@ -38,6 +38,7 @@ from app.serving.schema import (
     Usage,
 )
 from app.serving.settings import ServingSettings
+from app.serving.steering import Steering, Watch
 
 logger = logging.getLogger(__name__)
 WORDS = re.compile(r"\S+\s*|\s+")
@@ -63,8 +64,9 @@ class Gateway:
         resolve: Callable[[str], Release],
         log: RequestLog,
         access: AccessList,
+        steering: Steering | None = None,
     ) -> None:
-        self._access = access
+        self._access, self._steering = access, steering or Steering(Watch(lambda _: "", period_s=60.0))
         self._settings, self._backends, self._resolve, self._log = settings, backends, resolve, log
         self._ref, self._attempt, self._release, self._looked_s = "", "", None, 0.0
         self._reason, self._refused = "no release has been named yet: deploy with a release", ""
@@ -176,7 +178,7 @@ class Gateway:
         try:
             release = await self.release()
             record["release"] = release.digest
-            given = await self._answer(request, release, Scope(self._access.labels_of(authorization)))
+            given = await self._answer(request, release, authorization)
         except Exception as error:  # whatever it is, it is logged and passed on
             raise self._refuse(error, record, latency_s=time.monotonic() - started_s) from error
         response = _respond(given, release, request_id=request_id, latency_s=time.monotonic() - started_s)
@@ -208,20 +210,27 @@ class Gateway:
             raise no_receipt(request_id, wait_s=wait_s)
         return proof
 
-    async def _answer(self, request: ChatRequest, release: Release, scope: Scope) -> Answer:
+    async def _answer(self, request: ChatRequest, release: Release, authorization: str | None) -> Answer:
         rungs = release.rungs_for(request.model)
         if rungs is None:
             raise unknown_model(request.model, release.model_names)
-        return await answer(
+        sampling = Sampling(max_new_tokens=request.limit(self._settings.max_new_tokens))
+        circumstances = await self._steering.begin(
+            request, release, max_new_tokens=sampling.max_new_tokens, authorization=authorization
+        )
+        given = await answer(
             request.question(),
             release=release,
             requested=request.model,
             rungs=rungs,
             backends=self._backends,
             top_k=self._settings.top_k,
-            sampling=Sampling(max_new_tokens=request.limit(self._settings.max_new_tokens)),
-            scope=scope,
+            sampling=sampling,
+            scope=Scope(self._access.labels_of(authorization)),
+            circumstances=circumstances,
         )
+        self._steering.end(request, given, authorization=authorization)
+        return given
 
     def metrics(self) -> str:
         """``/metrics`` of this replica in Prometheus' text format."""
@@ -297,6 +306,7 @@ def _respond(given: Answer, release: Release, *, request_id: str, latency_s: flo
         cost_usd=cost_usd(release, given.tried),
         cost_large_only_usd=cost_large_only_usd(release, given.tried),
         latency_s=latency_s,
+        routing=given.routing,
     )
     return ChatResponse(
         id=f"chatcmpl-{request_id}",

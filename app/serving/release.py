@@ -52,6 +52,9 @@ class Release:
     """Whether the ledger says that its models are out of service: ``models`` is empty then."""
     encoder: Model = PINNED
     """What the index was made with: the pinned encoder, or a retriever's; the reference is the retriever's."""
+    router_digest: str = ""
+    mismatch: str = ""
+    """Why the router's forecasts and guarantee do not hold for these models or this index; empty when they do."""
 
     def price(self, rung: str) -> float:
         """US dollars for 1,000 tokens of a model, prompt and completion alike."""
@@ -98,16 +101,19 @@ def resolve_release(registry: Registry, ref: str) -> Release:
     check_manifest(version, registry)
     facts, stopped = version.facts, is_stopped(registry, version)
     digests = {rung: facts[rung] for rung in RUNGS if facts.get(rung) and not stopped}
+    router = None if stopped else _load_router(registry, facts)
     return Release(
         digest=version.digest,
         ref=version.ref,
         index=facts["index"],
         models={rung: Model(digest, registry.get("model", digest).ref) for rung, digest in digests.items()},
-        router=None if stopped else _load_router(registry, facts),
+        router=router,
         prices=facts.get("prices") or {},
         prompt=facts.get("prompt") or "",
         stopped=stopped,
         encoder=_encoder_of(registry, facts["index"]),
+        router_digest=facts.get("router") or "",
+        mismatch=router.mismatch({**digests, "index": facts["index"]}) if router else "",
     )
 
 

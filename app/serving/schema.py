@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 from app.retrieval.filters import Scope
 from app.serving.errors import invalid
 
-Route = Literal["small", "large", "extractive"]
+Route = str
+"""The model that answered, such as ``small`` or ``large``; ``extractive`` for quotations."""
 MAX_QUERY = 100_000
 UNSUPPORTED = ("tools", "functions", "logprobs", "response_format", "stop", "logit_bias", "modalities", "audio")
 
@@ -178,6 +179,24 @@ class Attempt(BaseModel):
     num_completion_tokens: int
 
 
+class Routing(BaseModel):
+    """How the router chose. ``choice`` is its own, ``used`` what chance put in its place for a few requests.
+
+    ``propensities`` says with which probability each model would have been used for this very request: what an audit
+    needs. ``gaps`` tells how much better the last model was expected to be, ``left_out`` why models were not asked.
+    """
+
+    choice: str
+    used: str
+    explored: bool
+    propensities: dict[str, float]
+    qualities: dict[str, float] = {}
+    gaps: dict[str, float] = {}
+    left_out: dict[str, str] = {}
+    guarantee: Literal["none", "holds", "void"]
+    void_because: str = ""
+
+
 class Account(BaseModel):
     """How an answer came about and what it cost; ``confidence`` is the router's probability that it is right."""
 
@@ -191,6 +210,7 @@ class Account(BaseModel):
     cost_usd: float
     cost_large_only_usd: float
     latency_s: float
+    routing: Routing | None = None
 
 
 class Usage(BaseModel):

@@ -1,6 +1,6 @@
 """Settings of the serving application; they are the ``args`` of its Serve config."""
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from app.core.settings import Settings
 
@@ -50,6 +50,16 @@ class ServingSettings(Settings):
 
     ledger_period_s: NonNegativeFloat = 5.0
     """Least time between two ledger entries for flushed parts of the log."""
+
+    explore: float | None = Field(default=None, ge=0, le=0.5)
+    """Share of routed requests that chance deals out to the models, for the audit; never more than the router's
+    guarantee counted. Null: just that, and none for a router without a guarantee."""
+
+    guarantee_period_s: PositiveFloat = 2.0
+    """How often each gateway replica reads from the ledger whether the router's guarantee still stands."""
+
+    answer_deadline_s: PositiveFloat | None = None
+    """The router asks no model that takes longer than this for an answer, by its own figures. Null: no limit."""
 
     resolve_period_s: NonNegativeFloat = 2.0
     """While no release serves, how often the gateway looks whether there is one."""
