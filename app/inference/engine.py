@@ -1,13 +1,19 @@
-"""Text generation with a local Hugging Face model: greedy, batched, with a key-value cache.
+"""Text generation with a local Hugging Face model: requests of many callers in one running batch.
 
-Guarantees: the same prompts give the same texts; an answer does not depend on the prompts beside it, up to rounding;
-the log-probabilities are those of the tokens that were chosen. Not guaranteed: speed (it measures nothing), sampling,
-streaming. Knows neither Ray nor the registry; torch and transformers are imported when an engine is built.
+Guarantees: the same prompts, and the same seeds, give the same texts; an answer does not depend on the prompts beside
+it, up to rounding; the log-probabilities are the model's own, of the tokens that were chosen. Not guaranteed: answers
+that fit a JSON schema. Knows neither Ray nor the registry; torch and transformers are imported when an engine is built.
+
+Why not transformers' own continuous batching (5.23): its log-probabilities are those after temperature and without
+alternatives, one random stream and one choice between greedy and drawn answers serve the whole batch, and stop strings
+and adapters are missing. Its paged attention needs a GPU kernel to pay off; on a CPU a step looks at the cache of all
+rows for every row (`python -m benchmarks.engine` measures both).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +29,13 @@ from app.inference.chat_format import (
     load_tokenizer,
 )
 from app.inference.kinds import writes
-from app.inference.sampling import Generation, Sampling
+from app.inference.sampling import Delta, Generation, Sampling
 
 if TYPE_CHECKING:
     import torch
 
-BATCH_SIZE = 64
-THOUGHT = "</think>"
-"""Where a token of its own, it ends what a reasoning model says to itself before it answers."""
+    from app.inference.batching import Limits, Load, Request
+
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -46,22 +51,36 @@ class TransformersEngine:
         adapter: a PEFT adapter folder to merge into the model.
         num_threads: torch threads of this process.
         dtype: torch's name of the type to compute in.
+        limits: how much is taken on at once.
 
     Raises:
         ModelUnusable: a folder is not what it should be.
     """
 
     def __init__(
-        self, folder: Path, *, adapter: Path | None = None, num_threads: int = 1, dtype: str = "float32"
+        self,
+        folder: Path,
+        *,
+        adapter: Path | None = None,
+        num_threads: int = 1,
+        dtype: str = "float32",
+        limits: Limits | None = None,
     ) -> None:
         import torch
+
+        from app.inference.batching import Limits, Scheduler
+        from app.inference.spelling import Vocabulary
 
         torch.set_num_threads(num_threads)
         self._model = _load_model(Path(folder), adapter, getattr(torch, dtype))
         self._tokenizer, self._format = _load_format(Path(folder))
-        self._ends, self._pad = torch.tensor(sorted(self._format.end_tokens)), self._format.pad_token
-        self._thinks = THOUGHT in self._tokenizer.get_added_vocab()
         self.max_context_tokens = context_tokens(Path(folder)) or DEFAULT_CONTEXT_TOKENS
+        self._scheduler = Scheduler(
+            _Network(self._model),
+            Vocabulary(self._tokenizer, end_tokens=self._format.end_tokens),
+            limits=limits or Limits(),
+            max_context_tokens=self.max_context_tokens,
+        )
 
     def count_tokens(self, text: str) -> int:
         """Length of a text in the model's tokens."""
@@ -69,7 +88,7 @@ class TransformersEngine:
 
     def lacks(self, sampling: Sampling) -> tuple[str, ...]:
         """What is asked for and not there: names of ``Sampling``'s fields."""
-        return sampling.asked
+        return tuple(name for name in sampling.asked if name == "schema")
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling | None = None, *, max_new_tokens: int = 32
@@ -77,19 +96,70 @@ class TransformersEngine:
         """Answer every prompt: a string is a question, a sequence of messages a conversation.
 
         A prompt that leaves no room for the answer loses its beginning; a conversation that the model's template
-        refuses is asked as one question.
+        refuses is asked as one question. Requests of others are answered in the same steps.
 
         Args:
             sampling: how answers are drawn; None: greedily, of at most ``max_new_tokens``.
+
+        Raises:
+            EngineFailed: the model failed.
         """
-        max_new_tokens = sampling.max_new_tokens if sampling else max_new_tokens
-        encoded = [self._encode(prompt, max_new_tokens) for prompt in prompts]
-        order = sorted(range(len(encoded)), key=lambda position: len(encoded[position]))
-        answers: dict[int, Generation] = {}
-        for start in range(0, len(order), BATCH_SIZE):
-            chosen = order[start : start + BATCH_SIZE]
-            answers |= zip(chosen, self._answer([encoded[i] for i in chosen], max_new_tokens), strict=True)
-        return [answers[position] for position in range(len(encoded))]
+        sampling = sampling or Sampling(max_new_tokens=max_new_tokens)
+        requests = [self._request(prompt, sampling) for prompt in prompts]
+        for request in sorted(requests, key=lambda each: len(each.tokens)):
+            self._scheduler.submit(request, bounded=False)
+        while not all(request.answer.done() for request in requests):
+            self._scheduler.step()
+        return [request.answer.result() for request in requests]
+
+    async def answer(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """One answer, drawn together with those of other callers; cancelling the call frees its place.
+
+        Raises:
+            EngineBusy: too many requests wait already.
+            EngineFailed: the model failed.
+        """
+        request = self._scheduler.submit(self._request(prompt, sampling))
+        self._scheduler.start()
+        return await asyncio.wrap_future(request.answer)
+
+    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
+        """An answer piece by piece, the last with the whole; closing the iterator frees its place. Raises as above."""
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Delta | None]()
+
+        def tell(delta: Delta | None) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(pieces.put_nowait, delta)
+
+        request = self._request(prompt, sampling, listen=tell)
+        self._scheduler.submit(request)
+        request.answer.add_done_callback(
+            lambda answer: tell(None) if answer.cancelled() or answer.exception() else None
+        )
+        self._scheduler.start()
+        try:
+            while (delta := await pieces.get()) is not None:
+                yield delta
+                if delta.whole is not None:
+                    return
+            request.answer.result()
+        finally:
+            request.answer.cancel()
+
+    @property
+    def load(self) -> Load:
+        """Requests under way, and requests that wait."""
+        return self._scheduler.load
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since the last step, while there is work; 0 without."""
+        return self._scheduler.stalled_s
+
+    def _request(self, prompt: Prompt, sampling: Sampling, listen: Callable[[Delta], None] | None = None) -> Request:
+        from app.inference.batching import Request
+
+        return Request(self._encode(prompt, sampling.max_new_tokens), sampling, listen=listen)
 
     def _encode(self, prompt: Prompt, max_new_tokens: int) -> list[int]:
         room = max(self.max_context_tokens - max_new_tokens, 1)
@@ -99,57 +169,21 @@ class TransformersEngine:
             turns = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
             return self._format.prompt("\n\n".join(turns))[-room:]
 
-    def _answer(self, prompts: list[list[int]], max_new_tokens: int) -> list[Generation]:
-        tokens, logprobs = self._decode(prompts, max_new_tokens)
-        rows = zip(prompts, tokens, logprobs, strict=True)
-        return [self._generation(len(prompt), ids, values) for prompt, ids, values in rows]
 
-    def _generation(self, num_prompt_tokens: int, ids: list[int], logprobs: list[float]) -> Generation:
-        end = next((place for place, token in enumerate(ids) if token in self._format.end_tokens), None)
-        stopped, num_tokens = end is not None, len(ids) if end is None else end + 1
-        kept = logprobs[:num_tokens]
-        text = self._tokenizer.decode(ids[: num_tokens - stopped], skip_special_tokens=True)
-        return Generation(
-            text=(text.rpartition(THOUGHT)[2] if self._thinks else text).strip(),
-            mean_logprob=sum(kept) / num_tokens,
-            min_logprob=min(kept),
-            num_prompt_tokens=num_prompt_tokens,
-            num_completion_tokens=num_tokens,
-            finish_reason="stop" if stopped else "length",
-        )
+class _Network:
+    """The model as the scheduler calls it."""
 
-    def _decode(self, prompts: list[list[int]], max_new_tokens: int) -> tuple[list[list[int]], list[list[float]]]:
-        """Greedy decoding of left-padded prompts; ends when every row has met its end token."""
-        import torch
+    def __init__(self, model: Any) -> None:
+        self._model, self.device, self.config = model, model.device, model.config
 
-        ids, mask = self._left_padded(prompts)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        cache: Any = None
-        tokens: list[torch.Tensor] = []
-        logprobs: list[torch.Tensor] = []
-        done = torch.zeros(len(prompts), dtype=torch.bool)
-        with torch.inference_mode():
-            while len(tokens) < max_new_tokens and not done.all():
-                output = self._model(
-                    input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                    logits_to_keep=1,
-                )  # fmt: skip
-                cache = output.past_key_values
-                best = output.logits[:, -1].float().log_softmax(-1).max(-1)
-                tokens.append(best.indices)
-                logprobs.append(best.values)
-                done |= torch.isin(best.indices, self._ends)
-                ids, positions = best.indices[:, None], positions[:, -1:] + 1
-                mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-        return torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist()
-
-    def _left_padded(self, prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-
-        length = max(len(prompt) for prompt in prompts)
-        ids = torch.tensor([[self._pad] * (length - len(prompt)) + prompt for prompt in prompts])
-        mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        return ids, mask
+    def __call__(
+        self, *, input_ids: Any, attention_mask: Any, position_ids: Any, cache: Any, owners: Sequence[str]
+    ) -> Any:
+        output = self._model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=cache,
+            use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        return output.logits[:, -1]
 
 
 def _load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.inference.engine import ADAPTER_FILE, TransformersEngine
 from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
+
+if TYPE_CHECKING:
+    from app.inference.batching import Limits
 
 
 @dataclass(frozen=True)
@@ -15,9 +19,9 @@ class ModelSource:
     folder: Path
     adapter: Path | None = None
 
-    def load(self, *, num_threads: int) -> TransformersEngine:
+    def load(self, *, num_threads: int, limits: "Limits | None" = None) -> TransformersEngine:
         """The engine; ModelUnusable when a folder is not what it should be."""
-        return TransformersEngine(self.folder, adapter=self.adapter, num_threads=num_threads)
+        return TransformersEngine(self.folder, adapter=self.adapter, num_threads=num_threads, limits=limits)
 
 
 def find_model(model: Version, *, registry: Registry) -> ModelSource:

@@ -7,7 +7,8 @@ is made again; calls are free of side effects. Replicas keep no access log: Serv
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,6 +17,7 @@ from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from app.core.errors import SignalboxError
 from app.inference.sampling import Delta, Generation, Sampling
 from app.retrieval.filters import Scope
 from app.retrieval.shards import Call
@@ -24,7 +26,7 @@ from app.serving import replicas
 from app.serving.access import AccessList
 from app.serving.cascade import Extract, Retrieval
 from app.serving.embeddings import Embedded
-from app.serving.errors import ReleaseNotLoaded
+from app.serving.errors import ApiError, ReleaseNotLoaded
 from app.serving.gateway import Gateway
 from app.serving.http import create_app
 from app.serving.log import RequestLog
@@ -43,7 +45,6 @@ OPTIONS = {
     "health_check_timeout_s": 30.0,
     "graceful_shutdown_timeout_s": 10.0,
 }
-BATCH_WAIT_S = 0.005
 
 
 def retry_of(settings: ServingSettings) -> Retry:
@@ -128,20 +129,22 @@ class GeneratorDeployment:
     async def preload(self, release: str) -> None:
         await asyncio.to_thread(self._worker.preload, release)
 
+    def check_health(self) -> None:
+        self._worker.check()
+
+    async def load(self) -> tuple[int, ...]:
+        return self._worker.load()
+
     async def lacks(self, model: str, sampling: Sampling) -> tuple[str, ...]:
-        return await asyncio.to_thread(self._worker.lacks, model, sampling)
+        return await self._worker.lacks(model, sampling)
 
     async def generate(self, model: str, prompt: Prompt, sampling: Sampling) -> Generation:
-        result: Generation = await self._batch((model, prompt, sampling))
-        return result
+        return await self._worker.generate(model, prompt, sampling)
 
-    async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Delta]:
-        whole = await self.generate(model, prompt, sampling)
-        yield Delta(text=whole.text, tokens=whole.tokens, whole=whole)
-
-    @serve.batch(max_batch_size=8, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def _batch(self, asked: list[tuple[str, Prompt, Sampling]]) -> list[Generation]:
-        return await asyncio.to_thread(self._worker.generate, asked)
+    async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
+        async with aclosing(self._worker.stream(model, prompt, sampling)) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
 class ReaderDeployment:
@@ -152,6 +155,20 @@ class ReaderDeployment:
 
     async def read(self, question: str, passages: Sequence[Passage]) -> Extract:
         return await asyncio.to_thread(self._worker.read, question, passages)
+
+
+def _fault(error: RayTaskError) -> Exception:
+    """What was raised in a replica: our own as it was, anything else as Ray says it."""
+    return error.cause if isinstance(error.cause, SignalboxError) else error
+
+
+async def _awaited(response: Any, result: Awaitable[Any] | None = None) -> Any:
+    """The result of a call, which ends in its replica when nobody waits for it any more."""
+    try:
+        return await (result or response)
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
 
 
 class Handles:
@@ -171,43 +188,52 @@ class Handles:
         self._retriever, self._generators, self._reader, self._retry = retriever, generators, reader, retry
         self._search = search
 
+    async def _call(self, make: Callable[[], Awaitable[Any]]) -> Any:
+        """The result of a call that is made again while its replica is gone; our own faults as they were raised."""
+        try:
+            return await self._retry.call(make)
+        except RayTaskError as error:
+            raise _fault(error) from error
+
     async def retrieve(self, index: str, question: str, top_k: int, scope: Scope) -> Retrieval:
         asked = replicas.Asked(index, question, top_k, scope)
         if self._search:
             return await self._search.retrieve(asked)
-        found: Retrieval = await self._retry.call(lambda: self._retriever.retrieve.remote(asked))
+        found: Retrieval = await self._call(lambda: self._retriever.retrieve.remote(asked))
         return found
 
     async def embed(self, index: str, texts: Sequence[str]) -> Embedded:
-        embedded: Embedded = await self._retry.call(lambda: self._retriever.embed.remote(index, texts))
+        embedded: Embedded = await self._call(lambda: self._retriever.embed.remote(index, texts))
         return embedded
 
     async def lacks(self, rung: str, model: str, sampling: Sampling) -> tuple[str, ...]:
         if not sampling.asked:
             return ()
         handle = self._generators[rung]
-        lacking: tuple[str, ...] = await self._retry.call(lambda: handle.lacks.remote(model, sampling))
+        lacking: tuple[str, ...] = await self._call(lambda: handle.lacks.remote(model, sampling))
         return lacking
 
     async def generate(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> Generation:
         handle = self._generators[rung]
-        given: Generation = await self._retry.call(lambda: handle.generate.remote(model, prompt, sampling))
+        given: Generation = await self._call(lambda: _awaited(handle.generate.remote(model, prompt, sampling)))
         return given
 
-    async def stream(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> AsyncIterator[Delta]:
+    async def stream(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
         handle = self._generators[rung].options(stream=True)
 
         async def begin() -> tuple[Any, Delta]:
-            deltas = handle.stream.remote(model, prompt, sampling)
-            return deltas, await anext(deltas)
+            pieces = handle.stream.remote(model, prompt, sampling)
+            return pieces, await _awaited(pieces, anext(pieces))
 
-        deltas, delta = await self._retry.call(begin)
+        pieces, piece = await self._call(begin)
         try:
-            yield delta
-            async for delta in deltas:
-                yield delta
+            yield piece
+            async for piece in pieces:
+                yield piece
+        except RayTaskError as error:
+            raise _fault(error) from error
         finally:
-            deltas.cancel()
+            pieces.cancel()
 
     async def preload(self, release: Release) -> None:
         if self._search:
@@ -215,13 +241,15 @@ class Handles:
         handles = [self._retriever, *(self._generators[rung] for rung in release.models)]
         calls = [functools.partial(handle.preload.remote, release.digest) for handle in handles]
         try:
-            await asyncio.gather(*map(self._retry.call, calls))
-        except RayTaskError as error:
-            cause = str(error.cause or error).strip().splitlines()[-1]
+            await asyncio.gather(*map(self._call, calls))
+        except ApiError:
+            raise
+        except (RayTaskError, SignalboxError) as error:
+            cause = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
             raise ReleaseNotLoaded(f"{release.ref} cannot be loaded ({cause}): run `signalbox verify`") from error
 
     async def read(self, question: str, passages: Sequence[Passage]) -> Extract:
-        extract: Extract = await self._retry.call(lambda: self._reader.read.remote(question, passages))
+        extract: Extract = await self._call(lambda: self._reader.read.remote(question, passages))
         return extract
 
 

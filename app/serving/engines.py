@@ -10,14 +10,19 @@ from app.registry.whole import whole_folder
 from app.routing.calibrate import calibrate
 from app.routing.settings import RoutingSettings
 from app.serving.schema import Passage
+from app.serving.settings import ServingSettings
 
 Scatter: TypeAlias = Callable[[str, Sequence[tuple[int, str, tuple[Any, ...]]]], list[Any]]
 """Digest of an index, and calls to its shards (number, method, arguments) -> their results."""
 
 
-def load_engine(registry: Registry, digest: str, *, num_threads: int) -> Any:
+def load_engine(registry: Registry, digest: str, *, settings: ServingSettings) -> Any:
     """The text engine of a model version; an adapter is put on its base model."""
-    return find_model(registry.get("model", digest), registry=registry).load(num_threads=num_threads)
+    from app.inference.batching import Limits
+
+    source = find_model(registry.get("model", digest), registry=registry)
+    limits = Limits(max_rows=settings.max_rows, max_waiting=settings.max_waiting)
+    return source.load(num_threads=settings.num_threads, limits=limits)
 
 
 def load_index(registry: Registry, digest: str, *, scatter: Scatter | None = None) -> Any:
@@ -80,7 +85,7 @@ def calibrate_router(
         index=index,
         synthetic=synthetic,
         search=make_search(registry, index, top_k=settings.top_k, num_threads=threads),
-        load=lambda version: load_engine(registry, version.digest, num_threads=threads),
+        load=lambda version: find_model(version, registry=registry).load(num_threads=threads),
         registry=registry,
         settings=settings,
     )

@@ -22,6 +22,10 @@ class NotPromoted(SignalboxError):
     """No promotion put this release into production: have it approved and promote it, nothing else may serve."""
 
 
+class EngineStalled(SignalboxError):
+    """A text engine has work and takes no step: Serve replaces the replica; read its log for what held it up."""
+
+
 class ApiError(SignalboxError):
     """An answer with an HTTP status and OpenAI's error fields; ``headers`` go with it."""
 

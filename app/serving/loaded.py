@@ -22,10 +22,10 @@ class Loaded(Generic[Item]):
 
     def get(self, digest: str) -> Item:
         """The version of that digest, loaded when it is not in memory yet; versions in memory do not wait for it."""
-        if (found := self._find(digest)) is not None:
+        if (found := self.find(digest)) is not None:
             return found
         with self._loading:
-            if (found := self._find(digest)) is not None:
+            if (found := self.find(digest)) is not None:
                 return found
             item = self._load(digest)
             with self._lock:
@@ -39,11 +39,17 @@ class Loaded(Generic[Item]):
         with self._lock:
             self._items.pop(digest, None)
 
-    def _find(self, digest: str) -> Item | None:
+    def find(self, digest: str) -> Item | None:
+        """The version of that digest when it is in memory."""
         with self._lock:
             if digest in self._items:
                 self._items.move_to_end(digest)
             return self._items.get(digest)
+
+    def items(self) -> list[Item]:
+        """What is in memory."""
+        with self._lock:
+            return list(self._items.values())
 
     def __len__(self) -> int:
         return len(self._items)

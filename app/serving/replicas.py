@@ -1,25 +1,28 @@
 """What the replicas do, without Serve: find passages, generate, quote. Versions are loaded by digest, on demand.
 
-Each method takes a batch and returns one result per item, in order. Items of one batch may belong to different
-releases; they are grouped, so that a swap of releases needs no pause.
+Requests under way together may belong to different releases, so that a swap of releases needs no pause: a search takes
+a batch and returns one result per item, in order; answers of one model are drawn together by its engine.
 """
 
+import asyncio
 import functools
 import logging
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.core.errors import SignalboxError
 from app.core.workspace import Workspace
 from app.inference.retrievers import PINNED, Models, made_with, source_named
-from app.inference.sampling import Generation, Sampling
+from app.inference.sampling import Delta, Generation, Sampling
 from app.registry.versions import Registry, open_registry
 from app.retrieval.filters import PUBLIC, Scope
 from app.serving.cascade import Extract, Quote, Retrieval
 from app.serving.embeddings import Embedded
 from app.serving.engines import Scatter, load_engine, load_index, load_shard, to_passage
+from app.serving.errors import EngineStalled
 from app.serving.loaded import Loaded
 from app.serving.release import Prompt, resolve_release
 from app.serving.schema import Passage
@@ -165,13 +168,13 @@ class Retriever:
 
 
 class Generator:
-    """Generates with one rung's models."""
+    """Generates with one rung's models; requests of one model are answered together, whenever they come."""
 
     def __init__(self, rung: str, settings: ServingSettings) -> None:
         self._rung, self._registry = rung, registry_of(settings)
+        self._stall_after_s = settings.stall_after_s
         self._engines: Loaded[Any] = Loaded(
-            lambda digest: load_engine(self._registry, digest, num_threads=settings.num_threads),
-            limit=settings.max_loaded,
+            lambda digest: load_engine(self._registry, digest, settings=settings), limit=settings.max_loaded
         )
 
     def preload(self, ref: str) -> None:
@@ -180,19 +183,39 @@ class Generator:
         if model:
             self._engines.get(model.digest)
 
-    def lacks(self, model: str, sampling: Sampling) -> tuple[str, ...]:
+    def check(self) -> None:
+        """Whether the engines still move.
+
+        Raises:
+            EngineStalled: one has work and has not taken a step for too long.
+        """
+        longest_s = max((engine.stalled_s for engine in self._engines.items()), default=0.0)
+        if longest_s > self._stall_after_s:
+            raise EngineStalled(f"an engine of {self._rung} has not moved for {longest_s:.0f} s: Serve replaces it")
+
+    def load(self) -> tuple[int, ...]:
+        """Requests under way, waiting, and given up since the beginning, of all models in memory."""
+        loads = [engine.load for engine in self._engines.items()]
+        return tuple(map(sum, zip(*loads, strict=True))) if loads else (0, 0, 0)
+
+    async def lacks(self, model: str, sampling: Sampling) -> tuple[str, ...]:
         """What a model's engine has not, by the names of the fields."""
-        lacking: tuple[str, ...] = self._engines.get(model).lacks(sampling)
+        lacking: tuple[str, ...] = (await self._engine(model)).lacks(sampling)
         return lacking
 
-    def generate(self, asked: Sequence[tuple[str, Prompt, Sampling]]) -> list[Generation]:
-        """(model digest, prompt, how to draw) -> generation."""
-        results: list[Generation | None] = [None] * len(asked)
-        for (model, sampling), rows in _grouped([(model, sampling) for model, _, sampling in asked]).items():
-            given = self._engines.get(model).generate([asked[row][1] for row in rows], sampling)
-            for row, generation in zip(rows, given, strict=True):
-                results[row] = generation
-        return [result for result in results if result is not None]
+    async def generate(self, model: str, prompt: Prompt, sampling: Sampling) -> Generation:
+        """One answer; cancelling the call ends it in the engine."""
+        given: Generation = await (await self._engine(model)).answer(prompt, sampling)
+        return given
+
+    async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
+        """An answer piece by piece; closing the iterator ends it in the engine."""
+        async with aclosing((await self._engine(model)).stream(prompt, sampling)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _engine(self, model: str) -> Any:
+        return self._engines.find(model) or await asyncio.to_thread(self._engines.get, model)
 
 
 class Reader:

@@ -36,6 +36,15 @@ class ServingSettings(Settings):
     num_threads: PositiveInt = 1
     """Threads of the text engine and the encoder in one replica."""
 
+    max_rows: PositiveInt = 32
+    """Answers that one engine draws together; more wait for a place."""
+
+    max_waiting: PositiveInt = 256
+    """Requests that wait for a place in one engine; beyond that they are refused, and may be sent again."""
+
+    stall_after_s: PositiveFloat = 60.0
+    """An engine that has work and takes no step for so long is unhealthy: Serve replaces its replica."""
+
     retry_deadline_s: PositiveFloat = 40.0
     """How long a request waits for a replica to come back after it died."""
 

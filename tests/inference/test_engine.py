@@ -1,5 +1,6 @@
 """The text engine, on a tiny model that a few steps on the spot have taught two answers."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from app.inference.chat import render
 from app.inference.engine import ModelUnusable, TransformersEngine
+from app.inference.sampling import Sampling
 from app.training.data import encode_rows, pad
 from app.training.model import AnswerLoss, new_model, save_model, with_adapters
 from app.training.settings import LoraSettings, ModelSettings
@@ -64,6 +66,27 @@ def test_greedy_tokens_and_logprobs_are_those_of_a_whole_pass(folder):
     assert answer.num_completion_tokens == len(completion)
     assert answer.mean_logprob == pytest.approx(sum(wanted) / len(wanted), abs=1e-4)
     assert answer.min_logprob == pytest.approx(min(wanted), abs=1e-4)
+
+
+def test_a_stream_spells_the_answer_and_a_closed_one_frees_its_place(folder):
+    async def run():
+        engine = TransformersEngine(folder)
+        whole = await engine.answer(ROWS[1]["question"], Sampling(num_logprobs=1))
+        pieces = [each async for each in engine.stream(ROWS[1]["question"], Sampling(num_logprobs=1))]
+        stream = engine.stream(ROWS[0]["question"], Sampling(max_new_tokens=40))
+        await anext(stream)
+        await stream.aclose()
+        again = await engine.answer(ROWS[1]["question"], Sampling(stop=("Cal",), num_logprobs=1))
+        return whole, pieces, again, engine.load
+
+    whole, pieces, again, load = asyncio.run(run())
+    assert len(pieces) > 2
+    assert "".join(each.text for each in pieces) == pieces[-1].whole.text == whole.text == ROWS[1]["answer"]
+    assert sum((each.tokens for each in pieces), ()) == pieces[-1].whole.tokens
+    assert b"".join(each.raw for each in whole.tokens).decode().strip() == whole.text
+    assert [len(each.top) for each in whole.tokens] == [1] * (whole.num_completion_tokens - 1)
+    assert (again.text, again.finish_reason, load[:2]) == ("Ruth", "stop", (0, 0))
+    assert again.num_completion_tokens < whole.num_completion_tokens
 
 
 def test_an_answer_that_is_cut_off_says_so(folder):

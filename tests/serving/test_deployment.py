@@ -14,6 +14,7 @@ import pytest
 
 from app.core.cluster import connect, dashboard
 from app.governance.promotion import rollback
+from app.inference.sampling import Sampling
 from app.ledger.log import REQUEST_BATCH, Ledger
 from app.registry.versions import open_registry
 from app.routing.router import Router, Row
@@ -145,6 +146,25 @@ def test_search_and_errors(serving, client):
         client.chat.completions.create(model="gpt-4", messages=QUESTION)
     with pytest.raises(openai.BadRequestError, match="no question"):
         client.chat.completions.create(model="small", messages=[{"role": "user", "content": ""}])
+
+
+def test_a_stream_comes_piece_by_piece_and_a_closed_one_ends_in_its_replica(serving, cluster_workspace, first):
+    from ray import serve
+
+    with connect(cluster_workspace, log_to_driver=False):
+        small = serve.get_deployment_handle("small", APPLICATION)
+        asked = (first.facts["small"], "What is the fee?")
+        pieces = list(small.options(stream=True).stream.remote(*asked, Sampling(max_new_tokens=9, num_logprobs=1)))
+        whole = small.generate.remote(*asked, Sampling(max_new_tokens=9, num_logprobs=1)).result(timeout_s=60)
+        assert [piece.whole for piece in pieces if piece.whole] == [whole]
+        assert "".join(piece.text for piece in pieces) == whole.text
+        endless = small.options(stream=True).stream.remote(*asked, Sampling(max_new_tokens=2000))
+        next(endless)
+        endless.cancel()
+        end_s, load = time.monotonic() + 30, small.load.remote().result(timeout_s=60)
+        while load != (0, 0, 1) and time.monotonic() < end_s:
+            load = small.load.remote().result(timeout_s=60)
+        assert load == (0, 0, 1)
 
 
 def test_a_promoted_index_in_shards_answers_as_the_one_in_one_piece(

@@ -1,3 +1,4 @@
+import asyncio
 import shutil
 
 import faiss
@@ -5,26 +6,45 @@ import numpy as np
 import pytest
 
 from app.core.errors import SignalboxError
-from app.inference.sampling import Generation, Sampling
+from app.inference.sampling import Delta, Generation, Sampling
 from app.registry.tables import INDEX_FILE
 from app.registry.whole import ArtifactChanged
 from app.retrieval.filters import PUBLIC, Scope
 from app.serving import replicas
+from app.serving.errors import EngineStalled
 from app.serving.schema import Passage, PassageScores
 from app.serving.settings import ServingSettings
 from tests.retrieval.tuned import TEXTS, build_index, publish_dataset, publish_retriever
 
 NUMBERS = {"mean_logprob": -0.1, "min_logprob": -0.2, "num_prompt_tokens": 3, "num_completion_tokens": 2}
-SHORT, SHORTER = Sampling(max_new_tokens=8), Sampling(max_new_tokens=4)
 
 
 class Engine:
-    def __init__(self, digest, batches):
-        self.digest, self.batches = digest, batches
+    """Answers with its name; lets the loop go round until it is told to go on."""
 
-    def generate(self, prompts, sampling):
-        self.batches.append((self.digest, tuple(prompts), sampling.max_new_tokens))
-        return [Generation(text=f"{self.digest}:{prompt}", **NUMBERS) for prompt in prompts]
+    def __init__(self, digest):
+        self.digest, self.stalled_s, self.load, self.go, self.closed = digest, 0.0, (1, 2, 3), asyncio.Event(), 0
+
+    def lacks(self, sampling):
+        return sampling.asked[:1]
+
+    async def answer(self, prompt, sampling):
+        await self.go.wait()
+        return Generation(text=f"{self.digest}:{prompt}:{sampling.max_new_tokens}", **NUMBERS)
+
+    async def stream(self, prompt, sampling):
+        try:
+            yield Delta(text="a")
+            yield Delta(text="b", whole=await self.answer(prompt, sampling))
+        finally:
+            self.closed += 1
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    made = {}
+    monkeypatch.setattr(replicas, "load_engine", lambda _, digest, **__: made.setdefault(digest, Engine(digest)))
+    return made
 
 
 @pytest.fixture
@@ -32,13 +52,45 @@ def settings(workspace):
     return ServingSettings(workspace=str(workspace.root), max_loaded=2)
 
 
-def test_a_batch_over_two_releases_is_answered_in_order(settings, monkeypatch):
-    batches = []
-    monkeypatch.setattr(replicas, "load_engine", lambda registry, digest, **_: Engine(digest, batches))
+def test_requests_of_two_releases_are_under_way_side_by_side(settings, engines):
+    async def run():
+        worker = replicas.Generator("small", settings)
+        asked = [("old", "a", 8), ("new", "b", 8), ("old", "c", 8), ("old", "d", 4)]
+        calls = [worker.generate(model, prompt, Sampling(max_new_tokens=limit)) for model, prompt, limit in asked]
+        waiting = asyncio.gather(*calls)
+        while len(engines) < 2:
+            await asyncio.sleep(0.001)
+        engines["new"].go.set()
+        engines["old"].go.set()
+        return await waiting, worker.load(), await worker.lacks("new", Sampling(temperature=1.0, seed=1))
+
+    given, load, lacking = asyncio.run(run())
+    assert [each.text for each in given] == ["old:a:8", "new:b:8", "old:c:8", "old:d:4"]
+    assert (load, lacking) == ((2, 4, 6), ("temperature",))
+
+
+def test_a_stream_that_is_closed_is_closed_in_the_engine(settings, engines):
+    async def run():
+        worker = replicas.Generator("small", settings)
+        half = worker.stream("old", "a", Sampling())
+        assert (await anext(half)).text == "a"
+        await half.aclose()
+        assert engines["old"].closed == 1
+        engines["old"].go.set()
+        return [piece async for piece in worker.stream("old", "b", Sampling())]
+
+    assert [(each.text, bool(each.whole)) for each in asyncio.run(run())] == [("a", False), ("b", True)]
+
+
+def test_a_replica_whose_engine_stands_still_is_not_healthy(settings, engines):
     worker = replicas.Generator("small", settings)
-    given = worker.generate([("old", "a", SHORT), ("new", "b", SHORT), ("old", "c", SHORT), ("old", "d", SHORTER)])
-    assert [each.text for each in given] == ["old:a", "new:b", "old:c", "old:d"]
-    assert batches == [("old", ("a", "c"), 8), ("new", ("b",), 8), ("old", ("d",), 4)]
+    assert worker.load() == (0, 0, 0)
+    worker.check()
+    asyncio.run(worker.lacks("old", Sampling()))
+    worker.check()
+    engines["old"].stalled_s = 61.0
+    with pytest.raises(EngineStalled, match="an engine of small has not moved for 61 s"):
+        worker.check()
 
 
 def test_what_cannot_be_loaded_ahead_leaves_the_replica_up(settings, caplog):
