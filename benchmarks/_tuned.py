@@ -25,10 +25,12 @@ from app.inference.retrievers import QUESTIONS_FOLDER, RERANKER_FOLDER
 from app.retrieval.bank import Bank
 from app.retrieval.examples import groups_of
 from app.retrieval.finish import finish
+from app.retrieval.learnt import Learnt
 from app.retrieval.prepare import prepare
 from app.retrieval.rerank import passage_of
 from app.retrieval.search import Hit, SearchIndex
 from app.retrieval.settings import SearchSettings, TuneSettings
+from app.retrieval.shards import Local
 from app.retrieval.trainer import begin, fit
 from app.retrieval.tuning_plan import TunePlan
 from benchmarks._questions import Set
@@ -75,6 +77,7 @@ class Known:
 def tuned(
     given: Set,
     index: SearchIndex,
+    parts: Local,
     encoder: Encoder,
     queries: NDArray[np.float32],
     rows: list[dict[str, Any]],
@@ -85,7 +88,7 @@ def tuned(
     scored: Scored,
     depth: int,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Results (``reranked``, ``tuned``, ``unseen``, ``tuning``) and parameters.
+    """Results (``worded``, ``reranked``, ``tuned``, ``unseen``, ``tuning``) and parameters.
 
     Args:
         rows: the passages as chunks.
@@ -98,7 +101,7 @@ def tuned(
     read = [passage_of(row["heading_path"], row["text"]) for row in rows]
     plan = TunePlan(name="bench", base_folder=encoder_folder(), chunks_folder=encoder_folder(), settings=settings)
     with timed(times, "mine_s"):
-        prepared = prepare(asked, index, encoder, bank=bank, read=read, settings=settings)
+        prepared = prepare(asked, index, encoder, bank=bank, parts=parts, read=read, settings=settings)
     with timed(times, "train_s"):
         begin(folder / "run" / "plan", plan, prepared)
         checkpoint = _fitted(folder, plan)
@@ -110,20 +113,22 @@ def tuned(
     chosen = SearchSettings(**facts["search"])
     coded = Encoder(folder=made / QUESTIONS_FOLDER, num_threads=threads).encode(questions)
     known = Known(Reranker(made / RERANKER_FOLDER, num_threads=threads)) if facts["reranker"] else None
-    ways = _ways(index, questions, queries, coded, settings=chosen, reranker=known, depth=depth)
+    learnt = Learnt.of_folder(made)
+    worded = SearchIndex(parts.reworded(learnt), settings=index.settings, dim=index.dim) if learnt else index
+    ways = _ways(index, worded, questions, queries, coded, settings=chosen, reranker=known, depth=depth)
     with timed(times, "ask_s"):
         found = {name: [[hit.document_id for hit in hits] for hits in search()] for name, search in ways.items()}
     trained_on = frozenset[str]().union(*(each.gold for each in given.tuning))
     unseen = [n for n, each in enumerate(given.questions) if not each.gold & trained_on]
     everything = range(len(questions))
-    results: dict[str, Any] = {name: scored(everything, found[name]) for name in ("reranked", "tuned")}
+    results: dict[str, Any] = {name: scored(everything, found[name]) for name in ("worded", "reranked", "tuned")}
     results["tuned_encoder"] = scored(everything, found["encoder"])
     if not known:
         results["reranked"] = None
     if unseen:
         results["unseen"] = {name: scored(unseen, [each[n] for n in unseen]) for name, each in found.items()}
     reranker = Reranker(made / RERANKER_FOLDER) if known else None
-    spent = latencies(index, Encoder(folder=made / QUESTIONS_FOLDER), reranker, questions, settings=chosen)
+    spent = latencies(worded, Encoder(folder=made / QUESTIONS_FOLDER), reranker, questions, settings=chosen)
     results["tuning"] = times | spent
     facts["num_unseen"] = len(unseen)
     return results, {"retriever": facts, "tune": settings.inputs()}
@@ -131,6 +136,7 @@ def tuned(
 
 def _ways(
     index: SearchIndex,
+    worded: SearchIndex,
     questions: Sequence[str],
     queries: NDArray[np.float32],
     coded: NDArray[np.float32],
@@ -139,16 +145,23 @@ def _ways(
     reranker: Known | None,
     depth: int,
 ) -> dict[str, Callable[[], list[list[Hit]]]]:
-    """Searches by name; ``queries`` are the questions by the base's encoder, ``coded`` by the tuned one."""
+    """Searches by name.
+
+    Args:
+        worded: the index whose BM25 learnt of questions.
+        queries: the questions by the base's encoder.
+        coded: by the tuned one.
+    """
     plain: dict[str, Any] = {"questions": questions, "k": depth}
     return {
         "hybrid": lambda: index.search(**plain, vectors=queries),
-        "encoder": lambda: index.search(**plain, vectors=coded, settings=settings),
+        "worded": lambda: worded.search(**plain, vectors=queries),
+        "encoder": lambda: worded.search(**plain, vectors=coded, settings=settings),
         "reranked": lambda: index.search(
             **plain, vectors=queries, reranker=reranker,
             settings=settings.model_copy(update={"dense_weight": index.settings.dense_weight}),
         ),
-        "tuned": lambda: index.search(**plain, vectors=coded, settings=settings, reranker=reranker),
+        "tuned": lambda: worded.search(**plain, vectors=coded, settings=settings, reranker=reranker),
     }  # fmt: skip
 
 

@@ -4,9 +4,10 @@ Quality is measured by ir-measures at depth 10, the mean over questions. Raw is 
 index over one vector a passage (cut where the encoder cuts), bm25s with its own tokenizer, English stop words and
 stemmer over the same texts. Searches and raw searches alternate, so that a busy machine slows both alike.
 ``hybrid_untitled`` is the hybrid without what is added for a title that the question names. With ``--tune-on``,
-``reranked`` is the hybrid behind a cross-encoder that was trained on those questions, ``tuned`` has the encoder of
-questions tuned too, and ``unseen`` has the figures of the questions whose passages were not trained on; without,
-``reranked`` is null: no re-ranker can be had here that was trained on other data.
+``worded`` is the hybrid whose BM25 learnt of those questions, ``reranked`` the hybrid behind a cross-encoder that was
+trained on them, ``tuned`` has all that was learnt, the encoder of questions too, and ``unseen`` has the figures of the
+questions whose passages were not trained on; without, ``reranked`` is null: no re-ranker can be had here that was
+trained on other data.
 """
 
 import tempfile
@@ -34,6 +35,7 @@ from app.retrieval.index import write_index
 from app.retrieval.measure import DEPTH, measure
 from app.retrieval.search import SearchIndex
 from app.retrieval.settings import RetrievalSettings, TuneSettings
+from app.retrieval.shards import Local
 from benchmarks._questions import Passage, Set, load, made_up
 from benchmarks._record import record, write
 from benchmarks._tuned import divided, tuned
@@ -104,13 +106,14 @@ def run(
         _, index_s = _timed(
             lambda: write_index(folder / "index", vectors, chunk_rows(given), windows=windows, kind="auto")
         )
-        index = SearchIndex.open(folder / "index")
+        parts = Local.open(folder / "index")
+        index = SearchIndex.of(parts, folder / "index", dim=vectors.shape[1])
         raw = Raw(given, whole)
         results, settings = quality(given, index, queries), index.settings.model_dump(mode="json")
         results["reranked"] = None
         if given.tuning:
             made, settings["tuned"] = tuned(
-                given, index, encoder, queries, chunk_rows(given),
+                given, index, parts, encoder, queries, chunk_rows(given),
                 folder=folder / "tuned", settings=tune or TuneSettings(), depth=DEPTH * DEEPER,
                 bank=Bank(vectors, windows), scored=lambda places, found: _scored_some(given, places, found),
             )  # fmt: skip

@@ -1,8 +1,9 @@
 """From an index version to the encoders and the re-ranker that it was made for: the pinned ones, or a retriever's.
 
 A version of kind ``retriever`` holds ``encoder/``, where questions have an encoder of their own ``questions/``, and
-where it re-ranks ``reranker/``; its facts name ``encoder`` and ``question_encoder`` (``app.inference.encoder.
-digest_of``; the latter null where one encodes both), ``dim`` and ``reranker`` (``reranker_digest``, or null).
+where it re-ranks ``reranker/``, and where BM25 learnt of questions ``learnt.npz``; its facts name ``encoder`` and
+``question_encoder`` (``app.inference.encoder.digest_of``; the latter null where one encodes both), ``dim``,
+``reranker`` (``reranker_digest``, or null) and ``words`` (that file's digest, or null; older ones say nothing of it).
 An index that was made with one repeats these facts, and names the retriever in the fact ``retriever`` and as a parent.
 
 Guarantees: what is loaded for an index is what the index was made with, byte for byte, or nothing. Not guaranteed: that
@@ -23,7 +24,7 @@ KIND = "retriever"
 ENCODER_FOLDER, QUESTIONS_FOLDER, RERANKER_FOLDER = "encoder", "questions", "reranker"
 PINNED = "pinned"
 """Names what an index was made with when no retriever was."""
-REPEATED = ("encoder", "dim", "question_encoder", "reranker")
+REPEATED = ("encoder", "dim", "question_encoder", "reranker", "words")
 """Facts of a retriever that an index repeats."""
 
 
@@ -53,6 +54,7 @@ class Source:
     reranker: str | None = None
     folder: Path | None = None
     question_encoder: str | None = None
+    words: str | None = None
 
     def load(self, *, num_threads: int = 1) -> Models:
         """The encoders, and the re-ranker where there is one.
@@ -96,7 +98,7 @@ class Source:
         if self.folder is None:
             return facts
         more = {"question_encoder": self.question_encoder, "reranker": self.reranker, "retriever": self.name}
-        return facts | more
+        return facts | more | ({"words": self.words} if self.words else {})
 
 
 def find_source(retriever: Version | None, *, registry: Registry) -> Source:
@@ -114,7 +116,8 @@ def find_source(retriever: Version | None, *, registry: Registry) -> Source:
     except (KeyError, TypeError, ValueError) as error:
         raise RetrieverMismatch(f"retriever {retriever.ref} states no encoder and dim: tune it again") from error
     facts = retriever.facts
-    return Source(retriever.digest, encoder, dim, facts.get("reranker"), folder, facts.get("question_encoder"))
+    reranker, questions, words = (facts.get(name) for name in ("reranker", "question_encoder", "words"))
+    return Source(retriever.digest, encoder, dim, reranker, folder, questions, words)
 
 
 def source_named(name: str, *, registry: Registry) -> Source:

@@ -21,6 +21,7 @@ from app.core.parquet import ROW_GROUP_SIZE
 from app.registry.tables import CHUNKS, CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER, WINDOWS_FILE
 from app.retrieval import vectors as faiss_kinds
 from app.retrieval.filters import DATE, LABELS
+from app.retrieval.learnt import Learnt, LearntBroken
 from app.retrieval.lexical import BEFORE_PAIRS, Lexical, joined
 from app.retrieval.settings import LexicalSettings, SearchSettings
 from app.retrieval.titles import Titles
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 SEARCH_FILE = "search.json"
 MATCHED = ("title", "heading_path", "text")
 """Columns of a chunk table whose words are matched."""
+COUNTED = ("chunk_id", *MATCHED)
+"""Columns that BM25 is built from."""
 BEFORE_TITLES = {"title_weight": 0.0}
 """Settings of an index that says nothing of them."""
 ADDED = {
@@ -70,12 +73,14 @@ def write_index(
     lexical: LexicalSettings | None = None,
     search: SearchSettings | None = None,
     words: Lexical | None = None,
+    learnt: Learnt | None = None,
 ) -> None:
     """Write vectors (n, dim) of unit length and their chunk rows.
 
     Args:
         windows: the row that each vector belongs to, ascending; None: every row has one vector.
         words: BM25 over the rows, where it is made already.
+        learnt: what BM25 is made with, where it is made here.
 
     Raises:
         IndexBroken: a row has no vector, or a vector no row.
@@ -92,7 +97,9 @@ def write_index(
         )
     table = chunk_table(rows)
     pq.write_table(table, folder / CHUNKS_FILE, compression="zstd", row_group_size=ROW_GROUP_SIZE)
-    words = words or build_lexical(table, settings=lexical or LexicalSettings())
+    words = words or build_lexical(table, settings=lexical or LexicalSettings(), learnt=learnt)
+    if learnt:
+        learnt.write(folder)
     words.write(folder / LEXICAL_FOLDER)
     write_search(folder, search=search or SearchSettings(), lexical=lexical or LexicalSettings())
 
@@ -111,11 +118,12 @@ def chunk_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
 
 
-def build_lexical(chunks: pa.Table, *, settings: LexicalSettings) -> Lexical:
-    """BM25 over a chunk table."""
+def build_lexical(chunks: pa.Table, *, settings: LexicalSettings, learnt: Learnt | None = None) -> Lexical:
+    """BM25 over a chunk table, with what was learnt of questions."""
     rows = zip(*(chunks[name].to_pylist() for name in MATCHED), strict=True)
     texts = (joined(title, path, text, headings=settings.headings) for title, path, text in rows)
-    return Lexical.build(texts, settings=settings)
+    asked = learnt.asked.by_row(chunks["chunk_id"].to_pylist()) if learnt else None
+    return Lexical.build(texts, settings=settings, terms=learnt.terms if learnt else None, asked=asked)
 
 
 def read_index(folder: Path, *, words: Lexical | None = None) -> Opened:
@@ -136,7 +144,7 @@ def read_index(folder: Path, *, words: Lexical | None = None) -> Opened:
         search, how = read_settings(folder)
         lexical = _read_lexical(folder, chunks, how) if words is None else words
         titles = Titles(chunks, language=how.language)
-    except (RuntimeError, OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (RuntimeError, OSError, ValueError, KeyError, TypeError, LearntBroken, pa.ArrowException) as error:
         raise IndexBroken(f"the index in {folder} cannot be opened: build it again") from error
     vectors = _checked(index, windows, num_chunks=len(chunks), what=f"the index in {folder}")
     if len(lexical) != len(chunks):
@@ -164,7 +172,7 @@ def _read_lexical(folder: Path, chunks: pa.Table, settings: LexicalSettings) -> 
     try:
         return Lexical.open(folder / LEXICAL_FOLDER)
     except FileNotFoundError:
-        return build_lexical(chunks, settings=settings)
+        return build_lexical(chunks, settings=settings, learnt=Learnt.of_folder(folder))
 
 
 def read_settings(folder: Path) -> tuple[SearchSettings, LexicalSettings]:

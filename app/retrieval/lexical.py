@@ -9,15 +9,16 @@ statistics hide what a caller may not see: how rare a word is, is counted over a
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from app.core.errors import UsageError
 from app.core.text import words
 from app.inference.reader import STOP_WORDS
+from app.retrieval.learnt import Terms, codes_of, codes_of_pairs
 from app.retrieval.settings import LexicalSettings
 
 if TYPE_CHECKING:
@@ -60,21 +61,72 @@ class Lexical:
         self._analyse = Analyser(settings.language)
 
     @classmethod
-    def build(cls, texts: Iterable[str], *, settings: LexicalSettings) -> Self:
-        """Index texts; where no text has a word, every score is 0."""
+    def build(
+        cls,
+        texts: Iterable[str],
+        *,
+        settings: LexicalSettings,
+        terms: Terms | None = None,
+        asked: "Mapping[int, Sequence[NDArray[np.uint64]]] | None" = None,
+    ) -> Self:
+        """Index texts; where no text has a word, every score is 0.
+
+        Args:
+            terms: learnt weights of words and pairs.
+            asked: by the number of a text, the codes of the words of questions that it answers (app.retrieval.learnt).
+        """
         import bm25s
 
         analyse, words = Analyser(settings.language), dict[str, int]()
         coded = [[words.setdefault(word, len(words)) for word in analyse(text)] for text in texts]
         if not words:
             return cls(None, num_texts=len(coded), settings=settings)
-        pairs = _add_pairs(coded, num_words=len(words)) if settings.pair_weight else None
+        more = _known(asked or {}, words)
+        pairs = _add_pairs(coded, more, num_words=len(words)) if settings.pair_weight else None
+        for number, given in more.items():
+            coded[number] += [word for each in given for word in each.tolist() if word >= 0]
         engine = bm25s.BM25(method="lucene", k1=settings.k1, b=settings.b, backend="numpy")
         num_terms = len(words) + (0 if pairs is None else len(pairs))
         engine.scores = engine.build_index_from_ids(list(range(num_terms)), coded, show_progress=False)
         engine.scores["data"][engine.scores["indptr"][len(words)] :] *= settings.pair_weight
         engine.vocab_dict = words
-        return cls(engine, pairs=pairs, num_texts=len(coded), settings=settings)
+        made = cls(engine, pairs=pairs, num_texts=len(coded), settings=settings)
+        return made if terms is None or not len(terms.codes) else made._reweighed(terms)
+
+    def _reweighed(self, terms: Terms) -> Self:
+        import numpy as np
+
+        scores = self._engine.scores
+        scores["data"] *= np.repeat(terms.of(self.codes), np.diff(scores["indptr"]))
+        return self
+
+    @cached_property
+    def codes(self) -> "NDArray[np.uint64]":
+        """The code of every term, words before pairs (app.retrieval.learnt)."""
+        import numpy as np
+
+        words = codes_of(sorted(self._words, key=self._words.__getitem__))
+        if self._pairs is None:
+            return words
+        pairs = np.asarray(self._pairs)
+        return np.concatenate([words, codes_of_pairs(words[pairs // MOST_WORDS], words[pairs % MOST_WORDS])])
+
+    def shares(self, question: str, rows: "NDArray[np.int64]") -> "tuple[NDArray[np.uint64], NDArray[np.float32]]":
+        """The codes of a question's terms (t,), and what each adds to the scores of some texts (t, n).
+
+        Args:
+            rows: of the texts (n,), no one twice.
+        """
+        import numpy as np
+
+        terms = self._terms(question)
+        added = np.zeros((len(terms), len(rows)), dtype=np.float32)
+        for place, term in enumerate(terms.tolist()):
+            start, stop = self._engine.scores["indptr"][term : term + 2].tolist()
+            held = self._engine.scores["indices"][start:stop]
+            _, ours, theirs = np.intersect1d(rows, held, assume_unique=True, return_indices=True)
+            added[place, ours] = self._engine.scores["data"][start:stop][theirs]
+        return self.codes[terms] if len(terms) else np.zeros(0, dtype=np.uint64), added
 
     def write(self, folder: Path) -> None:
         """Write to a new folder."""
@@ -141,17 +193,35 @@ class Lexical:
         words = asked[asked >= 0]
         if self._pairs is None or not len(self._pairs):
             return words
-        codes = _codes(asked)[(asked[:-1] >= 0) & (asked[1:] >= 0)]
+        codes = _codes_known(asked)
         places = np.searchsorted(self._pairs, codes)
         places[places == len(self._pairs)] = 0
         return np.concatenate([words, len(self._words) + places[self._pairs[places] == codes]])
 
 
-def _add_pairs(coded: list[list[int]], *, num_words: int) -> "NDArray[np.int64]":
-    """Append to each text's words the numbers of its pairs; the codes of all pairs, ascending, come back."""
+def _known(
+    asked: "Mapping[int, Sequence[NDArray[np.uint64]]]", words: Mapping[str, int]
+) -> "dict[int, list[NDArray[np.int64]]]":
+    """The numbers of words by their codes, -1 for those that no text has."""
+    import numpy as np
+
+    numbers = dict(zip(codes_of(words).tolist(), words.values(), strict=True)) if asked else {}
+    return {
+        number: [np.array([numbers.get(code, -1) for code in each.tolist()], dtype=np.int64) for each in given]
+        for number, given in asked.items()
+    }
+
+
+def _add_pairs(
+    coded: list[list[int]], more: "Mapping[int, Sequence[NDArray[np.int64]]]", *, num_words: int
+) -> "NDArray[np.int64]":
+    """Append to each text's words the numbers of its pairs, and of those of ``more``, which is words apart from it; the
+    codes of all pairs, ascending, come back."""
     import numpy as np
 
     each = [_codes(np.array(terms, dtype=np.int64)) for terms in coded]
+    for number, given in more.items():
+        each[number] = np.concatenate([each[number], *map(_codes_known, given)])
     pairs, numbers = np.unique(np.concatenate(each), return_inverse=True)
     ends = np.cumsum([len(codes) for codes in each])
     for terms, part in zip(coded, np.split(numbers + num_words, ends[:-1]), strict=True):
@@ -163,6 +233,12 @@ def _codes(words: "NDArray[np.int64]") -> "NDArray[np.int64]":
     """A number for every pair of neighbours, by the numbers of both."""
     codes: NDArray[np.int64] = words[:-1] * MOST_WORDS + words[1:]
     return codes
+
+
+def _codes_known(words: "NDArray[np.int64]") -> "NDArray[np.int64]":
+    """Of the pairs of which both words are known, not -1."""
+    known: NDArray[np.int64] = _codes(words)[(words[:-1] >= 0) & (words[1:] >= 0)]
+    return known
 
 
 def joined(title: str, heading_path: Sequence[str], text: str, *, headings: bool) -> str:

@@ -27,6 +27,7 @@ from app.retrieval.calibrate import Calibrated, calibrate_weights, gold_of
 from app.retrieval.embedding import Embed, embed_chunks, embedding_identity, known_vectors
 from app.retrieval.filters import DATE, LABELS
 from app.retrieval.index import IndexBroken, write_search
+from app.retrieval.learnt import Learnt
 from app.retrieval.search import SearchIndex
 from app.retrieval.settings import RetrievalSettings, SearchSettings
 from app.retrieval.shards import write_shards
@@ -96,7 +97,8 @@ def build_index(
         most = settings.max_shard_vectors
         kind = choose_kind(min(len(vectors), most)) if settings.kind == "auto" else settings.kind
         write = partial(write_shards, windows=windows, most=most, kind=kind, lexical=settings.lexical, search=search)
-        layout = write(place, vectors, rows)
+        learnt = Learnt.of_folder(source.folder) if source.folder and source.words else None
+        layout = write(place, vectors, rows, learnt=learnt)
         weights: dict[str, Any] = {"from": retriever.ref if retriever and search != settings.search else "the settings"}
         if questions:
             found = _calibrated(place, questions, source=source, registry=registry)

@@ -107,8 +107,20 @@ class TuneSettings(Settings):
     reranker_learning_rate: PositiveFloat = 1e-4
     """The highest rate of the re-ranker."""
 
-    rerank_depths: tuple[PositiveInt, ...] = (10, 20)
-    """Depths of which the best is taken."""
+    rerank_depths: tuple[PositiveInt, ...] = (5, 10, 20)
+    """Depths of which the least is taken that is as good as the best, within one standard error."""
+
+    learn_asked: bool = True
+    """Whether the words of questions are counted in the chunks that answer them, where held-out questions gain."""
+
+    term_epochs: Annotated[NonNegativeFloat, Field(le=100)] = 3.0
+    """How often every question is seen to learn weights of BM25's words and pairs; 0: there are none."""
+
+    term_learning_rate: PositiveFloat = 0.02
+    """The rate of their logarithms."""
+
+    term_decay: NonNegativeFloat = 1e-4
+    """How much of their square is added to the loss: it keeps rare words near 1."""
 
     max_tokens: Annotated[PositiveInt, Field(ge=8)] = 160
     """Texts, and pairs of a question and a text, are cut to so many tokens in training."""

@@ -13,7 +13,7 @@ import json
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -26,7 +26,7 @@ from app.registry.tables import CHUNKS_FILE, LEXICAL_FOLDER, SHARDS_FILE
 from app.retrieval.filters import PUBLIC, Scope, mask_of
 from app.retrieval.fusion import Candidates
 from app.retrieval.index import (
-    MATCHED,
+    COUNTED,
     IndexBroken,
     Opened,
     build_lexical,
@@ -36,6 +36,7 @@ from app.retrieval.index import (
     write_index,
     write_search,
 )
+from app.retrieval.learnt import Learnt, LearntBroken
 from app.retrieval.lexical import WORDS_FILE, Lexical
 from app.retrieval.settings import LexicalSettings, SearchSettings
 
@@ -186,6 +187,30 @@ class Local:
     def places(self, column: str) -> dict[str, list[int]]:
         return _together([shard.places(column) for shard in self.shards])
 
+    @property
+    def chunk_ids(self) -> list[str]:
+        """Of all rows."""
+        return [each for shard in self.shards for each in shard.parts.chunks["chunk_id"].to_pylist()]
+
+    def reworded(self, learnt: Learnt | None) -> "Local":
+        """The same with BM25 built anew, with what was learnt of questions or without."""
+        table = pa.concat_tables([shard.parts.chunks.select(list(COUNTED)) for shard in self.shards])
+        words = build_lexical(table, settings=self.shards[0].parts.lexical.settings, learnt=learnt)
+        given = [(shard, words.part(shard.start, shard.start + len(shard))) for shard in self.shards]
+        return Local([Shard(replace(shard.parts, lexical=part), start=shard.start) for shard, part in given])
+
+    def shares(self, question: str, rows: "NDArray[np.int64]") -> "tuple[NDArray[np.uint64], NDArray[np.float32]]":
+        """The codes of a question's terms (t,), and what each adds to BM25's scores of some rows, ascending, (t, n)."""
+        import numpy as np
+
+        each = [
+            shard.parts.lexical.shares(
+                question, rows[(rows >= shard.start) & (rows < shard.start + len(shard))] - shard.start
+            )
+            for shard in self.shards
+        ]
+        return each[0][0], np.concatenate([added for _, added in each], axis=1)
+
 
 Call: TypeAlias = tuple[int, str, tuple[Any, ...]]
 """Number of a shard, name of a method of ``Shard``, its arguments."""
@@ -227,6 +252,7 @@ def write_shards(
     kind: str = "flat",
     lexical: LexicalSettings | None = None,
     search: SearchSettings | None = None,
+    learnt: Learnt | None = None,
 ) -> Layout:
     """Write an index as ``write_index`` does, divided into shards where it has more than ``most`` vectors.
 
@@ -238,10 +264,10 @@ def write_shards(
     words, how = lexical or LexicalSettings(), search or SearchSettings()
     starts = cut_shards([row["document_id"] for row in rows], np.bincount(windows, minlength=len(rows)), most=most)
     if len(starts) == 1:
-        write_index(folder, vectors, rows, windows=windows, kind=kind, lexical=words, search=how)
+        write_index(folder, vectors, rows, windows=windows, kind=kind, lexical=words, search=how, learnt=learnt)
         return Layout()
     layout = Layout(tuple(f"shard-{number:04}" for number in range(len(starts))), tuple(starts))
-    all_words = build_lexical(chunk_table(rows), settings=words)
+    all_words = build_lexical(chunk_table(rows), settings=words, learnt=learnt)
     for name, start, stop in zip(layout.folders, starts, [*starts[1:], len(rows)], strict=True):
         (folder / name).mkdir()
         first, last = np.searchsorted(windows, [start, stop])
@@ -256,6 +282,8 @@ def write_shards(
             words=all_words.part(start, stop),
         )
     layout.write(folder)
+    if learnt:
+        learnt.write(folder)
     write_search(folder, search=how, lexical=words)
     return layout
 
@@ -269,10 +297,11 @@ def recounted(folder: Path, layout: Layout, numbers: Sequence[int]) -> list[Lexi
     if whole(folder, layout):
         return [None for _ in numbers]
     try:
-        tables = [pq.read_table(folder / name / CHUNKS_FILE, columns=list(MATCHED)) for name in layout.folders]
-    except (OSError, ValueError, pa.ArrowException) as error:
+        tables = [pq.read_table(folder / name / CHUNKS_FILE, columns=list(COUNTED)) for name in layout.folders]
+        learnt = Learnt.of_folder(folder)
+    except (OSError, ValueError, LearntBroken, pa.ArrowException) as error:
         raise IndexBroken(f"the index in {folder} cannot be opened: build it again") from error
-    words = build_lexical(pa.concat_tables(tables), settings=read_settings(folder)[1])
+    words = build_lexical(pa.concat_tables(tables), settings=read_settings(folder)[1], learnt=learnt)
     ends = list(accumulate(map(len, tables), initial=0))
     return [words.part(ends[number], ends[number + 1]) for number in numbers]
 

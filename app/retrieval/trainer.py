@@ -30,6 +30,7 @@ from app.registry.whole import whole_folder
 from app.retrieval.bank import Bank
 from app.retrieval.calibrate import gold_of
 from app.retrieval.finish import finish
+from app.retrieval.learnt import Learnt
 from app.retrieval.prepare import Prepared, prepare
 from app.retrieval.rerank import passage_of
 from app.retrieval.search import SearchIndex
@@ -37,7 +38,7 @@ from app.retrieval.settings import RetrievalSettings
 from app.retrieval.shards import Local
 from app.retrieval.tuning_plan import TunePlan, read_lines, write_plan
 
-CODE_VERSION = "retriever-2"
+CODE_VERSION = "retriever-3"
 POLL_S = 1.0
 
 
@@ -55,7 +56,8 @@ def tune_retriever(
 ) -> Version:
     """Tune an index's encoder of questions, and a re-ranker, on questions about its chunks; publish a retriever.
 
-    Its chunks keep their vectors: an index that is built with the retriever takes them over.
+    Its chunks keep their vectors: an index that is built with the retriever takes them over. What BM25 learnt before is
+    left out, so that no question held out stands in it: name the questions of before again.
 
     Args:
         index: whose chunks are learnt, whose search finds the hard negatives, and whose encoder is the base.
@@ -79,14 +81,15 @@ def tune_retriever(
     chunks = source.folder / ENCODER_FOLDER if source.folder else encoder_folder()
     base = source.folder / QUESTIONS_FOLDER if source.folder and source.question_encoder else chunks
     place = whole_folder(index, registry)
-    parts = Local.open(place)
+    opened = Local.open(place)
+    parts = opened.reworded(None) if Learnt.of_folder(place) else opened
     search, rows = SearchIndex.of(parts, place, dim=source.dim), parts.take(range(len(parts)))
     labelled = [row for each in questions for row in read_rows(whole_folder(each, registry) / ROWS_FILE)]
     asked = gold_of(labelled, search, most=settings.tune.max_pairs)
     read = [passage_of(row["heading_path"], row["text"]) for row in rows]
     prepared = prepare(
         asked, search, source.load_questions(num_threads=settings.tune.num_threads), bank=Bank.of_parts(parts),
-        read=read, settings=settings.tune,
+        parts=parts, read=read, settings=settings.tune,
     )  # fmt: skip
     folder = registry.workspace.runs_dir / f"{name}-{hex_of(digest_json(inputs))[:12]}"
     plan = TunePlan(name=name, base_folder=base, chunks_folder=chunks, settings=settings.tune)

@@ -54,8 +54,9 @@ def prepared(base, tmp_path_factory):
     folder, given, encoder = tmp_path_factory.mktemp("index"), texts(), Encoder(folder=base)
     write_index(folder, encoder.encode(given), rows_of(given))
     asked = {f"what {text.split()[0]} {text.split()[3]}": {n} for n, text in enumerate(given)}
-    bank = Bank.of_parts(Local.open(folder))
-    return prepare(asked, SearchIndex.open(folder), encoder, bank=bank, read=given, settings=TUNE)
+    parts = Local.open(folder)
+    search = SearchIndex.of(parts, folder, dim=encoder.dim)
+    return prepare(asked, search, encoder, bank=Bank.of_parts(parts), parts=parts, read=given, settings=TUNE)
 
 
 def plan_of(base: Path) -> TunePlan:
