@@ -327,10 +327,11 @@ def compared_tuned(name: str, figures: dict[str, Any]) -> str:
     unseen = results.get("unseen", {})
     parts = {f"{figures['params']['num_questions']} asked": results}
     parts |= {f"{facts['num_unseen']} about passages not trained on": unseen} if unseen else {}
-    lines = ["| set | questions | figure | hybrid | re-ranked | tuned |", "| --- | --- | --- | --- | --- | --- |"]
+    ways = {"hybrid": "hybrid", "worded": "words learnt", "reranked": "re-ranked", "tuned": "tuned"}
+    lines = [f"| set | questions | figure | {' | '.join(ways.values())} |", "| --- " * (3 + len(ways)) + "|"]
     for said, each in parts.items():
         for measured, shown in SHOWN.items():
-            values = (each[way][measured] if each[way] else None for way in ("hybrid", "reranked", "tuned"))
+            values = (each[way][measured] if each.get(way) else None for way in ways)
             cells = " | ".join("-" if value is None else f"{value:.3f}" for value in values)
             lines.append(f"| {name} | {said} | {shown} | {cells} |")
     return "\n".join(lines)

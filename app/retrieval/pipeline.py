@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.core.digests import digest_file
 from app.core.errors import UsageError
 from app.core.parquet import read_rows
 from app.core.progress import progress
 from app.core.workspace import Workspace
-from app.inference.retrievers import PINNED, Source, find_source, source_named
-from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, ROWS_FILE
+from app.inference.retrievers import PINNED, RetrieverMismatch, Source, find_source, source_named
+from app.registry.tables import CHUNKS_FILE, DOCUMENTS_FILE, LEARNT_FILE, ROWS_FILE
 from app.registry.versions import Registry, Version, open_registry
 from app.registry.whole import chunks_of
 from app.retrieval.calibrate import Calibrated, calibrate_weights, gold_of
@@ -97,8 +98,7 @@ def build_index(
         most = settings.max_shard_vectors
         kind = choose_kind(min(len(vectors), most)) if settings.kind == "auto" else settings.kind
         write = partial(write_shards, windows=windows, most=most, kind=kind, lexical=settings.lexical, search=search)
-        learnt = Learnt.of_folder(source.folder) if source.folder and source.words else None
-        layout = write(place, vectors, rows, learnt=learnt)
+        layout = write(place, vectors, rows, learnt=learnt_by(source))
         weights: dict[str, Any] = {"from": retriever.ref if retriever and search != settings.search else "the settings"}
         if questions:
             found = _calibrated(place, questions, source=source, registry=registry)
@@ -111,6 +111,17 @@ def build_index(
         facts |= {"search": search.model_dump(mode="json"), "weights": weights}
         parents = [dataset.digest, *(each.digest for each in (questions, retriever) if each)]
         return registry.publish(KIND, name, folder=place, inputs=inputs, parents=parents, facts=facts)
+
+
+def learnt_by(source: Source) -> Learnt | None:
+    """What a retriever has for BM25; RetrieverMismatch when its file is not the one that its facts name."""
+    if source.folder is None or source.words is None:
+        return None
+    path = source.folder / LEARNT_FILE
+    if not path.is_file() or digest_file(path) != source.words:
+        said = f"retriever {source.name} states learnt words {source.words}, and holds others"
+        raise RetrieverMismatch(f"{said}: tune it again")
+    return Learnt.of_folder(source.folder)
 
 
 def tuned_search(settings: SearchSettings, retriever: Version | None) -> SearchSettings:

@@ -42,6 +42,8 @@ from app.registry.tables import CHUNKS
 from app.registry.versions import open_registry
 from app.retrieval.filters import Scope
 from app.retrieval.index import write_index
+from app.retrieval.learnt import Asked, Learnt, Terms, codes_of
+from app.retrieval.lexical import Analyser
 from app.retrieval.search import SearchIndex
 from app.retrieval.shards import write_shards
 from app.retrieval.vectors import build, search
@@ -227,12 +229,15 @@ def test_the_index_forgets_the_vector_and_finds_the_others(world):
 
 @pytest.mark.parametrize(("case", "word"), [("a name", b"lindqvist"), ("a document by its id", b"quaysid")])
 def test_a_divided_index_forgets_and_ranks_as_one_in_one_piece(world, tmp_path, case, word):
-    """With the document, a whole shard is left without a chunk."""
+    """With the document, a whole shard is left without a chunk. What BM25 learnt stays, and holds no words."""
     vectors, indexes = np.eye(5, DIM, dtype=np.float32), []
+    said, chunks = [f"Where is {NAME}?", "Who is at Quayside?", "How often are votes?"], [chunk(n) for n in range(5)]
+    asked = Asked.of(said, [{1}, {2, 3}, {4}], [each["chunk_id"] for each in chunks], Analyser("english"))
+    learnt = Learnt(Terms(codes_of(["lindqvist"]), np.array([2], np.float32)), asked)
     for most in (2, 99):
         folder = tmp_path / str(most)
         folder.mkdir()
-        write_shards(folder, vectors, [chunk(n) for n in range(5)], windows=np.arange(5), most=most)
+        write_shards(folder, vectors, chunks, windows=np.arange(5), most=most, learnt=learnt)
         made = {"inputs": {"i": most}, "parents": [world.world["dataset"].digest]}
         indexes.append(world.publish("index", "divided", folder=folder, **made))
     what, _, gone, _ = CASES[case]

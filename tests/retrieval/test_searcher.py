@@ -10,15 +10,17 @@ import pytest
 from app.core.parquet import write_rows
 from app.inference.encoder import ENCODER_DIGEST, DigestMismatch, EncoderUnusable
 from app.inference.retrievers import PINNED, RetrieverMismatch, made_with, source_of
-from app.registry.tables import INDEX_FILE, ROWS_FILE
+from app.registry.tables import INDEX_FILE, LEARNT_FILE, ROWS_FILE
 from app.registry.whole import ArtifactChanged
 from app.retrieval import pipeline
 from app.retrieval.calibrate import Calibrated
+from app.retrieval.learnt import Asked, Learnt, Terms, codes_of
+from app.retrieval.lexical import Analyser
 from app.retrieval.pipeline import QuestionsLearnt
 from app.retrieval.search import SearchIndex
 from app.retrieval.searcher import Searcher
 from tests.inference.tiny_bert import write_encoder
-from tests.retrieval.tuned import TEXTS, build_index, publish_dataset, publish_retriever
+from tests.retrieval.tuned import TEXTS, build_index, chunks_of_texts, publish_dataset, publish_retriever
 
 
 @pytest.fixture
@@ -61,6 +63,43 @@ def test_questions_have_an_encoder_of_their_own_and_chunks_keep_their_vectors(re
     lie = publish_retriever(registry, tmp_path / "lie", name="lie", asks=True, facts={"question_encoder": "sha256:0"})
     with pytest.raises(DigestMismatch, match="not sha256:0"):
         Searcher.open(build_index(registry, dataset, retriever=lie, name="lie"), registry=registry)
+
+
+def test_bm25_is_built_with_what_the_retriever_learnt(registry, dataset, tmp_path: Path):
+    ids, analyse = [row["chunk_id"] for row in chunks_of_texts()], Analyser("english")
+    learnt = Learnt(Terms(codes_of(["card"]), np.array([3], np.float32)), Asked.of(["euros?"], [{1}], ids, analyse))
+    before = publish_retriever(registry, tmp_path / "old", name="old")
+    old = build_index(registry, dataset, retriever=before, name="old")
+    retriever = publish_retriever(registry, tmp_path / "words", learnt=learnt)
+    index = build_index(registry, dataset, retriever=retriever)
+    assert ("words" in old.facts, index.facts["words"]) == (False, retriever.facts["words"])
+    files = [registry.folder(each) / LEARNT_FILE for each in (index, retriever)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+    def scores(version, question: str) -> dict[str, float]:
+        hits = Searcher.open(version, registry=registry).search([question], 5)[0]
+        return {hit.text: hit.scores.lexical for hit in hits}
+
+    before, after = (scores(each, "euros") for each in (old, index))
+    assert after[TEXTS[1]] > 0 == before[TEXTS[1]]
+    before, after = (scores(each, "card") for each in (old, index))
+    assert [after[text] / before[text] for text in TEXTS if before[text]] == pytest.approx([3] * 3, rel=0.1)
+    lie = publish_retriever(registry, tmp_path / "lie", name="lie", learnt=learnt, facts={"words": "sha256:0"})
+    with pytest.raises(RetrieverMismatch, match="tune it again"):
+        build_index(registry, dataset, retriever=lie, name="lie")
+
+
+def test_the_next_version_learns_as_one_from_nothing(registry, dataset, tmp_path: Path):
+    ids = [row["chunk_id"] for row in chunks_of_texts()]
+    asked = Asked.of(["school year?", "summer"], [{0, 2}, {1}], ids, Analyser("english"))
+    retriever = publish_retriever(registry, tmp_path / "words", learnt=Learnt(Terms.none(), asked))
+    build_index(registry, dataset, retriever=retriever)
+    changed = publish_dataset(registry, tmp_path / "changed", name="changed", texts=[*TEXTS[1:], "A school is free."])
+    made = [build_index(registry, changed, retriever=retriever, name=name) for name in (dataset.name, "anew")]
+    assert made[0].manifest["files"] == made[1].manifest["files"]
+    found = Searcher.open(made[0], registry=registry).search(["year", "summer"], 5)
+    assert {hit.text for hit in found[0] if hit.scores.lexical} == {TEXTS[2], TEXTS[4]}
+    assert {hit.text for hit in found[1] if hit.scores.lexical} == {TEXTS[1]}
 
 
 def test_a_swapped_encoder_is_refused(registry, dataset, tmp_path: Path):

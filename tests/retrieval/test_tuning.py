@@ -12,7 +12,7 @@ from app.inference.bert import read_weights
 from app.inference.encoder import Encoder, digest_of
 from app.inference.reranker import Reranker
 from app.retrieval.bank import Bank
-from app.retrieval.choose import HeldOut, Reranking, average, choose_reranking, choose_share
+from app.retrieval.choose import HeldOut, Reranking, average, choose_reranking, choose_share, shallowest
 from app.retrieval.examples import Example, Examples, TooFewPairs, batches, negatives_of, split
 from app.retrieval.finish import finish
 from app.retrieval.fusion import Candidates
@@ -227,6 +227,23 @@ def test_weights_that_hurt_are_not_taken():
     assert how == Reranking(2, 0.0)
     assert [list(each) for each in rows] == [[1, 2], [2, 1]]
     assert average({"w": torch.zeros(2)}, {"w": torch.ones(2)}, 0.25)["w"].tolist() == [0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("lost", "expected"),
+    [
+        ({5: [0.3, -0.2, 0, 0], 10: [0, 0, 0, 0], 20: [0, 0.1, 0, 0]}, 5),  # .025 on the mean, give or take .09
+        ({5: [0.3, 0.3, 0.2, 0.2], 10: [0.1, -0.1, 0, 0], 20: [0, 0, 0, 0]}, 10),
+        ({5: [0.3, 0.3, 0.2, 0.2], 10: [0.1, 0.1, 0.1, 0.2], 20: [0, 0, 0, 0]}, 20),
+        ({5: [0.9, 0.3, 0.9, 0.5], 10: [0.6, 0.6, 0.6, 0.6], 20: [0.7, 0.5, 0.6, 0.7]}, 0),
+    ],
+)
+def test_the_least_depth_is_taken_that_is_as_good_as_the_best(lost: dict[int, list[float]], expected: int):
+    without = Reranking(5, 0.0)
+    values = {Reranking(depth, 0.5): 1 - np.array(each) for depth, each in lost.items()}
+    values |= {Reranking(how.depth, 0.7): each - 0.01 for how, each in values.items()}
+    how = shallowest({without: np.array([0.4] * 4), **values}, without)
+    assert how == (Reranking(expected, 0.5) if expected else without)
 
 
 def test_examples_are_read_as_they_were_written(tmp_path: Path):

@@ -19,22 +19,30 @@ TEXTS = [
 ]
 
 
-def publish_dataset(registry, folder, name="handbook"):
+def chunks_of_texts(texts=TEXTS):
     """A chunk of each text, in a document each."""
-    folder.mkdir(parents=True)
-    rows = [
+    return [
         {"chunk_id": digest_bytes(text.encode()), "document_id": f"d{n}", "source": f"{n}.md", "title": "",
          "heading_path": [], "ordinal": 0, "text": text}
-        for n, text in enumerate(TEXTS)
+        for n, text in enumerate(texts)
     ]  # fmt: skip
+
+
+def publish_dataset(registry, folder, name="handbook", texts=TEXTS):
+    """A dataset of these chunks."""
+    folder.mkdir(parents=True)
+    rows = chunks_of_texts(texts)
     write_rows(folder / CHUNKS_FILE, rows, schema=CHUNKS)
     return registry.publish("dataset", name, folder=folder, inputs={"name": name}, facts={"num_chunks": len(rows)})
 
 
-def publish_retriever(registry, folder, *, parents=(), name="tuned", facts=None, reranks=False, asks=False, **shape):
+def publish_retriever(
+    registry, folder, *, parents=(), name="tuned", facts=None, reranks=False, asks=False, learnt=None, **shape
+):
     """A retriever whose encoder has a shape; ``facts`` go over what is true.
 
-    Its re-ranker is random, too, and so is, where it ``asks``, another encoder, of questions.
+    Its re-ranker is random, too, and so is, where it ``asks``, another encoder, of questions. ``learnt``: what BM25 is
+    built with.
     """
     write_encoder(folder / "encoder", **shape)
     said = {"encoder": digest_of(folder / "encoder"), "dim": shape.get("dim", 32), "reranker": None}
@@ -44,6 +52,8 @@ def publish_retriever(registry, folder, *, parents=(), name="tuned", facts=None,
     if asks:
         write_encoder(folder / "questions", **shape | {"seed": 9})
         said["question_encoder"] = digest_of(folder / "questions")
+    if learnt:
+        said["words"] = learnt.write(folder)
     inputs = {"shape": shape, "facts": facts or {}}
     return registry.publish(
         "retriever", name, folder=folder, inputs=inputs, parents=list(parents), facts=said | (facts or {})
