@@ -128,7 +128,13 @@ def _calibrated_anew(
     registry: Registry,
     settings: SignalboxSettings,
 ) -> Version:
-    """The router of the same models and rows, for the passages of another index: it looks at what was found."""
+    """The router of the same models and rows, for the passages of another index: it looks at what was found.
+
+    One that was trained on outcomes stays: its forecasts and its guarantee do not hold for another index, so that the
+    largest model answers until one is trained on outcomes of the new release.
+    """
+    if SYNTHETIC not in router.manifest["inputs"]:
+        return router
     rows = registry.get(SYNTHETIC, router.manifest["inputs"]["synthetic"])
     return calibrate_router(
         small=models["small"],

@@ -34,7 +34,7 @@ from app.ledger.receipts import commit, new_salt
 from app.registry.versions import Registry, Version
 
 PLAN = "plan.json"
-REBUILT = ("router", "baseline")
+REBUILT = ("router", "baseline", "outcomes")
 
 
 class NothingToErase(UsageError):

@@ -12,7 +12,7 @@ from app.governance.keys import key_book
 from app.ledger.guarantees import ROUTER, Standing, sign_statement, signer_objection, standing
 from app.ledger.keys import Signer
 from app.ledger.log import GUARANTEE, VOID, Statement
-from app.registry.versions import Registry, Version
+from app.registry.versions import Registry, Version, VersionNotFound
 
 
 class NoGuarantee(UsageError):
@@ -69,6 +69,28 @@ def void_guarantee(
         return False
     _enter(VOID, router, registry=registry, parents=parents, signer=signer, said={"reason": reason})
     return True
+
+
+def router_of(release: Version, *, registry: Registry) -> Version | None:
+    """The router of a release; None where it has none, or one that nobody published."""
+    try:
+        return registry.get(ROUTER, str(release.facts.get(ROUTER)))
+    except VersionNotFound:
+        return None
+
+
+def void_if_swapped(release: Version, *, registry: Registry) -> bool:
+    """Void the guarantee of a release's router where models or index are not those that it was made with.
+
+    The gateway falls back by itself in such a release; this enters it. Whether it was entered now.
+    """
+    router = router_of(release, registry=registry)
+    bound_to = router.facts.get("bound_to", {}) if router else {}
+    other = sorted(part for part, digest in bound_to.items() if release.facts.get(part) != digest)
+    if router is None or not other or standing_of(registry, router.digest).objection:
+        return False
+    reason = f"release {release.ref} has another {', '.join(other)} than it was made with"
+    return void_guarantee(router, reason, registry=registry, parents=[release.digest])
 
 
 def _enter(

@@ -25,7 +25,7 @@ from app.governance.findings import Finding
 from app.governance.gate import replay
 from app.governance.keys import key_book
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
-from app.governance.release import check_served, index_verdict_of
+from app.governance.release import ROUTER_VERDICT, check_served, index_verdict_of
 from app.governance.strictness import asks_less
 from app.inference.retrievers import retriever_of
 from app.ledger.binding import LOG
@@ -53,6 +53,10 @@ class TrafficRefused(VerdictRefused):
 
 class RetrieverRefused(VerdictRefused):
     """No verdict let the retriever behind a release's index through: `jobs.promote --index` judges it and proposes."""
+
+
+class RouterRefused(VerdictRefused):
+    """No verdict let the router of a release through: `signalbox router propose` judges it and proposes."""
 
 
 class ApprovalsMissing(PromotionRefused):
@@ -103,6 +107,7 @@ def promote(
         VerdictRefused: the verdict does not carry this promotion.
         TrafficRefused: a release with models has no verdict of the gate before traffic that does.
         RetrieverRefused: it searches with a tuned retriever, and no verdict let that through.
+        RouterRefused: its router was trained on outcomes, and no verdict let that through.
         ApprovalsMissing: the policy asks for more approvals than there are.
         Rejected: a rejection stands.
         ProductionStopped: this very release was stopped.
@@ -116,6 +121,7 @@ def promote(
     check_served(release, registry=registry)
     traffic = _check_traffic(release, verdict, registry)
     _check_retriever(release, verdict, registry)
+    _check_router(release, registry)
     _check_rejections(release, rejections(release, registry=registry))
     finding = judge_signed(release, verdict, rule=policy_of(policy_version).approvals, registry=registry)
     if finding.light != "green":
@@ -305,7 +311,7 @@ def _check_retriever(release: Version, verdict: Version, registry: Registry) -> 
 
     An index that the pinned encoder made needs none.
     """
-    if release.kind != "release" or (index := _index_of(release, registry)) is None:
+    if (index := _part_of(release, INDEX, registry)) is None:
         return
     if (retriever := retriever_of(index, registry=registry)) is None:
         return
@@ -325,10 +331,28 @@ def _check_retriever(release: Version, verdict: Version, registry: Registry) -> 
         _check_policy(release, registry.get("policy", found.manifest["inputs"]["policy"]), registry)
 
 
-def _index_of(release: Version, registry: Registry) -> Version | None:
-    """The index of a release; None where it has none, or one that nobody published, which nothing can load."""
+def _check_router(release: Version, registry: Registry) -> None:
+    """A router that was trained on outcomes routes traffic once a verdict let that very router.
+
+    One that only judges answers, which calibration makes for a pair of models, needs none.
+    """
+    router = _part_of(release, "router", registry)
+    if router is None or "held_out" not in router.facts:
+        return
+    named = release.stated("inputs", ROUTER_VERDICT)
+    found = registry.get("verdict", str(named)) if named else None
+    said = f"{release.ref} routes by {router.ref}"
+    if found is None or found.stated("facts", "artifact", "digest") != router.digest:
+        raise RouterRefused(f"{said}, and no verdict on it is named: run `signalbox router propose {router.ref}`")
+    if found.stated("facts", "light") not in ("green", "amber"):
+        raise RouterRefused(f"{said}, and verdict {found.ref} on it is red: train another, or keep the one before")
+    _check_replay(found, registry)
+
+
+def _part_of(release: Version, part: str, registry: Registry) -> Version | None:
+    """The index or the router of a release; None where it has none, or one that nobody published and nothing loads."""
     try:
-        return registry.get(INDEX, str(release.facts.get(INDEX)))
+        return registry.get(part, str(release.facts.get(part))) if release.kind == "release" else None
     except VersionNotFound:
         return None
 

@@ -16,6 +16,8 @@ from app.registry.whole import whole_folder
 CODE_VERSION = "release-1"
 ADAPTER = "adapter_config.json"
 MODEL = "model"
+ROUTER_VERDICT = "router_verdict"
+"""Input of a release that names the verdict on its router, where that was trained on outcomes."""
 PARTS = ("small", "large", "index", "dataset", "router", "policy")
 
 
@@ -36,6 +38,7 @@ def build_release(
     policy: Version | None = None,
     large_verdict: Version | None = None,
     index_verdict: Version | None = None,
+    router_verdict: Version | None = None,
     prices: Mapping[str, float] | None = None,
     prompt: str = "",
     extractive: bool = True,
@@ -47,6 +50,7 @@ def build_release(
         verdict: about the small model where there is one.
         large_verdict: about the large model, where ``verdict`` is about the small one.
         index_verdict: about the index, or about another that the same retriever made.
+        router_verdict: about the router, where it was trained on outcomes.
         prices: US dollars, such as ``small_usd_per_1k_tokens``.
         prompt: the system prompt, empty for none.
 
@@ -55,7 +59,7 @@ def build_release(
     """
     given = dict(zip(PARTS, (small, large, index, dataset, router, policy), strict=True))
     parts = {part: version.digest if version else None for part, version in given.items()}
-    further = (("large_verdict", large_verdict), (INDEX_VERDICT, index_verdict))
+    further = (("large_verdict", large_verdict), (INDEX_VERDICT, index_verdict), (ROUTER_VERDICT, router_verdict))
     beside = {label: each.digest for label, each in further if each}
     parents = list(dict.fromkeys(digest for digest in (*parts.values(), verdict.digest, *beside.values()) if digest))
     if verdict.facts["artifact"]["digest"] not in parents:

@@ -4,8 +4,9 @@ The database decides, jobs follow: a window and its trigger are recorded in one 
 everything after it (ledger statement, job) is derived from the trigger's row and is idempotent by its id. So a monitor
 may die between any two steps, and the next one goes on from the row.
 
-Guarantees: a window is judged once; an alarm starts at most one retraining at a time for a release; a job that ends
-without a verdict is submitted again, up to ``max_job_attempts``. Not guaranteed: exactly one look a period.
+Guarantees: a window is judged once; an alarm voids the guarantee of the release's router, whether or not it starts a
+retraining; it starts at most one at a time for a release; a job that ends without a verdict is submitted again, up to
+``max_job_attempts``. Not guaranteed: exactly one look a period.
 """
 
 import logging
@@ -15,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
 from app.core.clock import utc_now
+from app.governance.guarantees import router_of, standing_of, void_guarantee, void_if_swapped
 from app.monitoring import drift
 from app.monitoring.baseline import Baseline, find_baseline, load_baseline, publish_baseline
 from app.monitoring.lease import Lease, LeaseLost, give_back, renew, take
@@ -127,7 +129,18 @@ class Monitor:
             alarm=drift.is_alarm(figures, min_signals=self.settings.min_signals),
             figures=figures,
         )
+        if window.alarm:
+            self._void(window)
         self.store.record(window, lease=lease, with_trigger=window.alarm and self._may_trigger(window))
+
+    def _void(self, window: Window) -> None:
+        """Enter that the guarantee of the release's router no longer holds; before anything else, and idempotent."""
+        router = router_of(self.registry.get("release", window.release), registry=self.registry)
+        if router is None or not standing_of(self.registry, router.digest).stated:
+            return
+        reason = f"drift in {', '.join(window.signals)} of requests up to {window.end.partition('/')[0]}"
+        if void_guarantee(router, reason, registry=self.registry, parents=[window.baseline]):
+            logger.warning("the guarantee of router %s is void: %s", router.ref, reason)
 
     def _may_trigger(self, window: Window) -> bool:
         for trigger in self.store.triggers():
@@ -181,9 +194,12 @@ class Monitor:
 
     def _release(self) -> Version | None:
         try:
-            return self.registry.get("release", self.settings.release)
+            found = self.registry.get("release", self.settings.release)
         except VersionNotFound:
             return None  # before the first promotion there is nothing to watch
+        if void_if_swapped(found, registry=self.registry):
+            logger.warning("%s has other models or another index than its router's guarantee: it is void", found.ref)
+        return found
 
     def _baseline_of(self, release: Version) -> Baseline | None:
         found = find_baseline(release, registry=self.registry, settings=self.settings)

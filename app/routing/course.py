@@ -93,6 +93,8 @@ def _left_out(router: Router | None, rungs: Sequence[str], about: Circumstances)
 
 def _wasted(router: Router | None, allowed: Sequence[str], qualities: Mapping[str, float]) -> dict[str, str]:
     """Models that are not worth asking, as the last allowed one is expected to be so much better."""
+    if router is not None and router.idle:
+        return dict.fromkeys(allowed[:-1], "the guarantee lets no answer of it stand")
     if router is None or router.foresight is None or not qualities:
         return {}
     last, skip = qualities[allowed[-1]] if allowed else 0.0, router.foresight.skip

@@ -36,6 +36,8 @@ class Foresight:
     """Of each model but the last: its quality and the last one's, from what is seen after it answered."""
     skip: Mapping[str, float]
     """Gap, forecast before it is asked, above which asking a model costs more than it saves."""
+    thresholds: tuple[float, ...] = ()
+    """Gaps after an answer, ascending, among which a guarantee chooses: laid down without the rows that it is of."""
 
     def qualities(self, seen: "Floats") -> dict[str, float]:
         """Expected quality of every model, from ``sight.before``."""
@@ -52,7 +54,7 @@ class Foresight:
         self.seen_before.save(folder, BEFORE_FILE)
         for rung, each in self.seen_after.items():
             each.save(folder, AFTER_FILE.format(rung))
-        return {"rungs": list(self.rungs), "skip": dict(self.skip)}
+        return {"rungs": list(self.rungs), "skip": dict(self.skip), "thresholds": list(self.thresholds)}
 
     @classmethod
     def load(cls, folder: Path, value: Mapping[str, Any]) -> Self:
@@ -65,6 +67,7 @@ class Foresight:
             rungs = tuple(str(rung) for rung in value["rungs"])
             skip = {str(rung): float(each) for rung, each in value["skip"].items()}
             known = {rung: Forecaster.load(folder, AFTER_FILE.format(rung)) for rung in rungs[:-1]}
-            return cls(rungs, Forecaster.load(folder, BEFORE_FILE), known, skip)
+            laid_down = tuple(float(each) for each in value["thresholds"])
+            return cls(rungs, Forecaster.load(folder, BEFORE_FILE), known, skip, laid_down)
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ForesightUnreadable(f"the router's forecasts cannot be read ({error}): train a new router") from error

@@ -139,6 +139,11 @@ class Router:
         """Whether the guarantee lets an answer of a cheaper model stand; it does where there is none."""
         return self.guarantee is None or (gap is not None and self.guarantee.takes_small(gap))
 
+    @property
+    def idle(self) -> bool:
+        """Whether its guarantee lets no answer of a cheaper model stand, so that asking one is money lost."""
+        return self.guarantee is not None and self.guarantee.threshold is None
+
     def mismatch(self, serving: Mapping[str, str]) -> str:
         """Why forecasts and guarantee do not hold for what serves, by the digests in ``bound_to``; else empty."""
         other = sorted(part for part, digest in self.bound_to.items() if serving.get(part) != digest)

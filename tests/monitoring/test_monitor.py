@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.ledger.log import Leaf
+from app.governance.guarantees import standing_of, state_guarantee
+from app.ledger.log import VOID, Leaf
 from app.monitoring import monitor as monitor_module
 from app.monitoring.lease import LeaseLost, take
 from app.monitoring.monitor import LEASE, Monitor, Outcome, monitor_status
@@ -61,6 +62,32 @@ def write_story(log: Log, release: Version, *, num_shifted: int) -> None:
 
 def leaves(registry: Registry, kind: str) -> list[Leaf]:
     return list(registry.ledger.leaves(kind))
+
+
+@pytest.mark.parametrize(("num_shifted", "why"), [(0, ""), (80, "drift in ")])
+def test_drift_voids_the_routers_guarantee_at_once(
+    registry: Registry, settings: MonitorSettings, log: Log, jobs: FakeJobs, num_shifted: int, why: str
+) -> None:
+    router = registry.publish("router", "r", inputs={}, facts={"bound_to": {"small": "sha256:s"}})
+    state_guarantee(router, {"guarantee": {}, "bound_to": {}}, registry=registry)
+    release = registry.publish("release", "a", inputs={}, facts={"router": router.digest, "small": "sha256:s"})
+    write_story(log, release, num_shifted=num_shifted)
+    watching = make_monitor(registry, settings, release, jobs, holder="a")
+    for _ in range(2):
+        watching.tick()
+    said = standing_of(registry, router.digest).objection
+    assert said.startswith(why)
+    assert bool(said) is bool(why)
+    assert len(leaves(registry, VOID)) == bool(why)
+
+
+def test_a_base_swap_voids_the_routers_guarantee(registry: Registry, settings: MonitorSettings, jobs: FakeJobs) -> None:
+    router = registry.publish("router", "r", inputs={}, facts={"bound_to": {"small": "sha256:s"}})
+    state_guarantee(router, {"guarantee": {}, "bound_to": {}}, registry=registry)
+    release = registry.publish("release", "a", inputs={}, facts={"router": router.digest, "small": "sha256:other"})
+    for _ in range(2):
+        make_monitor(registry, settings, release, jobs, holder="a").tick()
+    assert standing_of(registry, router.digest).objection == "release a@1 has another small than it was made with"
 
 
 def test_nothing_happens_before_the_first_release_and_the_first_requests(

@@ -1,0 +1,32 @@
+"""Outcomes of models that fail hard questions more often, with signs of it before and after they answer."""
+
+import numpy as np
+
+from app.routing.features import Features
+from app.routing.sample import Row, Sample
+
+EMBEDDED = 3
+
+
+def simulate(num, *, seed=0, rungs=("small", "large"), shift=0.0, supported=1.0):
+    """``shift`` makes the questions harder than the signs say, as a drift may."""
+    draws, rows = np.random.default_rng(seed), []
+    strengths = np.linspace(0.45, 0.95, len(rungs))
+    for number in range(num):
+        hard = draws.random()
+        truly = min(1.0, hard + shift)
+        quality = [float(draws.random() < (1.0 if truly < strength else 0.15)) for strength in strengths]
+        seen = [*(draws.normal(size=EMBEDDED) / 3), hard + draws.normal() * 0.1, draws.normal()]
+        said = [-0.1 - 1.5 * (1 - right) + draws.normal() * 0.3 for right in quality]
+        rows.append(
+            Row(
+                row_id=f"r{number:05}",
+                source="simulated",
+                before=seen,
+                after=[[*seen, each, 2 * each] for each in said],
+                judged=[Features(each, 2 * each, 0.7, supported, 8.0) for each in said],
+                quality=quality,
+                tokens=[20.0] * len(rungs),
+            )
+        )
+    return Sample(tuple(rungs), tuple(rows), EMBEDDED)

@@ -1,0 +1,128 @@
+"""A router from outcomes to a release: trained, stated, judged, proposed, promoted; recalibrated; refused."""
+
+from dataclasses import replace
+
+import pytest
+
+from app.governance.approvals import approve
+from app.governance.guarantees import standing_of, void_guarantee
+from app.governance.promotion import RouterRefused, promote
+from app.governance.release import build_release
+from app.governance.stoplights import ask_about_release
+from app.ledger.verify import verify
+from app.loop import verdict_of
+from app.loop_router import OutcomesDiffer, judge_router, propose_router, train_router
+from app.routing.limits import ModelCard
+from app.routing.router import Router
+from app.routing.settings import RoutingSettings
+from app.serving.outcomes import facts_of
+from app.serving.release import resolve_release
+from tests.routing.simulated import simulate
+from tests.serving import promoted
+
+SETTINGS = RoutingSettings(min_forecast_rows=100, tolerance=0.05, explore=0.01)
+CARDS = {"small": ModelCard(usd_per_1k_tokens=0.1), "large": ModelCard(usd_per_1k_tokens=1.0)}
+
+
+@pytest.fixture
+def parts(registry, tmp_path):
+    def publish(kind, name, **more):
+        folder = tmp_path / f"{kind}-{name}"
+        folder.mkdir()
+        (folder / "file").write_text(name)
+        return registry.publish(kind, name, folder=folder, inputs={"name": name}, **more)
+
+    found = {part: publish("model", part) for part in ("small", "large")}
+    found["dataset"] = publish("dataset", "handbook")
+    found["index"] = publish("index", "handbook", parents=[found["dataset"].digest])
+    return found
+
+
+@pytest.fixture
+def outcomes(registry, parts, tmp_path):
+    def make(sample, name="outcomes"):
+        folder = tmp_path / f"rows-{name}"
+        folder.mkdir()
+        sample.save(folder)
+        models = {rung: parts[rung].digest for rung in sample.rungs}
+        facts = facts_of(sample, CARDS, models=models, index=parts["index"].digest, settings=SETTINGS)
+        parents = [*models.values(), parts["index"].digest]
+        return registry.publish("outcomes", name, folder=folder, inputs={"n": name}, facts=facts, parents=parents)
+
+    return make
+
+
+@pytest.fixture
+def production(registry, parts, outcomes):
+    """A release in production whose router only judges answers."""
+    few = train_router([outcomes(simulate(100), "few")], name="first", registry=registry, settings=SETTINGS)
+    assert few.facts["lacks"][0].startswith("forecasts: 50 rows")
+    verdicts = [promoted._judge(registry, parts[rung], _answers(registry, parts[rung])) for rung in ("small", "large")]
+    judge_only = registry.publish("router", "judge", inputs={"j": 1})
+    return _release(registry, parts, judge_only, verdicts)
+
+
+def _answers(registry, model):
+    return {"target": promoted.answers_of(registry, model)}
+
+
+def _release(registry, parts, router, verdicts, **more):
+    release = build_release(
+        "assistant", **parts, router=router, verdict=verdicts[0], large_verdict=verdicts[1], registry=registry,
+        prices={"small_usd_per_1k_tokens": 0.1, "large_usd_per_1k_tokens": 1.0}, **more,
+    )  # fmt: skip
+    ask_about_release(release, verdict=verdicts[0], registry=registry)
+    return promoted.put_into_production(registry, release, verdicts[0])
+
+
+def test_from_outcomes_to_production_and_back_from_a_drift(registry, production, parts, outcomes):
+    made = train_router([outcomes(simulate(1200))], name="router", registry=registry, settings=SETTINGS)
+    assert made.facts["guarantee"]["threshold"] is not None
+    assert standing_of(registry, made.digest).objection == ""
+    assert (
+        train_router([registry.get("outcomes", "outcomes")], name="router", registry=registry, settings=SETTINGS)
+        == made
+    )
+    proposal = propose_router("assistant", made, registry=registry)
+    assert proposal.verdict.facts["light"] == "green", proposal.verdict.facts["checks"]
+    said = {"printed_name": "Jane Doe", "meaning": "approved for production"}
+    verdict = verdict_of(production, registry=registry)
+    approve(verdict, proposal.release, signer=promoted._approver(registry), registry=registry, **said)
+    promote(proposal.release, verdict=verdict, registry=registry, policy=promoted.POLICY, reason="a better router")
+    serving = resolve_release(registry, "assistant@production")
+    assert (serving.router_digest, serving.mismatch) == (made.digest, "")
+    assert serving.router.guarantee.explored == 0.01
+    void_guarantee(made, "the questions drifted", registry=registry)
+    fresh = [replace(row, row_id=f"later-{row.row_id}") for row in simulate(1000, seed=5).rows]
+    shadow = outcomes(replace(simulate(1), rows=tuple(fresh)), "shadow")
+    again = train_router([shadow], name="router", registry=registry, settings=SETTINGS, again=made)
+    assert again.facts["guarantee"]["num_rows"] == 800
+    assert standing_of(registry, again.digest).objection == ""
+    assert standing_of(registry, made.digest).objection == "the questions drifted"
+    old, new = (Router.load(registry.folder(each)) for each in (made, again))
+    assert old.foresight.skip == new.foresight.skip
+    assert [str(fault) for fault in verify(registry.workspace).faults] == []
+    with pytest.raises(OutcomesDiffer, match="has seen all of these rows"):
+        train_router([shadow], name="other", registry=registry, settings=SETTINGS, again=again)
+
+
+def test_a_trained_router_serves_nobody_without_a_verdict(registry, production, parts, outcomes):
+    made = train_router([outcomes(simulate(400))], name="router", registry=registry, settings=SETTINGS)
+    verdict = verdict_of(production, registry=registry)
+    large = registry.get("verdict", production.stated("inputs", "large_verdict"))
+    with pytest.raises(RouterRefused, match="no verdict on it is named"):
+        _release(registry, parts, made, (verdict, large))
+    assert judge_router(made, registry=registry).facts["light"] in ("green", "amber", "red")
+    promote_red = judge_router(registry.get("router", "first"), registry=registry)
+    assert promote_red.facts["light"] == "red"
+    with pytest.raises(RouterRefused, match="no verdict on it is named"):
+        _release(registry, parts, made, (verdict, large), router_verdict=promote_red)
+
+
+def test_outcomes_of_other_models_are_refused(registry, outcomes, parts):
+    first = outcomes(simulate(20), "a")
+    moved = parts | {"small": parts["large"]}
+    parts.update(moved)
+    second = outcomes(simulate(20), "b")
+    with pytest.raises(OutcomesDiffer, match="a@1, b@1"):
+        train_router([first, second], name="router", registry=registry, settings=SETTINGS)
