@@ -20,6 +20,7 @@ from app.core.digests import digest_json
 from app.core.errors import UsageError
 from app.core.parquet import read_rows
 from app.governance.release import MODEL
+from app.inference.models import find_model
 from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.routing.calibrate import SPLIT
@@ -27,7 +28,6 @@ from app.routing.collect import Question, collect
 from app.routing.limits import ModelCard
 from app.routing.sample import KIND, PARTS, Sample
 from app.routing.settings import RoutingSettings
-from app.serving.engines import load_engine
 from app.serving.log import read_log
 from app.serving.release import Release
 from app.serving.replicas import Asked, Retriever
@@ -200,7 +200,7 @@ def facts_of(
 
 
 def _builder(registry: Registry, digest: str, settings: RoutingSettings) -> Any:
-    return lambda: load_engine(registry, registry.get(MODEL, digest).digest, num_threads=settings.num_threads)
+    return lambda: find_model(registry.get(MODEL, digest), registry=registry).load(num_threads=settings.num_threads)
 
 
 def _search(registry: Registry, index: str, settings: RoutingSettings) -> Any:
