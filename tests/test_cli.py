@@ -100,7 +100,7 @@ READERS = [
     "access list", "access revoke x",
     "promote x --reason r", "rollback --reason r", "stop --reason r", "resume --reason r", "receipt show x",
 ]  # fmt: skip
-MAKERS = {"up", "demo", "keys new", "suite commit", "access grant"}
+MAKERS = {"up", "demo", "keys new", "suite commit", "access grant", "models add-remote"}
 NEED_NONE = {"gate checks", "gate schema", "ledger witness sign"}
 NEED_FILES = {"ledger check-proof", "ledger cosign", "ledger witness add", "receipt check"}
 

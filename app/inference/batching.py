@@ -15,8 +15,9 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -196,6 +197,12 @@ class Scheduler:
             self._waiting.append(request)
             self._changed.notify_all()
         return request
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No step is taken meanwhile."""
+        with self._stepping:
+            yield
 
     def start(self) -> None:
         """Have a thread take the steps while there is work."""

@@ -13,6 +13,8 @@ rows for every row (`python -m benchmarks.engine` measures both).
 from __future__ import annotations
 
 import asyncio
+import copy
+import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +36,7 @@ from app.inference.sampling import Delta, Generation, Sampling
 if TYPE_CHECKING:
     import torch
 
-    from app.inference.batching import Limits, Load, Request
+    from app.inference.batching import Limits, Load, Request, Scheduler
 
 ADAPTER_FILE = "adapter_config.json"
 
@@ -68,6 +70,7 @@ class TransformersEngine:
     ) -> None:
         import torch
 
+        from app.inference.adapters import AdaptedNetwork
         from app.inference.batching import Limits, Scheduler
         from app.inference.spelling import Vocabulary
 
@@ -75,8 +78,9 @@ class TransformersEngine:
         self._model = _load_model(Path(folder), adapter, getattr(torch, dtype))
         self._tokenizer, self._format = _load_format(Path(folder))
         self.max_context_tokens = context_tokens(Path(folder)) or DEFAULT_CONTEXT_TOKENS
+        self._owner, self._network = "", AdaptedNetwork(self._model)
         self._scheduler = Scheduler(
-            _Network(self._model),
+            self._network,
             Vocabulary(self._tokenizer, end_tokens=self._format.end_tokens),
             limits=limits or Limits(),
             max_context_tokens=self.max_context_tokens,
@@ -146,6 +150,26 @@ class TransformersEngine:
         finally:
             request.answer.cancel()
 
+    def adapted(self, adapter: Path) -> TransformersEngine:
+        """The same model with an adapter on it: both answer in the same steps, and share the model's memory.
+
+        Raises:
+            NotMixable: the adapter is no plain LoRA.
+            ModelUnusable: it is none at all.
+        """
+        _check_adapter(adapter)
+        with self._scheduler.paused():
+            name = self._network.add(adapter)
+        view = copy.copy(self)
+        view._owner = name
+        weakref.finalize(view, self._network.drop, name)
+        return view
+
+    @property
+    def steps(self) -> Scheduler:
+        """What takes the steps: one for all engines that share a model."""
+        return self._scheduler
+
     @property
     def load(self) -> Load:
         """Requests under way, and requests that wait."""
@@ -159,7 +183,7 @@ class TransformersEngine:
     def _request(self, prompt: Prompt, sampling: Sampling, listen: Callable[[Delta], None] | None = None) -> Request:
         from app.inference.batching import Request
 
-        return Request(self._encode(prompt, sampling.max_new_tokens), sampling, listen=listen)
+        return Request(self._encode(prompt, sampling.max_new_tokens), sampling, self._owner, listen)
 
     def _encode(self, prompt: Prompt, max_new_tokens: int) -> list[int]:
         room = max(self.max_context_tokens - max_new_tokens, 1)
@@ -168,22 +192,6 @@ class TransformersEngine:
         except CannotRender:  # others are asked in the same batch: what a template has no place for is one question
             turns = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
             return self._format.prompt("\n\n".join(turns))[-room:]
-
-
-class _Network:
-    """The model as the scheduler calls it."""
-
-    def __init__(self, model: Any) -> None:
-        self._model, self.device, self.config = model, model.device, model.config
-
-    def __call__(
-        self, *, input_ids: Any, attention_mask: Any, position_ids: Any, cache: Any, owners: Sequence[str]
-    ) -> Any:
-        output = self._model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, past_key_values=cache,
-            use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
-        return output.logits[:, -1]
 
 
 def _load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
@@ -202,12 +210,16 @@ def _load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
         hint = "run `signalbox verify`, then restore it or train it again"
         raise ModelUnusable(f"the model in {folder} cannot be loaded ({_line(error)}): {hint}") from error
     if adapter is not None:
-        if not (adapter / ADAPTER_FILE).is_file():
-            raise ModelUnusable(f"{adapter} holds no {ADAPTER_FILE}: name the folder of a PEFT adapter")
+        _check_adapter(adapter)
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return model.eval().requires_grad_(False)
+
+
+def _check_adapter(adapter: Path) -> None:
+    if not (adapter / ADAPTER_FILE).is_file():
+        raise ModelUnusable(f"{adapter} holds no {ADAPTER_FILE}: name the folder of a PEFT adapter")
 
 
 def _load_format(folder: Path) -> tuple[Any, ChatFormat]:

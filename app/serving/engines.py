@@ -1,6 +1,7 @@
 """From a version in the registry to something that runs: engines of models, indexes, and the search over them."""
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -9,18 +10,33 @@ from app.registry.versions import Registry, Version
 from app.registry.whole import whole_folder
 from app.routing.calibrate import calibrate
 from app.routing.settings import RoutingSettings
+from app.serving.loaded import Loaded
 from app.serving.schema import Passage
 from app.serving.settings import ServingSettings
 
+logger = logging.getLogger(__name__)
 Scatter: TypeAlias = Callable[[str, Sequence[tuple[int, str, tuple[Any, ...]]]], list[Any]]
 """Digest of an index, and calls to its shards (number, method, arguments) -> their results."""
 
 
-def load_engine(registry: Registry, digest: str, *, settings: ServingSettings) -> Any:
-    """The text engine of a model version; an adapter is put on its base model."""
+def load_engine(registry: Registry, digest: str, *, settings: ServingSettings, bases: Loaded[Any] | None = None) -> Any:
+    """The text engine of a model version; an adapter is put on its base model.
+
+    Args:
+        bases: engines of whole models, which adapters share where the settings say so.
+    """
+    from app.inference.adapters import NotMixable
     from app.inference.batching import Limits
 
-    source = find_model(registry.get("model", digest), registry=registry)
+    model = registry.get("model", digest)
+    source = find_model(model, registry=registry)
+    if bases is not None and settings.share_base:
+        if source.adapter is None:
+            return bases.get(digest)
+        try:
+            return bases.get(model.facts["base"]).adapted(source.adapter)
+        except NotMixable as error:
+            logger.warning("model %s gets a copy of its base: %s", model.ref, error)
     limits = Limits(max_rows=settings.max_rows, max_waiting=settings.max_waiting)
     return source.load(num_threads=settings.num_threads, limits=limits)
 

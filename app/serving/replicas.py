@@ -173,9 +173,9 @@ class Generator:
     def __init__(self, rung: str, settings: ServingSettings) -> None:
         self._rung, self._registry = rung, registry_of(settings)
         self._stall_after_s = settings.stall_after_s
-        self._engines: Loaded[Any] = Loaded(
-            lambda digest: load_engine(self._registry, digest, settings=settings), limit=settings.max_loaded
-        )
+        load, limit = functools.partial(load_engine, self._registry, settings=settings), settings.max_loaded
+        self._bases: Loaded[Any] = Loaded(load, limit=limit)
+        self._engines: Loaded[Any] = Loaded(functools.partial(load, bases=self._bases), limit=limit)
 
     def preload(self, ref: str) -> None:
         """Load the rung's model of a release; a release without the rung loads nothing."""
@@ -195,8 +195,8 @@ class Generator:
 
     def load(self) -> tuple[int, ...]:
         """Requests under way, waiting, and given up since the beginning, of all models in memory."""
-        loads = [engine.load for engine in self._engines.items()]
-        return tuple(map(sum, zip(*loads, strict=True))) if loads else (0, 0, 0)
+        loads = {id(engine.steps): engine.load for engine in self._engines.items()}  # adapters share a model's steps
+        return tuple(map(sum, zip(*loads.values(), strict=True))) if loads else (0, 0, 0)
 
     async def lacks(self, model: str, sampling: Sampling) -> tuple[str, ...]:
         """What a model's engine has not, by the names of the fields."""

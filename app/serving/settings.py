@@ -42,6 +42,10 @@ class ServingSettings(Settings):
     max_waiting: PositiveInt = 256
     """Requests that wait for a place in one engine; beyond that they are refused, and may be sent again."""
 
+    share_base: bool = False
+    """Keep one copy of a model in memory for all adapters on it, and answer for several in one batch. Saves memory and
+    costs time: a merged adapter adds nothing to a step. Off: each is merged into a copy of its own."""
+
     stall_after_s: PositiveFloat = 60.0
     """An engine that has work and takes no step for so long is unhealthy: Serve replaces its replica."""
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from app.inference.adapters import NotMixable
 from app.inference.chat import render
+from app.inference.chat_format import load_tokenizer
 from app.inference.engine import ModelUnusable, TransformersEngine
 from app.inference.sampling import Sampling
 from app.training.data import encode_rows, pad
@@ -107,17 +109,58 @@ def test_a_prompt_that_is_too_long_keeps_its_end(folder):
     assert answer.num_prompt_tokens == 64 - 8
 
 
-def test_an_adapter_changes_the_answer(folder, tmp_path):
+@pytest.fixture(scope="module")
+def adapters(folder, tmp_path_factory) -> list[Path]:
+    """Two that were taught the other answer, and one that is no plain LoRA."""
     from transformers import AutoModelForCausalLM
 
+    tokenizer, paths = load_tokenizer(folder).backend_tokenizer, []
+    for row, other, use_dora in ((0, 1, False), (1, 0, False), (0, 1, True)):
+        settings = LoraSettings(rank=8, alpha=16, use_dora=use_dora)
+        model = with_adapters(AutoModelForCausalLM.from_pretrained(folder), settings, seed=0)
+        rows = [{"question": ROWS[row]["question"], "answer": ROWS[other]["answer"]}]
+        teach(model, tokenizer, rows, num_steps=1 if use_dora else 60)
+        paths.append(tmp_path_factory.mktemp("adapter"))
+        save_model(model, paths[-1], dtype="float32")
+    return paths
+
+
+def test_an_adapter_changes_the_answer(folder, adapters):
+    assert TransformersEngine(folder, adapter=adapters[0]).generate(["fee?"])[0].text == ROWS[1]["answer"]
+
+
+def test_adapters_on_one_model_answer_in_one_batch_as_if_each_were_merged(folder, adapters):
     engine = TransformersEngine(folder)
-    tokenizer = engine._tokenizer.backend_tokenizer
-    base = AutoModelForCausalLM.from_pretrained(folder)
-    model = with_adapters(base, LoraSettings(rank=8, alpha=16), seed=0)
-    teach(model, tokenizer, [{"question": "fee?", "answer": ROWS[1]["answer"]}], num_steps=100)
-    save_model(model, tmp_path, dtype="float32")
-    assert TransformersEngine(folder, adapter=tmp_path).generate(["fee?"])[0].text == ROWS[1]["answer"]
+    merged = [engine, *(TransformersEngine(folder, adapter=each) for each in adapters[:2])]
+    views = [engine, *(engine.adapted(each) for each in adapters[:2])]
+    asked = [(view, row["question"]) for view in range(3) for row in ROWS]
+
+    async def together():
+        return await asyncio.gather(*(views[view].answer(question, Sampling()) for view, question in asked))
+
+    given = asyncio.run(together())
+    wanted = [merged[view].generate([question])[0] for view, question in asked]
+    assert [each.text for each in given] == [each.text for each in wanted]
+    assert given[0].text != given[2].text == ROWS[1]["answer"]
+    for one, other in zip(given, wanted, strict=True):
+        assert one.mean_logprob == pytest.approx(other.mean_logprob, abs=1e-4)
+    assert len({id(each.steps) for each in views}) == 1
+
+
+def test_an_adapter_that_nobody_holds_any_more_is_dropped(folder, adapters):
+    engine = TransformersEngine(folder)
+    first = engine.adapted(adapters[0])
+    del first
+    second = engine.adapted(adapters[1])
+    assert len(engine._network._names) == 1
+    assert second.generate([ROWS[1]["question"]])[0].text == ROWS[0]["answer"]
     assert engine.generate(["fee?"])[0].text == ROWS[0]["answer"]
+
+
+def test_an_adapter_that_cannot_be_mixed_is_refused_and_merges(folder, adapters):
+    with pytest.raises(NotMixable, match="no plain LoRA"):
+        TransformersEngine(folder).adapted(adapters[2])
+    assert TransformersEngine(folder, adapter=adapters[2]).generate(["fee?"])[0].text
 
 
 @pytest.mark.parametrize(

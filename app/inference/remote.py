@@ -1,0 +1,368 @@
+"""Text generation by servers that speak OpenAI's protocol: vLLM, Ray Serve LLM, Azure OpenAI, OpenAI itself.
+
+The official client makes the calls and makes them again, with growing pauses and as `Retry-After` says. On top of it:
+a second call when the first takes long, a breaker for each server, and the next server when one gives up.
+
+Guarantees: the key comes from an environment variable and goes nowhere but into the request; an answer without
+log-probabilities counts as one that the model was not sure of. Not guaranteed: which weights stand behind a server.
+The digest of such a model is that of its description, and nothing proves that the server keeps to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from app.core.errors import SignalboxError, UsageError
+from app.core.settings import Settings
+from app.inference.chat_format import Prompt
+from app.inference.guarding import Breaker, hedged
+from app.inference.sampling import Delta, Generation, Sampling, TokenLogprob
+
+if TYPE_CHECKING:
+    import httpx
+    from openai import AsyncOpenAI
+
+REMOTE_FILE = "remote.json"
+UNSURE = -20.0
+"""Stands for the log-probability of an answer whose server gives none, so that no router trusts it."""
+AT_ONCE = 8
+"""Calls under way together when many prompts are asked at once."""
+BAD = (400, 413, 422)
+"""Statuses that say that the request is at fault: no other server is asked."""
+
+
+class RemoteKeyMissing(UsageError):
+    """The environment variable that holds a server's key is not set: set it where the replicas run."""
+
+
+class RemoteRefused(UsageError):
+    """The server says that the request is wrong: the message is its own."""
+
+
+class RemoteUnavailable(SignalboxError):
+    """No server answered: the message says why each did not; try again later."""
+
+
+class Server(Settings):
+    """One server of a model."""
+
+    base_url: str = Field(pattern=r"^https?://\S+$")
+    """Up to and with `/v1`."""
+
+    model: str = Field(min_length=1)
+    """The model's name there."""
+
+    api_key_env: str = Field(default="", pattern=r"^[A-Za-z_]?[A-Za-z0-9_]*$")
+    """Environment variable that holds the key; empty: the server asks for none."""
+
+
+class Remote(Settings):
+    """A model behind servers, as it is registered: all that its digest stands for."""
+
+    servers: tuple[Server, ...] = Field(min_length=1)
+    """The first answers; each further one when those before it do not."""
+
+    context_tokens: PositiveInt = 8192
+    """Longest prompt and answer together."""
+
+    usd_per_1k_tokens: NonNegativeFloat = 0.0
+    """Price, prompt and completion alike; a release states the price that it is charged at."""
+
+    lacks: tuple[Literal["temperature", "top_p", "seed", "stop", "num_logprobs", "schema"], ...] = ()
+    """What the servers do not understand."""
+
+    limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """How the servers call the upper bound of an answer."""
+
+    timeout_s: PositiveFloat = 60.0
+    max_retries: NonNegativeInt = 2
+    """Further calls to one server before the next one is asked."""
+
+    hedge_after_s: PositiveFloat | None = None
+    """How long a call may take before a second one goes out beside it; the first answer counts. Both are charged."""
+
+    break_after: PositiveInt = 5
+    """Failures in a row after which a server is left alone."""
+
+    cool_s: PositiveFloat = 30.0
+    """How long it is left alone."""
+
+
+class OpenAIEngine:
+    """A model behind servers, with the methods of every text engine.
+
+    Args:
+        transport: for tests: answers in the servers' place.
+    """
+
+    def __init__(self, remote: Remote, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._remote, self._transport = remote, transport
+        self.max_context_tokens = remote.context_tokens
+        self._keys = {server.api_key_env: _key(server) for server in remote.servers}
+        self._breakers = [
+            Breaker(num_failures=remote.break_after, cool_s=remote.cool_s) for _ in range(len(remote.servers))
+        ]
+        self._clients: weakref.WeakKeyDictionary[Any, list[AsyncOpenAI]] = weakref.WeakKeyDictionary()
+        self._num_running = self._num_cancelled = 0
+
+    stalled_s = 0.0
+    """A server that does not answer runs into ``timeout_s``."""
+
+    @property
+    def steps(self) -> OpenAIEngine:
+        """No other engine shares what this one waits for."""
+        return self
+
+    @property
+    def load(self) -> tuple[int, int, int]:
+        """Calls under way, none that wait here, and calls that were given up."""
+        return self._num_running, 0, self._num_cancelled
+
+    def lacks(self, sampling: Sampling) -> tuple[str, ...]:
+        """What is asked for and not there: names of ``Sampling``'s fields."""
+        return tuple(name for name in sampling.asked if name in self._remote.lacks)
+
+    def count_tokens(self, text: str) -> int:
+        """A rough length, four characters a token: the server's tokenizer is not known."""
+        return -(-len(text) // 4)
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling | None = None, *, max_new_tokens: int = 32
+    ) -> list[Generation]:
+        """Answer every prompt; not to be called where an event loop runs. Raises as ``answer``."""
+        sampling, gate = sampling or Sampling(max_new_tokens=max_new_tokens), asyncio.Semaphore(AT_ONCE)
+
+        async def one(prompt: Prompt) -> Generation:
+            async with gate:
+                return await self.answer(prompt, sampling)
+
+        async def all_of_them() -> list[Generation]:
+            return list(await asyncio.gather(*map(one, prompts)))
+
+        return asyncio.run(all_of_them())
+
+    async def answer(self, prompt: Prompt, sampling: Sampling) -> Generation:
+        """One answer; cancelling the call ends it at the server.
+
+        Raises:
+            RemoteRefused: the request is wrong.
+            RemoteUnavailable: no server answered.
+        """
+
+        async def ask(client: AsyncOpenAI, server: Server) -> Generation:
+            return _generation(await client.chat.completions.create(**self._asked(server, prompt, sampling)))
+
+        async with self._counted():
+            answered: Generation = await self._chain(ask)
+            return answered
+
+    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
+        """An answer piece by piece, the last with the whole; closing the iterator ends it at the server.
+
+        Another server is asked only before the first piece. Raises as ``answer``.
+        """
+
+        async def begin(client: AsyncOpenAI, server: Server) -> _Pieces:
+            asked = self._asked(server, prompt, sampling)
+            asked |= {"stream": True, "stream_options": {"include_usage": True}}
+            return await _Pieces(await client.chat.completions.create(**asked)).begun()
+
+        async with self._counted():
+            pieces = await self._chain(begin, discard=_Pieces.close)
+            try:
+                async for delta in pieces.deltas():
+                    yield delta
+            except self._faults() as error:
+                raise RemoteUnavailable(f"the stream broke off ({_said(error)}): ask again") from error
+            finally:
+                await pieces.close()
+
+    async def _chain(self, ask: Any, *, discard: Any = None) -> Any:
+        """The answer of the first server that gives one."""
+        reasons = []
+        for number, (client, server) in enumerate(zip(self._at_hand(), self._remote.servers, strict=True)):
+            breaker = self._breakers[number]
+            if not breaker.allows():
+                reasons.append(f"{server.base_url}: left alone after {self._remote.break_after} failures")
+                continue
+            try:
+                given = await hedged(
+                    lambda client=client, server=server: ask(client, server),  # type: ignore[misc]
+                    after_s=self._remote.hedge_after_s,
+                    discard=discard,
+                )
+            except self._faults() as error:
+                if getattr(error, "status_code", None) in BAD:
+                    breaker.succeeded()
+                    raise RemoteRefused(f"{server.base_url} refuses the request: {_said(error)}") from error
+                breaker.failed()
+                reasons.append(f"{server.base_url}: {_said(error)}")
+            else:
+                breaker.succeeded()
+                return given
+        raise RemoteUnavailable(f"no server of {self._remote.servers[0].model} answered ({'; '.join(reasons)})")
+
+    @staticmethod
+    def _faults() -> type[Exception]:
+        from openai import OpenAIError
+
+        return OpenAIError
+
+    def _at_hand(self) -> list[AsyncOpenAI]:
+        """A client for each server, of the event loop that runs: connections cannot change loops."""
+        import httpx
+        from openai import AsyncOpenAI
+
+        loop, remote = asyncio.get_running_loop(), self._remote
+        if loop not in self._clients:
+            self._clients[loop] = [
+                AsyncOpenAI(
+                    base_url=server.base_url,
+                    api_key=self._keys[server.api_key_env],
+                    timeout=remote.timeout_s,
+                    max_retries=remote.max_retries,
+                    http_client=httpx.AsyncClient(transport=self._transport) if self._transport else None,
+                )
+                for server in remote.servers
+            ]
+        return self._clients[loop]
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncGenerator[None]:
+        self._num_running += 1
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            self._num_cancelled += 1
+            raise
+        finally:
+            self._num_running -= 1
+
+    def _asked(self, server: Server, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
+        """The request's fields; what stands at its default is left to the server, but for the temperature."""
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        lacks, most = self._remote.lacks, max(sampling.num_logprobs, 0)
+        more: dict[str, Any] = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p if sampling.top_p < 1 else None,
+            "seed": sampling.seed,
+            "stop": list(sampling.stop) or None,
+            "schema": sampling.schema,
+        }
+        given = {name: value for name, value in more.items() if value is not None and name not in lacks}
+        if schema := given.pop("schema", None):
+            described = {"name": "answer", "schema": schema, "strict": True}
+            given["response_format"] = {"type": "json_schema", "json_schema": described}
+        if "num_logprobs" not in lacks:
+            given |= {"logprobs": True} | ({"top_logprobs": most} if most else {})
+        return {
+            "model": server.model, "messages": messages, self._remote.limit_name: sampling.max_new_tokens, **given
+        }  # fmt: skip
+
+
+class _Pieces:
+    """A stream from a server, whose first piece has come."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._iterator = stream, aiter(stream)
+        self._first: Any = None
+        self._texts: list[str] = []
+        self._tokens: list[TokenLogprob] = []
+        self._finish, self._usage = "stop", None
+
+    async def begun(self) -> _Pieces:
+        """The same, once something has come."""
+        try:
+            self._first = await anext(self._iterator, None)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        await self._stream.close()
+
+    async def deltas(self) -> AsyncGenerator[Delta]:
+        """The pieces; the last carries the whole."""
+        chunk = self._first
+        while chunk is not None:
+            text, tokens = self._take(chunk)
+            if text or tokens:
+                yield Delta(text=text, tokens=tokens)
+            chunk = await anext(self._iterator, None)
+        yield Delta(whole=_whole("".join(self._texts), self._tokens, self._finish, self._usage))
+
+    def _take(self, chunk: Any) -> tuple[str, tuple[TokenLogprob, ...]]:
+        self._usage = chunk.usage or self._usage
+        if not chunk.choices:
+            return "", ()
+        choice = chunk.choices[0]
+        self._finish = choice.finish_reason or self._finish
+        text, tokens = choice.delta.content or "", _tokens(choice.logprobs)
+        self._texts.append(text)
+        self._tokens += tokens
+        return text, tokens
+
+
+def _generation(response: Any) -> Generation:
+    choice = response.choices[0]
+    text, tokens = choice.message.content or "", _tokens(choice.logprobs)
+    return _whole(text, tokens, choice.finish_reason, response.usage)
+
+
+def _whole(text: str, tokens: Sequence[TokenLogprob], finish: str | None, usage: Any) -> Generation:
+    """An answer from its parts."""
+    values = [each.logprob for each in tokens] or [UNSURE]
+    details = getattr(usage, "prompt_tokens_details", None)
+    return Generation(
+        text=text,
+        mean_logprob=sum(values) / len(values),
+        min_logprob=min(values),
+        num_prompt_tokens=usage.prompt_tokens if usage else 0,
+        num_completion_tokens=usage.completion_tokens if usage else len(tokens),
+        finish_reason="length" if finish == "length" else "stop",
+        num_cached_tokens=(details.cached_tokens or 0) if details else 0,
+        tokens=tuple(tokens),
+    )
+
+
+def _tokens(logprobs: Any) -> tuple[TokenLogprob, ...]:
+    """A server's log-probabilities in our words."""
+    given = logprobs.content if logprobs is not None else None
+    return tuple(_token(each, [_token(other, ()) for other in each.top_logprobs or ()]) for each in given or ())
+
+
+def _token(given: Any, top: Sequence[TokenLogprob]) -> TokenLogprob:
+    raw = bytes(given.bytes) if given.bytes is not None else given.token.encode()
+    return TokenLogprob(given.token, raw, max(given.logprob, UNSURE), tuple(top))
+
+
+def _key(server: Server) -> str:
+    if not server.api_key_env:
+        return "-"
+    key = os.environ.get(server.api_key_env, "")
+    if not key:
+        raise RemoteKeyMissing(f"{server.base_url} needs a key: set ${server.api_key_env} where the replicas run")
+    return key
+
+
+def _said(error: Exception) -> str:
+    """A client's error in a few words."""
+    status = getattr(error, "status_code", None)
+    body = getattr(error, "body", None)
+    message = body.get("message") if isinstance(body, Mapping) else None
+    return f"{status or type(error).__name__}: {' '.join(str(message or error).split())[:300]}"
+
+
+def read_remote(folder: Path) -> Remote | None:
+    """The description in a model version's folder; None where it holds weights."""
+    path = folder / REMOTE_FILE
+    return Remote.model_validate_json(path.read_bytes()) if path.is_file() else None
