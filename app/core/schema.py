@@ -5,6 +5,7 @@ hashed is what is stored.
 """
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     ForeignKey,
     Index,
@@ -122,3 +123,23 @@ triggers = Table(
     Column("job_id", String(128)),
     UniqueConstraint("kind", "window_end", name="uq_triggers_window"),
 )
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("subject", String(200), primary_key=True),
+    Column("rule", Text, nullable=False),
+    Column("updated_at", String(32), nullable=False),
+)
+"""What a key (``key:`` and its digest), a tag (``tag:`` and its name) or ``anonymous`` may do, as JSON."""
+
+used = Table(
+    "used",
+    metadata,
+    Column("subject", String(200), nullable=False),
+    Column("name", String(32), nullable=False),
+    Column("period", String(32), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    PrimaryKeyConstraint("subject", "name", "period"),
+)
+"""How much of a limit was used or reserved: ``period`` is a minute, a day, a month (UTC), or empty for always."""

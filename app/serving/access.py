@@ -49,9 +49,15 @@ class AccessList:
 
     def labels_of(self, authorization: str | None) -> frozenset[str]:
         """Labels of the key in an ``Authorization: Bearer KEY`` header; none for no key and for an unknown one."""
+        found = self.find(authorization)
+        return frozenset(found[1].labels) if found else frozenset()
+
+    def find(self, authorization: str | None) -> tuple[str, Grant] | None:
+        """Digest and grant of the key in such a header; None for no key and for an unknown one."""
         shown = BEARER.fullmatch((authorization or "").strip())
-        grant = self._current().get(digest_of(shown[1])) if shown else None
-        return frozenset(grant.labels) if grant else frozenset()
+        digest = digest_of(shown[1]) if shown else ""
+        grant = self._current().get(digest)
+        return (digest, grant) if grant else None
 
     def _current(self) -> Mapping[str, Grant]:
         """The grants as file and ledger have them now."""
@@ -80,15 +86,15 @@ def recorded_access(registry: Registry) -> Held:
 
 
 def add_grant(registry: Registry, name: str, labels: Iterable[str]) -> str:
-    """Make a key that holds labels; the key comes back and is kept nowhere.
+    """Make a key that holds labels, or none; the key comes back and is kept nowhere.
 
     Raises:
         BadGrant: the name is taken or no name, or a label is empty.
     """
     path, wanted = registry.workspace.access_path, tuple(sorted(set(labels)))
     grants = read_grants(path)
-    if not NAME.fullmatch(name) or not wanted or not all(label.strip() == label != "" for label in wanted):
-        raise BadGrant(f"cannot grant {list(wanted)} to {name!r}: use letters and digits, and name at least one label")
+    if not NAME.fullmatch(name) or not all(label.strip() == label != "" for label in wanted):
+        raise BadGrant(f"cannot grant {list(wanted)} to {name!r}: use letters and digits, and no empty label")
     if any(grant.name == name for grant in grants.values()):
         raise BadGrant(f"there is a key named {name} already: remove it first, or take another name")
     key = PREFIX + secrets.token_urlsafe(32)

@@ -57,6 +57,60 @@ def unavailable(message: str, *, code: str) -> ApiError:
     return ApiError(message, status=503, kind="service_unavailable", code=code)
 
 
+def no_key() -> ApiError:
+    """A key is required here."""
+    message = "no granted API key was shown: send `Authorization: Bearer KEY` (`signalbox access grant` makes keys)"
+    return ApiError(message, status=401, kind="invalid_request_error", code="invalid_api_key")
+
+
+def forbidden(message: str, *, param: str | None = None) -> ApiError:
+    """The caller may not do this."""
+    return ApiError(message, status=403, kind="permission_error", code="permission_denied", param=param)
+
+
+def rate_limited(message: str, *, retry_after_s: int) -> ApiError:
+    """Too much in a short time; it is over soon."""
+    error = ApiError(message, status=429, kind="rate_limit_error", code="rate_limit_exceeded")
+    error.headers = {"retry-after": str(retry_after_s)}
+    return error
+
+
+def quota(message: str, *, retry_after_s: int) -> ApiError:
+    """A budget is spent; the official clients are told not to try again by themselves.
+
+    Args:
+        retry_after_s: until the budget's next period; 0: there is none.
+    """
+    error = ApiError(message, status=429, kind="insufficient_quota", code="insufficient_quota")
+    error.headers = {"x-should-retry": "false"} | ({"retry-after": str(retry_after_s)} if retry_after_s else {})
+    return error
+
+
+def too_large(limit_bytes: int) -> ApiError:
+    """The body is larger than what is read."""
+    message = f"the request's body is larger than {limit_bytes:,} bytes: send less at a time"
+    return ApiError(message, status=413, kind="invalid_request_error", code="request_too_large")
+
+
+def overloaded(limit: int) -> ApiError:
+    """More requests are under way than may wait."""
+    message = f"{limit} requests are under way here already: try again in a moment"
+    error = ApiError(message, status=503, kind="service_unavailable", code="overloaded")
+    error.headers = {"retry-after": "1"}
+    return error
+
+
+def timed_out(limit_s: float) -> ApiError:
+    """The answer took too long."""
+    message = f"there was no whole answer within {limit_s:g} s: ask for fewer tokens, or try again"
+    return ApiError(message, status=504, kind="timeout_error", code="timeout")
+
+
+def gone() -> ApiError:
+    """The client closed the connection; only the log sees this."""
+    return ApiError("the client went away before the answer was whole", status=499, kind="client_closed_request")
+
+
 def no_receipt(request_id: str, *, wait_s: float) -> ApiError:
     """The ledger has no receipt of that request, or not yet."""
     message = f"the ledger holds no receipt of request {request_id!r} yet: a request is entered within {wait_s:.0f} s"

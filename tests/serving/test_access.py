@@ -50,8 +50,8 @@ def test_a_revocation_and_a_damaged_file_count_at_once(registry, path):
     assert access.labels_of(f"Bearer {other}") == frozenset()
 
 
-@pytest.mark.parametrize(("name", "labels"), [("", ["hr"]), ("a b", ["hr"]), ("jane", []), ("jane", [" hr"])])
-def test_grants_without_name_or_label_are_refused(registry, path, name, labels):
+@pytest.mark.parametrize(("name", "labels"), [("", ["hr"]), ("a b", ["hr"]), ("jane", [""]), ("jane", [" hr"])])
+def test_grants_without_a_name_or_with_an_empty_label_are_refused(registry, path, name, labels):
     with pytest.raises(BadGrant):
         add_grant(registry, name, labels)
     assert not path.exists()
