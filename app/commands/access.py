@@ -8,7 +8,7 @@ import typer
 from app.commands.options import JsonOption, WorkspaceOption, group
 from app.core.workspace import Workspace
 
-app = group("access", "API keys: the access labels that they hold, their limits and budgets. No key: public chunks alone.")
+app = group("access", "API keys, their access labels, limits and budgets; no key: public chunks alone.")
 
 
 @app.command()
@@ -41,7 +41,7 @@ def list_(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> Non
 
 @app.command()
 def limit(
-    name: Annotated[str, typer.Argument(help="Name of the key's holder; leave it out with --tag and --anonymous.")] = "",
+    name: Annotated[str, typer.Argument(help="Name of the key's holder; none with --tag and --anonymous.")] = "",
     tag: Annotated[str, typer.Option(help="Limit all requests with this tag instead.")] = "",
     anonymous: Annotated[bool, typer.Option(help="Limit all requests without a granted key instead.")] = False,
     requests_per_minute: Annotated[int | None, typer.Option(help="Requests of any kind.")] = None,
@@ -92,8 +92,9 @@ def limits(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
         typer.echo(json.dumps(found, indent=2))
         return
     for each in found:
-        shown = {key: f"{each['used'][key]:g} of {value:g}" if key in each["used"] else value for key, value in each["rule"].items()}
-        typer.echo(f"{each['name'] or each['subject']:<28} {', '.join(f'{key} {value}' for key, value in shown.items())}")
+        used, rule = each["used"], each["rule"].items()
+        shown = [f"{key} {used[key]:g} of {value:g}" if key in used else f"{key} {value}" for key, value in rule]
+        typer.echo(f"{each['name'] or each['subject']:<28} {', '.join(shown)}")
 
 
 @app.command()

@@ -65,7 +65,7 @@ def check(
 
 
 def _response(text: str, path: Path) -> Any:
-    from app.serving.gateway import response_of_stream
+    from app.serving.streams import response_of_stream
 
     if not text.startswith("data:"):
         return _parse(text, path)

@@ -25,10 +25,12 @@ from app.routing.router import RUNGS
 from app.serving import replicas
 from app.serving.access import AccessList
 from app.serving.cascade import Extract, Retrieval
+from app.serving.counters import Counters
 from app.serving.embeddings import Embedded
 from app.serving.errors import ApiError, ReleaseNotLoaded
 from app.serving.gateway import Gateway
 from app.serving.http import create_app
+from app.serving.limits import Limits
 from app.serving.log import RequestLog
 from app.serving.release import Prompt, Release, resolve_release
 from app.serving.retry import Retry
@@ -274,12 +276,19 @@ class GatewayDeployment:
             ledger_period_s=settings.ledger_period_s,
         )
         self._search = Search(replicas.Retriever(settings)) if settings.searches_in_gateway else None
+        self._limits = Limits(
+            Counters(registry.database),
+            AccessList.of(registry),
+            refresh_s=settings.limits_refresh_s,
+            require_key=settings.require_key,
+        )
         self._gateway = Gateway(
             settings=settings,
             backends=Handles(retriever, generators, reader, retry, self._search),
             resolve=lambda ref: resolve_release(registry, ref),
             log=self._log,
-            access=AccessList.of(registry),
+            limits=self._limits,
+            erased=functools.partial(registry.store.erased_mark, "index"),
             steering=Steering.of(settings, registry),
         )
 
@@ -294,6 +303,7 @@ class GatewayDeployment:
 
     def __del__(self) -> None:
         self._log.close()
+        self._limits.meter.end()
 
 
 def build(args: ServingSettings) -> serve.Application:
@@ -303,7 +313,13 @@ def build(args: ServingSettings) -> serve.Application:
         rung: _deployment(GeneratorDeployment, rung, user_config=USER_CONFIG).bind(rung, args) for rung in RUNGS
     }
     reader = _deployment(ReaderDeployment, "reader").bind(retriever)
-    gateway = _deployment(serve.ingress()(GatewayDeployment), "gateway", user_config=USER_CONFIG)
+    gateway = _deployment(
+        serve.ingress()(GatewayDeployment),
+        "gateway",
+        user_config=USER_CONFIG,
+        max_ongoing_requests=2 * args.max_queued_requests,  # it refuses by itself, in OpenAI's form
+        max_queued_requests=args.max_queued_requests,
+    )
     return gateway.bind(args, retriever, generators, reader)
 
 
@@ -314,4 +330,4 @@ def build_retriever(args: ServingSettings) -> serve.Application:
 
 
 def _deployment(target: type, name: str, **options: Any) -> serve.Deployment:
-    return serve.deployment(target, name=name, **OPTIONS, **options)
+    return serve.deployment(target, name=name, **{**OPTIONS, **options})

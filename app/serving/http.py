@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -19,11 +19,14 @@ from starlette.responses import Response
 from app.core.errors import SignalboxError
 from app.registry.versions import Registry
 from app.serving.approvals import add_approvals
+from app.serving.body import BodyLimit, EventStream, api_error_of, parse, read_json, while_connected
 from app.serving.embeddings import EmbeddingRequest
 from app.serving.errors import ApiError, as_api_error, invalid
-from app.serving.gateway import Gateway, stream_chunks
+from app.serving.exchange import Incoming
+from app.serving.gateway import Gateway
 from app.serving.proofs import add_proofs
-from app.serving.schema import ChatRequest, SearchRequest
+from app.serving.requests import ChatRequest, Completion, CompletionRequest
+from app.serving.schema import SearchRequest
 
 ANYTHING = TypeAdapter[Any](Any)
 
@@ -35,8 +38,9 @@ def create_app(gateway: Gateway, registry: Registry | None = None, *, authoritie
         authorities: hosts that signed requests may be for, see ``app.serving.signatures``.
     """
     app = FastAPI(title="Signalbox", docs_url=None, redoc_url=None)
+    app.add_middleware(BodyLimit, max_bytes=gateway.settings.max_body_bytes)
     _add_errors(app)
-    _add_chat(app, gateway)
+    _add_completions(app, gateway)
     _add_the_rest(app, gateway)
     if registry is not None:
         add_approvals(app, registry, authorities=authorities)
@@ -44,17 +48,31 @@ def create_app(gateway: Gateway, registry: Registry | None = None, *, authoritie
     return app
 
 
-def _add_chat(app: FastAPI, gateway: Gateway) -> None:
+def _add_completions(app: FastAPI, gateway: Gateway) -> None:
+    async def answer(model: type[Completion], request: Request) -> Response:
+        sent = await read_json(request)
+        asked, headers = parse(model, sent), request.headers
+        incoming = Incoming(
+            asked,
+            headers.get("x-request-id") or uuid.uuid4().hex,
+            sent,
+            authorization=headers.get("authorization"),
+            tags=headers.get("x-signalbox-tags"),
+            cache=headers.get("x-signalbox-cache"),
+        )
+        if asked.stream:
+            opened = await while_connected(request, gateway.stream(incoming))
+            return EventStream(opened, stall_s=gateway.settings.stream_stall_s)
+        done = await while_connected(request, gateway.complete(incoming))
+        return JSONResponse(done.body, headers=dict(done.headers))
+
     @app.post("/v1/chat/completions", response_model=None)
-    async def chat(body: ChatRequest, request: Request) -> Response:
-        request_id = request.headers.get("x-request-id") or uuid.uuid4().hex
-        key = request.headers.get("authorization")
-        done = await gateway.chat(body, request_id=request_id, body=await request.json(), authorization=key)
-        if not body.stream:
-            return JSONResponse(done.body, headers=dict(done.headers))
-        usage = bool(body.stream_options and body.stream_options.include_usage)
-        chunks = stream_chunks(done.response, include_usage=usage)
-        return StreamingResponse(chunks, media_type="text/event-stream", headers=dict(done.headers))
+    async def chat(request: Request) -> Response:
+        return await answer(ChatRequest, request)
+
+    @app.post("/v1/completions", response_model=None)
+    async def completions(request: Request) -> Response:
+        return await answer(CompletionRequest, request)
 
 
 def _add_the_rest(app: FastAPI, gateway: Gateway) -> None:
@@ -63,13 +81,16 @@ def _add_the_rest(app: FastAPI, gateway: Gateway) -> None:
         return await gateway.models()
 
     @app.post("/v1/search", response_model=None)
-    async def search(body: SearchRequest, request: Request) -> Response:
-        found = await gateway.search(body, authorization=request.headers.get("authorization"))
+    async def search(request: Request) -> Response:
+        asked = parse(SearchRequest, await read_json(request))
+        found = await gateway.search(asked, authorization=request.headers.get("authorization"))
         return Response(ANYTHING.dump_json(found), media_type="application/json")
 
     @app.post("/v1/embeddings")
-    async def embeddings(body: EmbeddingRequest) -> JSONResponse:
-        return await asyncio.to_thread(JSONResponse, await gateway.embed(body))
+    async def embeddings(request: Request) -> JSONResponse:
+        asked = parse(EmbeddingRequest, await read_json(request))
+        given = await gateway.embed(asked, authorization=request.headers.get("authorization"))
+        return await asyncio.to_thread(JSONResponse, given)
 
     @app.get("/v1/receipts/{request_id}")
     async def receipt(request_id: str) -> dict[str, Any]:
@@ -102,7 +123,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        return _error(ApiError(str(error.detail), status=error.status_code, kind="invalid_request_error"))
+        return _error(api_error_of(error))
 
     @app.exception_handler(500)
     async def server_error(_: Request, error: Exception) -> JSONResponse:
@@ -111,4 +132,4 @@ def _add_errors(app: FastAPI) -> None:
 
 def _error(error: ApiError) -> JSONResponse:
     retry = {"retry-after": "1"} if error.status == 503 or error.code == "receipt_not_found" else {}
-    return JSONResponse(error.body(), status_code=error.status, headers={**error.headers, **retry})
+    return JSONResponse(error.body(), status_code=error.status, headers={**retry, **error.headers})

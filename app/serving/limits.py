@@ -74,7 +74,9 @@ class Caller:
         """
         for subject, rule in self.rules.items():
             if rule.role not in ("all", action):
-                raise forbidden(f"{_spoken(subject, self.name)} may {_does(rule.role)} only: ask for a key that may more")
+                raise forbidden(
+                    f"{_spoken(subject, self.name)} may {_does(rule.role)} only: ask for a key that may more"
+                )
             if model is not None and rule.models and not {model, *also} & set(rule.models):
                 said = f"{_spoken(subject, self.name)} may not ask for the model {model!r}"
                 raise forbidden(f"{said}: ask for one of {', '.join(rule.models)}", param="model")

@@ -92,9 +92,16 @@ class Meter:
 
     async def close(self) -> None:
         """Give all leases back."""
+        await self.flush()
         for lease in self._leases.values():
             self._return(lease, lease.left)
         await self.flush()
+
+    def end(self) -> None:
+        """Give all leases back, when there is no loop any more."""
+        for lease in self._leases.values():
+            self._counters.add(lease.counter, -lease.left)
+        self._leases.clear()
 
     def _lease(self, counter: Counter) -> Lease:
         """The lease of a limit; a new one when its period is over or the limit was changed."""

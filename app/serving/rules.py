@@ -47,7 +47,7 @@ def change_rule(registry: Registry, subject: str, changes: Mapping[str, Any]) ->
     counters = Counters(registry.database)
     before = counters.rules().get(subject, Rule())
     try:
-        rule = Rule(**(before.model_dump() | changes))
+        rule = Rule(**{**before.model_dump(), **changes})
     except ValidationError as error:
         raise BadLimit(f"this limit cannot be set ({first_fault(error)}): give a number from 0 on") from error
     counters.set_rule(subject, rule)

@@ -1,8 +1,6 @@
-"""Requests and responses: OpenAI's chat completions, with citations and an account of how the answer came about.
+"""What the HTTP interface says: OpenAI's completions with citations and an account of how the answer came about.
 
-Fields that OpenAI's clients send and that do not change a greedy answer (``temperature``, ``top_p``, ``seed``,
-``user``, penalties) are accepted. What would change the answer and is not there (tools, several choices, log
-probabilities, a response format, stop strings) is refused by name.
+What is asked stands in ``app.serving.requests``; searches are here, both sides.
 """
 
 import datetime
@@ -11,67 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 from app.retrieval.filters import Scope
-from app.serving.errors import invalid
 
 Route = str
 """The model that answered, such as ``small`` or ``large``; ``extractive`` for quotations."""
 MAX_QUERY = 100_000
-UNSUPPORTED = ("tools", "functions", "logprobs", "response_format", "stop", "logit_bias", "modalities", "audio")
-
-
-class Message(BaseModel):
-    """One message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[dict[str, Any]] | None = None
-
-    def text(self) -> str:
-        """The message's text; parts of another type are refused."""
-        if isinstance(self.content, list):
-            if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in self.content):
-                raise invalid(
-                    "only text parts are understood: send messages without images, audio and files", param="messages"
-                )
-            return "\n".join(part["text"] for part in self.content)
-        return self.content or ""
-
-
-class StreamOptions(BaseModel):
-    """What a stream carries besides the text."""
-
-    include_usage: bool = False
-
-
-class ChatRequest(BaseModel):
-    """A chat completion as it is asked for. The last user message is the question; earlier turns are logged only."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: str = "signalbox"
-    messages: list[Message] = Field(min_length=1)
-    max_tokens: PositiveInt | None = None
-    max_completion_tokens: PositiveInt | None = None
-    n: int = 1
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-
-    def question(self) -> str:
-        """The text of the last user message.
-
-        Raises:
-            ApiError: there is none, or something is asked for that is not there.
-        """
-        refused = next((name for name in UNSUPPORTED if (self.model_extra or {}).get(name)), None)
-        if refused or self.n != 1:
-            raise invalid(f"{refused or 'n above 1'} is not supported: leave it out", param=refused or "n")
-        texts = [whole(message.text()).strip() for message in self.messages if message.role == "user"]
-        if not texts or not texts[-1]:
-            raise invalid("there is no question: the last user message must hold some text", param="messages")
-        return texts[-1]
-
-    def limit(self, default: int) -> int:
-        """Upper bound of the answer in tokens."""
-        return min(self.max_completion_tokens or self.max_tokens or default, default)
 
 
 def whole(text: str) -> str:
@@ -204,13 +145,34 @@ class Account(BaseModel):
     route: Route
     release: str
     release_name: str
+    index: str = ""
+    """Digest of the index that was searched."""
+
     confidence: float | None
     retrieval_score: float
     attempts: list[Attempt]
+    num_prompt_tokens: int = 0
+    """Of all models asked for this answer; none for an answer from the cache."""
+
+    num_completion_tokens: int = 0
+    num_cached_tokens: int = 0
+    """Tokens of the prompts that the engines had worked through before."""
+
     cost_usd: float
     cost_large_only_usd: float
     latency_s: float
     routing: Routing | None = None
+    cached_from: str | None = None
+    """The request whose answer this is, given again from the cache."""
+
+    dropped: list[str] = []
+    """Parameters that were left out, since nobody here has them."""
+
+
+class PromptTokensDetails(BaseModel):
+    """Of the prompt's tokens."""
+
+    cached_tokens: int = 0
 
 
 class Usage(BaseModel):
@@ -219,6 +181,19 @@ class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
+
+    @classmethod
+    def of(cls, account: Account) -> "Usage":
+        """The usage of an account."""
+        prompt, completion = account.num_prompt_tokens, account.num_completion_tokens
+        details = PromptTokensDetails(cached_tokens=account.num_cached_tokens)
+        return cls(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=details,
+        )
 
 
 class AssistantMessage(BaseModel):
@@ -230,22 +205,53 @@ class AssistantMessage(BaseModel):
 
 
 class Choice(BaseModel):
-    """The one choice."""
+    """One choice of a chat completion."""
 
     index: int = 0
     message: AssistantMessage
     finish_reason: str
-    logprobs: None = None
+    logprobs: dict[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer's text."""
+        return self.message.content
 
 
-class ChatResponse(BaseModel):
-    """A chat completion with its citations and its account."""
+class TextChoice(BaseModel):
+    """One choice of a completion."""
+
+    index: int = 0
+    text: str
+    finish_reason: str
+    logprobs: dict[str, Any] | None = None
+
+
+class Response(BaseModel):
+    """What both kinds of completions have in common: usage, citations, account; the error that cut a stream short."""
 
     id: str
-    object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
-    choices: list[Choice]
     usage: Usage
     citations: list[Citation]
     signalbox: Account
+    error: dict[str, Any] | None = None
+
+    def body(self) -> dict[str, Any]:
+        """As JSON: what is sent, and what the receipt commits to."""
+        return self.model_dump(mode="json", exclude={"error"} if self.error is None else None)
+
+
+class ChatResponse(Response):
+    """A chat completion with its citations and its account."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[Choice]
+
+
+class TextResponse(Response):
+    """A completion with its citations and its account."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[TextChoice]

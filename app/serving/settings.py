@@ -21,6 +21,33 @@ class ServingSettings(Settings):
     max_new_tokens: PositiveInt = 32
     """Upper bound of an answer, in tokens; a request may ask for fewer."""
 
+    max_body_bytes: PositiveInt = 8 * 2**20
+    """Largest body of a request; a larger one is refused before it is read whole."""
+
+    max_queued_requests: PositiveInt = 256
+    """Completions that one gateway holds at once, those that wait for an engine too; beyond that it refuses."""
+
+    request_timeout_s: PositiveFloat = 120.0
+    """How long a completion may take; a stream is ended then, with what was said."""
+
+    stream_stall_s: PositiveFloat = 30.0
+    """How long a stream waits for a client that reads nothing, before it is ended."""
+
+    require_key: bool = False
+    """Refuse completions, searches and embeddings for whoever shows no granted key."""
+
+    limits_refresh_s: NonNegativeFloat = 1.0
+    """How often the gateway looks whether limits were changed."""
+
+    cache_bytes: PositiveInt = 64 * 2**20
+    """Answers that one gateway keeps for requests that opt in."""
+
+    cache_ttl_s: PositiveFloat = 300.0
+    """How long an answer is kept."""
+
+    cache_similarity: PositiveFloat = 0.95
+    """Least cosine of two questions that the semantic cache takes for the same."""
+
     max_loaded: PositiveInt = 3
     """Versions of a model or an index that a replica keeps in memory; the least recently used goes first."""
 

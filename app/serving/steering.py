@@ -27,7 +27,7 @@ from app.registry.versions import Registry
 from app.routing.course import Circumstances
 from app.serving.cascade import Answer
 from app.serving.release import Release
-from app.serving.schema import ChatRequest
+from app.serving.requests import Completion
 from app.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class Steering:
         return cls(watch, explore=settings.explore, deadline_s=settings.answer_deadline_s)
 
     async def begin(
-        self, request: ChatRequest, release: Release, *, max_new_tokens: int, authorization: str | None
+        self, request: Completion, release: Release, *, max_new_tokens: int, authorization: str | None
     ) -> Circumstances:
         """The circumstances of a request."""
         key = _conversation(request, authorization)
@@ -132,7 +132,7 @@ class Steering:
             chance=self._chance(),
         )
 
-    def end(self, request: ChatRequest, given: Answer, *, authorization: str | None) -> None:
+    def end(self, request: Completion, given: Answer, *, authorization: str | None) -> None:
         """Remember the router's own choice, not that of chance; one that was asked for by name is none."""
         rung = given.routing.choice if given.routing else ""
         if rung and (key := _conversation(request, authorization, answer=given.text)):
@@ -151,12 +151,12 @@ class Steering:
         return promised.explored if self._explore is None else min(self._explore, promised.explored)
 
 
-def _conversation(request: ChatRequest, authorization: str | None, *, answer: str = "") -> str:
+def _conversation(request: Completion, authorization: str | None, *, answer: str = "") -> str:
     """What a conversation is known by; empty for one without an answer yet."""
     named = (request.model_extra or {}).get("metadata")
     if isinstance(named, dict) and isinstance(named.get("conversation"), str):
         return _digest([authorization or "", named["conversation"]])
-    first = {role: next((each.text() for each in request.messages if each.role == role), "") for role in ROLES}
+    first = {role: next((each.text() for each in request.turns() if each.role == role), "") for role in ROLES}
     first["assistant"] = first["assistant"] or answer
     return _digest([authorization or "", *first.values()]) if first["assistant"] else ""
 

@@ -14,9 +14,11 @@ from app.routing.features import FEATURE_NAMES
 from app.routing.router import Cascade, Router, Rung
 from app.serving.access import AccessList
 from app.serving.cascade import Extract, Quote, Retrieval
+from app.serving.counters import Counters
 from app.serving.embeddings import Embedded
 from app.serving.errors import NoRelease, ReleaseNotLoaded
 from app.serving.gateway import Gateway
+from app.serving.limits import Limits
 from app.serving.log import RequestLog
 from app.serving.release import Model, Release
 from app.serving.schema import Passage, PassageScores
@@ -125,15 +127,28 @@ def releases():
 
 
 @pytest.fixture
-def gateway(backends, request_log, releases, registry):
+def make_gateway(backends, request_log, releases, registry):
+    """A gateway under some settings that serves the first of ``releases``, if there is one."""
+
     def resolve(ref):
         if ref not in releases:
             raise NoRelease(f"no release {ref!r} serves yet: promote one")
         return releases[ref]
 
-    settings = ServingSettings(resolve_period_s=0.0)
-    access = AccessList.of(registry)
-    return Gateway(settings=settings, backends=backends, resolve=resolve, log=request_log, access=access)
+    def make(**more):
+        settings = ServingSettings(resolve_period_s=0.0, **more)
+        limits = Limits(Counters(registry.database), AccessList.of(registry), refresh_s=0.0)
+        gateway = Gateway(settings=settings, backends=backends, resolve=resolve, log=request_log, limits=limits)
+        for ref in releases:
+            asyncio.run(gateway.take(ref))
+        return gateway
+
+    return make
+
+
+@pytest.fixture
+def gateway(make_gateway):
+    return make_gateway()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from app.ledger.log import REQUEST_BATCH
 from app.ledger.receipts import HEADER, read_header
 from app.serving.errors import ApiError
 from app.serving.log import read_log
-from app.serving.schema import ChatRequest
+from app.serving.requests import ChatRequest
 from tests.serving.conftest import make_release
 
 OLD, NEW = (make_release("sha256:" + letter * 64) for letter in "ab")

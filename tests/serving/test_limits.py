@@ -152,7 +152,8 @@ def test_the_rate_of_a_key_and_what_the_headers_say(registry):
 
 
 @pytest.mark.parametrize(
-    ("name", "says", "again"), [("usd_per_day", "per day", True), ("usd_per_month", "per month", True), ("usd_total", "in all", False)]
+    ("name", "says", "again"),
+    [("usd_per_day", "per day", True), ("usd_per_month", "per month", True), ("usd_total", "in all", False)],
 )
 def test_a_budget_that_is_spent(registry, name, says, again):
     change_rule(registry, ANONYMOUS, {name: 0.01})

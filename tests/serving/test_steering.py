@@ -11,7 +11,7 @@ from app.routing.guarantee import Guarantee
 from app.routing.router import Cascade, Router
 from app.serving.cascade import answer
 from app.serving.errors import NoRelease
-from app.serving.schema import ChatRequest
+from app.serving.requests import ChatRequest
 from app.serving.steering import Conversations, Steering, Watch
 from tests.routing.made import foresight
 from tests.serving.conftest import make_release, rung

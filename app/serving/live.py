@@ -1,0 +1,112 @@
+"""A model's answer while it comes: its pieces go out, and something may cut it short.
+
+Guarantees: what was said before a cut (a spent budget, the time limit, an engine that failed) is the answer, ends with
+``length``, and has its receipt like any other; whoever does not take the pieces holds up the engine, not memory; ending
+the request closes the engine's stream. Not guaranteed: the exact tokens of an answer that was cut: a piece without
+tokens of its own counts as one.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from app.inference.sampling import Delta, Generation, Sampling, TokenLogprob
+from app.serving.cascade import Backends
+from app.serving.errors import ApiError, as_api_error, timed_out
+from app.serving.release import Prompt
+from app.serving.wrapped import Wrapped
+
+UNSURE_LOGPROB = -20.0
+"""Stands for the log-probabilities of an answer that was cut, which the engine did not say."""
+Emit = Callable[[Delta], Awaitable[None]]
+
+
+@dataclass
+class Said:
+    """What was said so far."""
+
+    pieces: list[str] = field(default_factory=list)
+    tokens: list[TokenLogprob] = field(default_factory=list)
+    num_tokens: int = 0
+
+    def add(self, delta: Delta) -> None:
+        """One piece more."""
+        self.pieces.append(delta.text)
+        self.tokens += delta.tokens
+        self.num_tokens += num_tokens_of(delta)
+
+    @property
+    def text(self) -> str:
+        """The answer's text so far."""
+        return "".join(self.pieces)
+
+    def generation(self, num_prompt_tokens: int) -> Generation:
+        """The answer as far as it came."""
+        logprobs = [each.logprob for each in self.tokens] or [UNSURE_LOGPROB]
+        return Generation(
+            text=self.text,
+            mean_logprob=sum(logprobs) / len(logprobs),
+            min_logprob=min(logprobs),
+            num_prompt_tokens=num_prompt_tokens,
+            num_completion_tokens=self.num_tokens,
+            finish_reason="length",
+            tokens=tuple(self.tokens),
+        )
+
+
+class Live(Wrapped):
+    """Backends whose ``generate`` streams, and hands every piece to ``emit``."""
+
+    def __init__(
+        self,
+        inner: Backends,
+        emit: Emit,
+        *,
+        end_s: float,
+        limit_s: float,
+        num_prompt_tokens: int,
+        allow: Callable[[int], Awaitable[None]],
+    ) -> None:
+        """Take what limits the answer.
+
+        Args:
+            end_s: by the loop's clock, when the time limit of ``limit_s`` is over.
+            num_prompt_tokens: an estimate, for an answer that is cut.
+            allow: is told the number of tokens so far before they go out; an ApiError of it cuts the answer.
+        """
+        super().__init__(inner)
+        self._emit, self._end_s, self._limit_s = emit, end_s, limit_s
+        self._num_prompt_tokens, self._allow = num_prompt_tokens, allow
+        self.said = Said()
+        self.cut: ApiError | None = None
+
+    async def generate(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> Generation:
+        async with aclosing(self._inner.stream(rung, model, prompt, sampling)) as deltas:
+            while True:
+                try:
+                    delta = await self._next(deltas)
+                    await self._allow(self.said.num_tokens + num_tokens_of(delta))
+                except Exception as error:
+                    if not self.said.pieces:
+                        raise
+                    self.cut = as_api_error(error)
+                    return self.said.generation(self._num_prompt_tokens)
+                self.said.add(delta)
+                await self._emit(delta)
+                if delta.whole is not None:
+                    return replace(delta.whole, text=self.said.text, tokens=tuple(self.said.tokens))
+
+    async def _next(self, deltas: AsyncIterator[Any]) -> Delta:
+        try:
+            async with asyncio.timeout_at(self._end_s):
+                delta: Delta = await anext(deltas)
+        except TimeoutError as error:
+            raise timed_out(self._limit_s) from error
+        return delta
+
+
+def num_tokens_of(delta: Delta) -> int:
+    """Tokens of a piece; one that does not say them counts as one."""
+    return len(delta.tokens) or bool(delta.text)

@@ -1,0 +1,89 @@
+"""A stream that was opened: its headers, and its events as they come.
+
+Guarantees: what fails before the first piece is an error with a status of its own; whoever stops reading ends the
+answer, in its engine too; at most ``MAX_WAITING`` pieces wait for a reader.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import ExitStack
+
+from app.serving.errors import ApiError
+from app.serving.exchange import Exchange, Piece
+from app.serving.responses import Completed
+from app.serving.streams import DONE, Chunks, event, whole_stream
+
+MAX_WAITING = 64
+Waiting = asyncio.Queue[Piece | None]
+
+
+class Opened:
+    """What goes out: headers, then events; whoever opened it closes it."""
+
+    def __init__(self, headers: Mapping[str, str], events: AsyncIterator[str], *, close: Callable[[], None]) -> None:
+        self.headers, self.events, self._close = headers, events, close
+
+    def close(self) -> None:
+        """End what is still running; a second time does nothing."""
+        self._close()
+
+
+async def open_stream(exchange: Exchange) -> Opened:
+    """Begin an answer and give its stream.
+
+    Raises:
+        ApiError: the request cannot be met; it is logged.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(exchange.inside())
+        await exchange.prepare()
+        if not exchange.is_live:
+            completed = await exchange.run()
+            return Opened(completed.headers, _known(exchange, completed), close=stack.pop_all().close)
+        waiting: Waiting = asyncio.Queue(MAX_WAITING)
+        running = asyncio.ensure_future(_run(exchange, waiting))
+        stack.callback(running.cancel)
+        first = await waiting.get()
+        if first is None:
+            await running
+        exchange.began()
+        return Opened(exchange.live_headers, _live(exchange, first, waiting, running), close=stack.pop_all().close)
+
+
+async def _run(exchange: Exchange, waiting: Waiting) -> Completed:
+    """The answer, its pieces put where they are read from; None at its end, unless nobody reads any more."""
+    try:
+        completed = await exchange.run(waiting.put)
+    except ApiError:
+        await waiting.put(None)
+        raise
+    await waiting.put(None)
+    return completed
+
+
+async def _known(exchange: Exchange, completed: Completed) -> AsyncIterator[str]:
+    for said in whole_stream(completed, exchange.head, include_usage=exchange.asked.include_usage):
+        yield said
+
+
+async def _live(
+    exchange: Exchange, first: Piece | None, waiting: Waiting, running: "asyncio.Task[Completed]"
+) -> AsyncIterator[str]:
+    chunks, length, piece = Chunks(exchange.head, exchange.model), dict[int, int](), first
+    for place in range(exchange.asked.num_choices):
+        for said in chunks.begin(place):
+            yield said
+    while piece is not None:
+        place, delta = piece
+        if delta.text or delta.tokens:
+            yield chunks.piece(place, delta.text, delta.tokens, start=length.get(place, 0))
+        length[place] = length.get(place, 0) + len(delta.text)
+        piece = await waiting.get()
+    try:
+        completed = await running
+    except ApiError as error:
+        yield event(error.body())
+        yield DONE
+        return
+    for said in chunks.end(completed, include_usage=exchange.asked.include_usage, logprobs=False):
+        yield said
