@@ -97,7 +97,7 @@ READERS = [
     "gate replay x", "gate judge --policy data --artifact x", "keys list", "keys revoke x --reason r", "lineage x",
     "datasets list", "datasets show x", "datasets diff x y", "datasets export x --out y",
     "ledger checkpoint", "ledger export out", "ledger prove 1", "ledger prove-growth 1", "ledger witness list",
-    "access list", "access revoke x",
+    "access list", "access limit x", "access limits", "access revoke x",
     "promote x --reason r", "rollback --reason r", "stop --reason r", "resume --reason r", "receipt show x",
 ]  # fmt: skip
 MAKERS = {"up", "demo", "keys new", "suite commit", "access grant", "models add-remote"}

@@ -36,7 +36,10 @@ def check(
     key: Annotated[
         Path | None, typer.Option(help="The log's public key; default: the workspace's.", show_default=False)
     ] = None,
-    header: Annotated[str, typer.Option(help="The answer's header x-signalbox-receipt; opens the commitments.")] = "",
+    header: Annotated[
+        str,
+        typer.Option(help="The answer's header x-signalbox-receipt; a stream may carry it itself."),
+    ] = "",
     request: Annotated[Path | None, typer.Option(help="The request's body as JSON.", show_default=False)] = None,
     response: Annotated[
         Path | None, typer.Option(help="The response's body: JSON, or a whole event stream.", show_default=False)
@@ -52,7 +55,9 @@ def check(
 
     verifier = load_public(key or Workspace.existing(workspace).keys_dir / f"{SERVICE_KEY}.pub")
     asked = _parse(read_text(request), request) if request else None
-    said = _response(read_text(response), response) if response else None
+    text = read_text(response) if response else ""
+    said = _response(text, response) if response else None
+    header = header or _receipt_in(text, response)
     proof = _parse(read_text(file), file)
     checked = check_receipt(proof, verifier=verifier, header=header or None, request=asked, response=said)
     good = not checked.faults
@@ -67,10 +72,18 @@ def check(
 def _response(text: str, path: Path) -> Any:
     from app.serving.streams import response_of_stream
 
-    if not text.startswith("data:"):
-        return _parse(text, path)
-    events = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
-    return response_of_stream([_parse(event, path) for event in events if event != "[DONE]"])
+    return response_of_stream(_events(text, path)) if text.startswith("data:") else _parse(text, path)
+
+
+def _receipt_in(text: str, path: Path | None) -> str:
+    """The receipt that a stream carries in its last chunk; empty when there is none."""
+    events = _events(text, path) if path and text.startswith("data:") else []
+    return next((str(event["receipt"]) for event in events if isinstance(event, dict) and "receipt" in event), "")
+
+
+def _events(text: str, path: Path) -> list[Any]:
+    events = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
+    return [_parse(event, path) for event in events if event != "[DONE]"]
 
 
 def _parse(text: str, path: Path) -> Any:

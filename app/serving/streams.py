@@ -18,6 +18,7 @@ from app.serving.responses import AnyResponse, Completed, Head, chat_logprobs, t
 from app.serving.schema import Account, ChatResponse, TextResponse, Usage
 
 WORDS = re.compile(r"\S+\s*|\s+")
+LINE_ENDS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
 DONE = "data: [DONE]\n\n"
 OBJECTS = {"chat": "chat.completion.chunk", "text": "text_completion"}
 
@@ -83,8 +84,8 @@ def whole_stream(completed: Completed, head: Head, *, include_usage: bool) -> It
 
 
 def event(value: Mapping[str, Any]) -> str:
-    """One server-sent event."""
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+    """One server-sent event; signs that some readers take for the end of a line are escaped."""
+    return f"data: {json.dumps(value, ensure_ascii=False).translate(LINE_ENDS)}\n\n"
 
 
 def response_of_stream(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
