@@ -27,6 +27,16 @@ class SamplingInvalid(UsageError):
         return type(self), (self.name, str(self).removeprefix(f"{self.name}: "))
 
 
+class PromptTooLong(UsageError):
+    """A prompt and its answer are longer than what the model reads; the message says how long."""
+
+    @classmethod
+    def of(cls, num_tokens: int, max_new_tokens: int, limit: int) -> PromptTooLong:
+        """The error of a prompt, in tokens of the model."""
+        wanted = f"the prompt has {num_tokens} tokens, the answer may have {max_new_tokens}"
+        return cls(f"{wanted}; together this model reads {limit}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How an answer is drawn; the defaults are a short greedy one.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.core.errors import SignalboxError
+from app.inference.sampling import PromptTooLong
 
 
 class NotDeployed(SignalboxError):
@@ -92,6 +93,13 @@ def too_large(limit_bytes: int) -> ApiError:
     return ApiError(message, status=413, kind="invalid_request_error", code="request_too_large")
 
 
+def context_exceeded(said: str) -> ApiError:
+    """The prompt is longer than what is read."""
+    message = f"{said}: ask a shorter question, or for fewer tokens"
+    kind, code = "invalid_request_error", "context_length_exceeded"
+    return ApiError(message, status=400, kind=kind, code=code, param="messages")
+
+
 def overloaded(limit: int) -> ApiError:
     """More requests are under way than may wait."""
     message = f"{limit} requests are under way here already: try again in a moment"
@@ -121,6 +129,8 @@ def as_api_error(error: Exception) -> ApiError:
     """Any exception as the error that the client sees: ours with its sentence, others without their insides."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, PromptTooLong):
+        return context_exceeded(str(error))
     if isinstance(error, SignalboxError):
         return unavailable(str(error), code="fault")
     message = f"the gateway failed ({type(error).__name__}): read the log of its replica"

@@ -22,7 +22,7 @@ from app.retrieval.filters import Scope
 from app.routing.course import Circumstances
 from app.serving.cached import Lookup
 from app.serving.cascade import PLAIN, Answer, Backends, answer
-from app.serving.errors import ApiError, as_api_error, gone, timed_out, unknown_model
+from app.serving.errors import ApiError, as_api_error, context_exceeded, gone, timed_out, unknown_model
 from app.serving.gate import Gate
 from app.serving.limits import Amounts, Caller, Limits
 from app.serving.live import Live
@@ -166,6 +166,8 @@ class Exchange:
         self._release = release = await parts.release()
         self._record["release"] = release.digest
         asked = incoming.request.asked(parts.settings.max_new_tokens)
+        if len(asked.question) > (most := parts.settings.max_prompt_characters):
+            raise context_exceeded(f"the question has {len(asked.question):,} characters, at most {most:,} are read")
         self._caller = await parts.limits.caller(incoming.authorization, [*asked.tags, *tags_of(incoming.tags)])
         rungs = release.rungs_for(asked.model)
         if rungs is None:

@@ -6,9 +6,10 @@ What is asked stands in ``app.serving.requests``; searches are here, both sides.
 import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, computed_field
 
 from app.retrieval.filters import Scope
+from app.serving.injection import warning_of
 
 Route = str
 """The model that answered, such as ``small`` or ``large``; ``extractive`` for quotations."""
@@ -86,6 +87,12 @@ class Passage(BaseModel):
     page_end: int | None = None
     date: str | None = None
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def warning(self) -> str | None:
+        """Why the text should not be put before a model as it is; None when it reads like any other."""
+        return warning_of(self.text)
+
 
 class Citation(BaseModel):
     """Where an answer comes from: document and heading."""
@@ -98,6 +105,9 @@ class Citation(BaseModel):
     page: int | None = None
     quote: str | None = None
     """The words quoted; None where a model answered in its own."""
+
+    warning: str | None = None
+    """Of the passage: it reads like an instruction to a model."""
 
     @classmethod
     def of(cls, passage: Passage, quote: str | None = None) -> "Citation":

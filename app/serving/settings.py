@@ -24,6 +24,9 @@ class ServingSettings(Settings):
     max_body_bytes: PositiveInt = 8 * 2**20
     """Largest body of a request; a larger one is refused before it is read whole."""
 
+    max_prompt_characters: PositiveInt = 400_000
+    """Longest question; what a model reads at most, its engine says."""
+
     max_queued_requests: PositiveInt = 256
     """Completions that one gateway holds at once, those that wait for an engine too; beyond that it refuses."""
 
