@@ -1,4 +1,4 @@
-"""Tune the encoder of an index and train a re-ranker, on questions whose chunks are known."""
+"""Tune the encoder of an index, train a re-ranker and have BM25 learn, on questions whose chunks are known."""
 
 from typing import Annotated
 
@@ -26,12 +26,14 @@ def main(
 ) -> None:
     """Fine-tune the encoder of questions, train a cross-encoder, and publish both as a version of kind retriever.
 
+    With it goes what BM25 learns of the questions: weights of words and pairs, and the words that chunks are asked by.
+
     A part of the questions, half of them about chunks of their own, is held out: on it the share of the tuned weights,
     the weight of the vectors, and depth and weight of the re-ranker are chosen, and the figures of the manifest are
     measured. Do not name the suite that a gate will judge by. Then jobs.index --retriever NAME builds an index for it;
     the chunks keep their vectors.
 
-    Settings: retrieval.tune, such as encoder_epochs, reranker_epochs, num_workers.
+    Settings: retrieval.tune, such as encoder_epochs, reranker_epochs, term_epochs, learn_asked, num_workers.
     """
     with job(workspace, config) as here:
         version = here.registry.get("index", index)
