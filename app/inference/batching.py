@@ -76,6 +76,9 @@ class Load(NamedTuple):
     num_cancelled: int
     """Requests since the beginning that somebody gave up while they waited or were under way."""
 
+    num_tokens: int = 0
+    """Tokens that the requests may come to, prompts included."""
+
 
 class Network(Protocol):
     """A causal model: logits after the last token of every row."""
@@ -168,7 +171,9 @@ class Scheduler:
     @property
     def load(self) -> Load:
         """What there is to do now."""
-        return Load(len(self._rows), len(self._waiting), self._num_cancelled)
+        requests = [*self._rows, *self._waiting.copy()]
+        num_tokens = sum(len(each.tokens) + each.limit for each in requests)
+        return Load(len(self._rows), len(self._waiting), self._num_cancelled, num_tokens)
 
     @property
     def _busy(self) -> bool:
@@ -337,7 +342,8 @@ class Scheduler:
             logits = self._forward(ids, self._cache.mask(), positions, self._cache, rows)
             self._cache.end_step()
         else:
-            logits = self._forward(ids, torch.ones(1, places[0] + 1, dtype=torch.long), positions, self._cache, rows)
+            mask = torch.ones(1, places[0] + 1, dtype=torch.long, device=device)
+            logits = self._forward(ids, mask, positions, self._cache, rows)
         requests, alive = list(rows), self._take(rows, logits)
         for row in reversed(range(len(requests))):
             if row not in alive:

@@ -53,6 +53,7 @@ class TransformersEngine:
         adapter: a PEFT adapter folder to merge into the model.
         num_threads: torch threads of this process.
         dtype: torch's name of the type to compute in.
+        device: where to compute, as torch names it.
         limits: how much is taken on at once.
 
     Raises:
@@ -66,6 +67,7 @@ class TransformersEngine:
         adapter: Path | None = None,
         num_threads: int = 1,
         dtype: str = "float32",
+        device: str = "cpu",
         limits: Limits | None = None,
     ) -> None:
         import torch
@@ -75,7 +77,7 @@ class TransformersEngine:
         from app.inference.spelling import Vocabulary
 
         torch.set_num_threads(num_threads)
-        self._model = _load_model(Path(folder), adapter, getattr(torch, dtype))
+        self._model = _load_model(Path(folder), adapter, getattr(torch, dtype)).to(device)
         self._tokenizer, self._format = _load_format(Path(folder))
         self.max_context_tokens = context_tokens(Path(folder)) or DEFAULT_CONTEXT_TOKENS
         self._owner, self._network = "", AdaptedNetwork(self._model)

@@ -25,11 +25,15 @@ class ModelSource:
     adapter: Path | None = None
     remote: Remote | None = None
 
-    def load(self, *, num_threads: int, limits: "Limits | None" = None) -> TransformersEngine | OpenAIEngine:
+    def load(
+        self, *, num_threads: int, limits: "Limits | None" = None, device: str = "cpu", dtype: str = "float32"
+    ) -> TransformersEngine | OpenAIEngine:
         """The engine; ModelUnusable when a folder is not what it should be, RemoteKeyMissing without a server's key."""
         if self.remote is not None:
             return OpenAIEngine(self.remote)
-        return TransformersEngine(self.folder, adapter=self.adapter, num_threads=num_threads, limits=limits)
+        return TransformersEngine(
+            self.folder, adapter=self.adapter, num_threads=num_threads, dtype=dtype, device=device, limits=limits
+        )
 
 
 def find_model(model: Version, *, registry: Registry) -> ModelSource:

@@ -122,9 +122,9 @@ class OpenAIEngine:
         return self
 
     @property
-    def load(self) -> tuple[int, int, int]:
+    def load(self) -> tuple[int, int, int, int]:
         """Calls under way, none that wait here, and calls that were given up."""
-        return self._num_running, 0, self._num_cancelled
+        return self._num_running, 0, self._num_cancelled, 0
 
     def lacks(self, sampling: Sampling) -> tuple[str, ...]:
         """What is asked for and not there: names of ``Sampling``'s fields."""

@@ -34,6 +34,7 @@ from app.serving.limits import Limits
 from app.serving.log import RequestLog
 from app.serving.release import Prompt, Release, resolve_release
 from app.serving.retry import Retry
+from app.serving.scaling import TOKENS
 from app.serving.schema import Passage
 from app.serving.settings import ReleaseConfig, ServingSettings
 from app.serving.steering import Steering
@@ -47,6 +48,9 @@ OPTIONS = {
     "health_check_timeout_s": 30.0,
     "graceful_shutdown_timeout_s": 10.0,
 }
+
+DRAIN_S = 30.0
+"""A generator that goes answers what it has begun, for so long at most."""
 
 
 def retry_of(settings: ServingSettings) -> Retry:
@@ -133,6 +137,9 @@ class GeneratorDeployment:
 
     def check_health(self) -> None:
         self._worker.check()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        return {TOKENS: float(self._worker.load()[-1])}
 
     async def load(self) -> tuple[int, ...]:
         return self._worker.load()
@@ -309,9 +316,8 @@ class GatewayDeployment:
 def build(args: ServingSettings) -> serve.Application:
     """The application of some settings; ``args`` in a Serve config."""
     retriever = build_retriever(args)
-    generators = {
-        rung: _deployment(GeneratorDeployment, rung, user_config=USER_CONFIG).bind(rung, args) for rung in RUNGS
-    }
+    options = {"user_config": USER_CONFIG, "graceful_shutdown_timeout_s": DRAIN_S}
+    generators = {rung: _deployment(GeneratorDeployment, rung, **options).bind(rung, args) for rung in RUNGS}
     reader = _deployment(ReaderDeployment, "reader").bind(retriever)
     gateway = _deployment(
         serve.ingress()(GatewayDeployment),

@@ -38,7 +38,8 @@ def load_engine(registry: Registry, digest: str, *, settings: ServingSettings, b
         except NotMixable as error:
             logger.warning("model %s gets a copy of its base: %s", model.ref, error)
     limits = Limits(max_rows=settings.max_rows, max_waiting=settings.max_waiting)
-    return source.load(num_threads=settings.num_threads, limits=limits)
+    where = {"device": settings.device, "dtype": settings.dtype}
+    return source.load(num_threads=settings.num_threads, limits=limits, **where)
 
 
 def load_index(registry: Registry, digest: str, *, scatter: Scatter | None = None) -> Any:

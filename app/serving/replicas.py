@@ -194,9 +194,9 @@ class Generator:
             raise EngineStalled(f"an engine of {self._rung} has not moved for {longest_s:.0f} s: Serve replaces it")
 
     def load(self) -> tuple[int, ...]:
-        """Requests under way, waiting, and given up since the beginning, of all models in memory."""
+        """Requests under way, waiting, given up since the beginning, and tokens in flight, of all models in memory."""
         loads = {id(engine.steps): engine.load for engine in self._engines.items()}  # adapters share a model's steps
-        return tuple(map(sum, zip(*loads.values(), strict=True))) if loads else (0, 0, 0)
+        return tuple(map(sum, zip(*loads.values(), strict=True))) if loads else (0, 0, 0, 0)
 
     async def lacks(self, model: str, sampling: Sampling) -> tuple[str, ...]:
         """What a model's engine has not, by the names of the fields."""

@@ -1,5 +1,7 @@
 """Settings of the serving application; they are the ``args`` of its Serve config."""
 
+from typing import Literal
+
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from app.core.settings import Settings
@@ -75,6 +77,12 @@ class ServingSettings(Settings):
     share_base: bool = False
     """Keep one copy of a model in memory for all adapters on it, and answer for several in one batch. Saves memory and
     costs time: a merged adapter adds nothing to a step. Off: each is merged into a copy of its own."""
+
+    device: str = "cpu"
+    """Where text engines compute, as torch names it: `cpu`, `cuda`."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What text engines compute in."""
 
     stall_after_s: PositiveFloat = 60.0
     """An engine that has work and takes no step for so long is unhealthy: Serve replaces its replica."""

@@ -84,7 +84,7 @@ def test_whoever_comes_and_goes_every_answer_is_that_of_generate(network):
         requests.append(engine.submit(Request(tokens, Sampling(max_new_tokens=num))))
         engine.step()
     assert [each.text for each in finish(engine, requests)] == [network.plain(*each) for each in asked]
-    assert engine.load == (0, 0, 0)
+    assert engine.load == (0, 0, 0, 0)
 
 
 def test_drawn_answers_depend_on_their_seed_alone(network):
@@ -148,12 +148,13 @@ def test_a_cancelled_request_frees_its_place(network):
     first, second, third = (
         engine.submit(Request(prompt(each, 8), Sampling(max_new_tokens=300 if each < 2 else 3))) for each in range(3)
     )
+    assert engine.load == (0, 3, 0, 3 * 8 + 300 + 300 + 3)
     engine.step()
-    assert engine.load == (1, 2, 0)
+    assert engine.load[:3] == (1, 2, 0)
     first.answer.cancel()
     second.answer.cancel()
     engine.step()
-    assert engine.load == (1, 0, 2)
+    assert engine.load[:3] == (1, 0, 2)
     assert finish(engine, [third])[0].text == network.plain(prompt(2, 8), 3)
 
 

@@ -173,7 +173,7 @@ def test_a_stream_comes_piece_by_piece_and_ends_with_the_whole():
     pieces, load = asyncio.run(run())
     assert [each.text for each in pieces] == ["4", "2", ""]
     assert (pieces[-1].whole.text, pieces[-1].whole.finish_reason) == ("42", "length")
-    assert (pieces[-1].whole.num_prompt_tokens, load) == (9, (0, 0, 0))
+    assert (pieces[-1].whole.num_prompt_tokens, load) == (9, (0, 0, 0, 0))
 
 
 def test_a_stream_that_is_closed_or_a_call_that_is_cancelled_is_counted_as_given_up():
@@ -181,7 +181,7 @@ def test_a_stream_that_is_closed_or_a_call_that_is_cancelled_is_counted_as_given
         engine = engine_of(Servers(one=[lambda: events({"content": "4"}, {"content": "2"}), "hangs"]))
         stream = engine.stream("?", Sampling())
         await anext(stream)
-        assert engine.load == (1, 0, 0)
+        assert engine.load == (1, 0, 0, 0)
         await stream.aclose()
         call = asyncio.ensure_future(engine.answer("?", Sampling()))
         while engine.load[0] == 0:
@@ -190,7 +190,7 @@ def test_a_stream_that_is_closed_or_a_call_that_is_cancelled_is_counted_as_given
         await asyncio.wait([call])
         return engine.load
 
-    assert asyncio.run(run()) == (0, 0, 2)
+    assert asyncio.run(run()) == (0, 0, 2, 0)
 
 
 def test_a_key_that_is_missing_is_named_and_none_is_kept(registry, monkeypatch):
