@@ -23,6 +23,7 @@ from app.commands import (
     moves,
     proof,
     receipts,
+    router,
     suite,
 )
 from app.core.errors import UsageError, exit_status
@@ -42,6 +43,7 @@ GROUPS = (
     moves,
     proof,
     receipts,
+    router,
     suite,
 )
 

@@ -1,4 +1,4 @@
-"""Plots of a demo report and of a quality report, as SVG text that a page can hold without a second file.
+"""Plots of a demo report, a quality report and an audit, as SVG text that a page can hold without a second file.
 
 Guarantees: drawn without a display (matplotlib's Agg figure classes, no pyplot state). Not guaranteed: the same bytes
 across matplotlib versions.
@@ -74,6 +74,32 @@ def counts(title: str, numbers: Mapping[str, int]) -> str:
     axes.bar_label(bars, labels=[f"{number:,}" for number in numbers.values()], padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.15)
+    return _svg(figure)
+
+
+def intervals(title: str, label: str, figures: Mapping[str, Mapping[str, float]]) -> str:
+    """A point for each name with its interval (``value``, ``low``, ``high``), the first on top."""
+    figure, axes = _axes(title, label, "")
+    names, values = list(figures), list(figures.values())
+    below, above = ([abs(each["value"] - each[end]) for each in values] for end in ("low", "high"))
+    axes.errorbar([each["value"] for each in values], names, xerr=[below, above], fmt="o", color=CALM_COLOUR, capsize=4)
+    axes.invert_yaxis()
+    axes.margins(y=0.3)
+    return _svg(figure)
+
+
+def over_weeks(rows: Sequence[Mapping[str, Any]]) -> str:
+    """US dollars for 1,000 requests by week, as routed and by the dearest single model; a line for each workload."""
+    figure, axes = _axes("Cost of 1,000 requests by week", "", "US dollars")
+    weeks = sorted({row["week"] for row in rows})
+    for workload in sorted({row["workload"] for row in rows}):
+        mine = {row["week"]: row["cost_usd_per_1000"] for row in rows if row["workload"] == workload}
+        known = [week for week in weeks if week in mine]
+        axes.plot(known, [mine[week]["router"]["value"] for week in known], marker="o", label=f"{workload}, routed")
+        dearest = [max(each["value"] for each in mine[week].values()) for week in known]
+        axes.plot(known, dearest, marker="o", linestyle=":", label=f"{workload}, dearest model only")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
     return _svg(figure)
 
 

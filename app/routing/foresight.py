@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from zipfile import BadZipFile
 
 from app.core.errors import SignalboxError
 from app.routing.quality import Forecaster
@@ -69,5 +70,5 @@ class Foresight:
             known = {rung: Forecaster.load(folder, AFTER_FILE.format(rung)) for rung in rungs[:-1]}
             laid_down = tuple(float(each) for each in value["thresholds"])
             return cls(rungs, Forecaster.load(folder, BEFORE_FILE), known, skip, laid_down)
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (OSError, EOFError, BadZipFile, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ForesightUnreadable(f"the router's forecasts cannot be read ({error}): train a new router") from error

@@ -9,15 +9,16 @@ EMBEDDED = 3
 
 
 def simulate(num, *, seed=0, rungs=("small", "large"), shift=0.0, supported=1.0):
-    """``shift`` makes the questions harder than the signs say, as a drift may."""
+    """``shift``: a share of the cheaper models' answers that are wrong whatever the signs say, as after a drift."""
     draws, rows = np.random.default_rng(seed), []
     strengths = np.linspace(0.45, 0.95, len(rungs))
     for number in range(num):
         hard = draws.random()
-        truly = min(1.0, hard + shift)
-        quality = [float(draws.random() < (1.0 if truly < strength else 0.15)) for strength in strengths]
+        quality = [float(draws.random() < (1.0 if hard < strength else 0.15)) for strength in strengths]
         seen = [*(draws.normal(size=EMBEDDED) / 3), hard + draws.normal() * 0.1, draws.normal()]
         said = [-0.1 - 1.5 * (1 - right) + draws.normal() * 0.3 for right in quality]
+        if draws.random() < shift:
+            quality[:-1] = [0.0] * (len(rungs) - 1)
         rows.append(
             Row(
                 row_id=f"r{number:05}",
