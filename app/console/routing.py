@@ -14,7 +14,7 @@ def render_audit(report: Mapping[str, Any], *, about: str) -> str:
 
     environment = Environment(loader=PackageLoader("app.console", "."), autoescape=True)
     page = environment.get_template("routing.html.j2")
-    unknown = {"kept": None, "saved": None, "regret": None, "quality": {}}
+    unknown: dict[str, Any] = {"kept": None, "saved": None, "regret": None, "quality": {}}
     report = {**report, "by": [{**unknown, **each} for each in report["by"]]}
     return page.render(
         report={**unknown, **report}, about=about, plots=_plots(report), figure=_figure, percent=_percent
