@@ -135,10 +135,11 @@ def make_gateway(backends, request_log, releases, registry):
             raise NoRelease(f"no release {ref!r} serves yet: promote one")
         return releases[ref]
 
-    def make(**more):
+    def make(steering=None, **more):
         settings = ServingSettings(resolve_period_s=0.0, **more)
         limits = Limits(Counters(registry.database), AccessList.of(registry), refresh_s=0.0)
-        gateway = Gateway(settings=settings, backends=backends, resolve=resolve, log=request_log, limits=limits)
+        about = {"settings": settings, "log": request_log, "limits": limits, "steering": steering}
+        gateway = Gateway(backends=backends, resolve=resolve, **about)
         for ref in releases:
             asyncio.run(gateway.take(ref))
         return gateway

@@ -25,7 +25,7 @@ from app.serving.outcomes import (
     questions_of_log,
     read_feedback,
 )
-from app.serving.schema import ChatRequest
+from app.serving.requests import ChatRequest
 from app.serving.steering import Steering, Watch
 from tests.serving.conftest import PASSAGE, make_release
 
@@ -52,10 +52,11 @@ def search(questions):
 
 
 @pytest.fixture
-def answered(gateway, releases, registry, request_log):
+def answered(make_gateway, releases, registry, request_log):
     """Requests of two workloads, a third of them explored, in the log; their release is published."""
     draws = iter([0.001, 0.299, 0.9] * NUM)
-    gateway._steering = Steering(Watch(lambda _: "", period_s=60.0), explore=0.3, chance=lambda: next(draws))
+    steering = Steering(Watch(lambda _: "", period_s=60.0), explore=0.3, chance=lambda: next(draws))
+    gateway = make_gateway(steering)
     facts = {"small": "sha256:small", "large": "sha256:large"}
     facts["prices"] = {"small_usd_per_1k_tokens": 0.1, "large_usd_per_1k_tokens": 1.0}
     release = make_release(registry.publish("release", "assistant", inputs={}, facts=facts).digest)
@@ -66,7 +67,7 @@ def answered(gateway, releases, registry, request_log):
         for number in range(NUM):
             asked = {"messages": [{"role": "user", "content": f"What is fee {number}?"}]}
             asked["metadata"] = {"workload": "web" if number % 2 else "mail"}
-            await gateway.chat(ChatRequest(**asked), request_id=f"r{number:03}", body=asked)
+            await gateway.chat(ChatRequest(**asked), request_id=f"r{number:03}")
         by_name = ChatRequest(model="small", messages=[{"role": "user", "content": "What?"}])
         await gateway.chat(by_name, request_id="by-name")
 
