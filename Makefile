@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Cluster tests that one session runs beside the rest, the longest (the story) among them.
+WITH_STORY = tests/demo tests/retrieval/test_trainer.py tests/test_recipes.py
 BENCHMARKS = $(filter-out _%,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 export OMP_NUM_THREADS ?= 1
@@ -32,10 +34,10 @@ test-cluster: setup
 	$(MAKE) --jobs=2 --output-sync=target test-shared test-story
 
 test-shared: setup
-	$(BIN)/python -m pytest -m cluster --ignore tests/demo
+	$(BIN)/python -m pytest -m cluster $(addprefix --ignore ,$(WITH_STORY))
 
 test-story: setup
-	$(BIN)/python -m pytest -m cluster tests/demo
+	$(BIN)/python -m pytest -m cluster $(WITH_STORY)
 
 lint: setup
 	$(BIN)/ruff check .
