@@ -9,6 +9,7 @@ all alike: a no-op application of as many hops; the engine in this process, so m
 of the two things that the gateway does at once for it (search, first token), both in this process, over the no-op's.
 """
 
+import asyncio
 import statistics
 import tempfile
 import time
@@ -21,6 +22,7 @@ import httpx
 import typer
 
 from app.core.errors import UsageError, exit_status
+from app.inference.sampling import Sampling
 from benchmarks import _questions
 from benchmarks._questions import Set
 from benchmarks._record import record, write
@@ -123,8 +125,8 @@ class Run:
         taken: dict[str, list[float]] = {"http": [], "engine": [], "generate": []}
         for _ in range(TURNS):
             taken["http"].append(self._load(in_flight)["tokens_per_s"])
-            taken["engine"].append(self._rate(lambda: self._by_engine(in_flight)))
-            taken["generate"].append(self._rate(self._by_generate))
+            taken["engine"].append(asyncio.run(self._by_engine(in_flight)))
+            taken["generate"].append(self._by_generate())
         return {name: statistics.median(rates) for name, rates in taken.items()}
 
     def _load(self, in_flight: int, **more: Any) -> dict[str, Any]:
@@ -141,19 +143,25 @@ class Run:
         more = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
         return [_body(question, model, self._tokens) | more for question in self._questions]
 
-    def _rate(self, work: Callable[[], int]) -> float:
+    async def _by_engine(self, in_flight: int) -> float:
+        """Tokens a second of so many users in this process."""
+        sampling, asked = Sampling(max_new_tokens=self._tokens), cycle(self._questions)
         started_s, num_tokens = time.perf_counter(), 0
-        while time.perf_counter() - started_s < self._seconds:
-            num_tokens += work()
+
+        async def user() -> None:
+            nonlocal num_tokens
+            while time.perf_counter() - started_s < self._seconds:
+                given = await self._engine.answer(next(asked), sampling)
+                num_tokens += given.num_completion_tokens
+
+        await asyncio.gather(*(user() for _ in range(in_flight)))
         return num_tokens / (time.perf_counter() - started_s)
 
-    def _by_engine(self, in_flight: int) -> int:
-        asked = list(islice(cycle(self._questions), in_flight))
-        given = self._engine.generate(asked, max_new_tokens=self._tokens)
-        return sum(each.num_completion_tokens for each in given)
-
-    def _by_generate(self) -> int:
-        return self._generate(self._questions[0], self._tokens)
+    def _by_generate(self) -> float:
+        started_s, num_tokens, asked = time.perf_counter(), 0, cycle(self._questions)
+        while time.perf_counter() - started_s < self._seconds:
+            num_tokens += self._generate(next(asked), self._tokens)
+        return num_tokens / (time.perf_counter() - started_s)
 
 
 def _body(question: str, model: str, max_tokens: int) -> dict[str, Any]:

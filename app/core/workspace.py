@@ -87,6 +87,11 @@ class Workspace:
         return self.root / "requests"
 
     @property
+    def batches_dir(self) -> Path:
+        """Batches of requests that may wait: what was sent, and the answers."""
+        return self.root / "batches"
+
+    @property
     def logs_dir(self) -> Path:
         """Logs of the processes that ``up`` started."""
         return self.root / "logs"

@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -43,7 +44,7 @@ class AccessList:
         self._seen, self._grants = (0, 0), dict[str, Grant]()
 
     @classmethod
-    def of(cls, registry: Registry) -> "AccessList":
+    def of(cls, registry: Registry) -> Self:
         """The list of a registry's workspace."""
         return cls(registry.workspace.access_path, lambda: recorded_access(registry))
 

@@ -7,7 +7,7 @@ memory nor an engine. Source: the ASGI specification's HTTP messages (``http.dis
 
 import asyncio
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -29,23 +29,27 @@ HINTS = {
 
 
 class BodyLimit:
-    """ASGI middleware: refuses a body of more than ``max_bytes``, by its declared length or while it comes."""
+    """ASGI middleware: refuses a body of more than ``max_bytes``, by its declared length or while it comes.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+    Args:
+        larger: limits of paths that have others.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, larger: Mapping[str, int] | None = None) -> None:
+        self._app, self._max_bytes, self._larger = app, max_bytes, larger or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"]) if scope["type"] == "http" else {}
         declared = headers.get(b"content-length", b"")
         num_bytes = int(declared) if declared.isdigit() and len(declared) < 19 else 0
-        received = 0
+        max_bytes, received = self._larger.get(scope.get("path", ""), self._max_bytes), 0
 
         async def counted() -> Message:
             nonlocal received
-            message = await receive() if num_bytes <= self._max_bytes else {}
+            message = await receive() if num_bytes <= max_bytes else {}
             received += len(message.get("body", b""))
-            if max(received, num_bytes) > self._max_bytes:
-                raise TooLarge(self._max_bytes)
+            if max(received, num_bytes) > max_bytes:
+                raise TooLarge(max_bytes)
             return message
 
         await self._app(scope, counted, send)

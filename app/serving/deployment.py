@@ -7,8 +7,10 @@ is made again; calls are free of side effects. Replicas keep no access log: Serv
 
 import asyncio
 import functools
+import shlex
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,29 +19,26 @@ from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from app.core.cluster import submit
 from app.core.errors import SignalboxError
 from app.inference.sampling import Delta, Generation, Sampling
 from app.retrieval.filters import Scope
 from app.retrieval.shards import Call
 from app.routing.router import RUNGS
 from app.serving import replicas
-from app.serving.access import AccessList
+from app.serving.assembly import Assembly
 from app.serving.cascade import Extract, Retrieval
-from app.serving.counters import Counters
 from app.serving.embeddings import Embedded
 from app.serving.errors import ApiError, ReleaseNotLoaded
-from app.serving.gateway import Gateway
 from app.serving.http import create_app
-from app.serving.limits import Limits
-from app.serving.log import RequestLog
-from app.serving.release import Prompt, Release, resolve_release
+from app.serving.release import Prompt, Release
 from app.serving.retry import Retry
 from app.serving.scaling import TOKENS
 from app.serving.schema import Passage
 from app.serving.settings import ReleaseConfig, ServingSettings
-from app.serving.steering import Steering
 
 REPLICA_GONE = (RayActorError, WorkerCrashedError, ReplicaUnavailableError)
+ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
     "ray_actor_options": {"num_cpus": 0.1},
     "logging_config": {"enable_access_log": False},
@@ -273,31 +272,10 @@ class GatewayDeployment:
         reader: DeploymentHandle,
     ) -> None:
         self._registry, self._authorities = replicas.registry_of(settings), settings.authorities
-        registry = self._registry
-        retry = retry_of(settings)
-        self._log = RequestLog(
-            registry.workspace.requests_dir,
-            ledger=registry.ledger,
-            flush_s=settings.log_flush_s,
-            max_queue=settings.log_max_queue,
-            ledger_period_s=settings.ledger_period_s,
-        )
         self._search = Search(replicas.Retriever(settings)) if settings.searches_in_gateway else None
-        self._limits = Limits(
-            Counters(registry.database),
-            AccessList.of(registry),
-            refresh_s=settings.limits_refresh_s,
-            require_key=settings.require_key,
-        )
-        self._gateway = Gateway(
-            settings=settings,
-            backends=Handles(retriever, generators, reader, retry, self._search),
-            resolve=lambda ref: resolve_release(registry, ref),
-            log=self._log,
-            limits=self._limits,
-            erased=functools.partial(registry.store.erased_mark, "index"),
-            steering=Steering.of(settings, registry),
-        )
+        backends = Handles(retriever, generators, reader, retry_of(settings), self._search)
+        self._assembly = Assembly(settings, self._registry, backends)
+        self._gateway = self._assembly.gateway
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         config = ReleaseConfig(**user_config)
@@ -306,11 +284,15 @@ class GatewayDeployment:
         await self._gateway.take(config.release, attempt=config.attempt)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._gateway, self._registry, authorities=self._authorities)
+        return create_app(self._gateway, self._registry, authorities=self._authorities, start_batch=self._start_batch)
+
+    def _start_batch(self, batch_id: str) -> None:
+        """Have a batch answered by what is in production; one that was submitted is not submitted again."""
+        job = ["python", "-m", "jobs.answer_batches", "--batch", batch_id, "--release", self._gateway.production]
+        submit(self._registry.workspace, shlex.join(job), submission_id=batch_id, env={"PYTHONPATH": str(ROOT)})
 
     def __del__(self) -> None:
-        self._log.close()
-        self._limits.meter.end()
+        self._assembly.close()
 
 
 def build(args: ServingSettings) -> serve.Application:

@@ -6,6 +6,9 @@ from typing import Any
 from app.core.errors import SignalboxError
 from app.inference.sampling import PromptTooLong
 
+RATE_LIMITED = "rate_limit_exceeded"
+"""Code of a limit that is over soon; a spent budget has another."""
+
 
 class NotDeployed(SignalboxError):
     """The application did not come up; the message says what Serve reported."""
@@ -71,7 +74,7 @@ def forbidden(message: str, *, param: str | None = None) -> ApiError:
 
 def rate_limited(message: str, *, retry_after_s: int) -> ApiError:
     """Too much in a short time; it is over soon."""
-    error = ApiError(message, status=429, kind="rate_limit_error", code="rate_limit_exceeded")
+    error = ApiError(message, status=429, kind="rate_limit_error", code=RATE_LIMITED)
     error.headers = {"retry-after": str(retry_after_s)}
     return error
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from app.core.errors import SignalboxError
+from app.ledger.log import PRODUCTION
 from app.serving.cached import Lookup
 from app.serving.caches import AnswerCache
 from app.serving.cascade import Backends
@@ -90,6 +91,11 @@ class Gateway:
             logger.warning("%s", error)
         else:
             self._release, self._reason, self._refused = release, "", ""
+
+    @property
+    def production(self) -> str:
+        """Reference of whatever is in production under the name of the release that serves."""
+        return f"{(self._release.ref if self._release else self._ref).partition('@')[0]}@{PRODUCTION}"
 
     async def release(self) -> Release:
         """The release that serves now.

@@ -6,7 +6,7 @@ Serve the request's id stands in the response's body only.
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,11 +18,13 @@ from starlette.responses import Response
 
 from app.core.errors import SignalboxError
 from app.registry.versions import Registry
+from app.serving.access import AccessList
 from app.serving.approvals import add_approvals
 from app.serving.body import BodyLimit, EventStream, api_error_of, parse, read_json, while_connected
 from app.serving.embeddings import EmbeddingRequest
 from app.serving.errors import ApiError, as_api_error, invalid
 from app.serving.exchange import Incoming
+from app.serving.filing import FILES, add_batches
 from app.serving.gateway import Gateway
 from app.serving.proofs import add_proofs
 from app.serving.requests import ChatRequest, Completion, CompletionRequest
@@ -31,20 +33,29 @@ from app.serving.schema import SearchRequest
 ANYTHING = TypeAdapter[Any](Any)
 
 
-def create_app(gateway: Gateway, registry: Registry | None = None, *, authorities: Sequence[str] = ()) -> FastAPI:
+def create_app(
+    gateway: Gateway,
+    registry: Registry | None = None,
+    *,
+    authorities: Sequence[str] = (),
+    start_batch: Callable[[str], None] | None = None,
+) -> FastAPI:
     """The ASGI application of one gateway; with a registry, its approvals and its ledger's proofs too.
 
     Args:
         authorities: hosts that signed requests may be for, see ``app.serving.signatures``.
+        start_batch: has a batch answered, given its id; None: there are no batches.
     """
-    app = FastAPI(title="Signalbox", docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit, max_bytes=gateway.settings.max_body_bytes)
-    _add_errors(app)
+    app, settings = FastAPI(title="Signalbox", docs_url=None, redoc_url=None), gateway.settings
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={FILES: settings.max_file_bytes})
+    add_errors(app)
     _add_completions(app, gateway)
     _add_the_rest(app, gateway)
     if registry is not None:
         add_approvals(app, registry, authorities=authorities)
         add_proofs(app, registry.ledger)
+        if start_batch:
+            add_batches(app, registry.workspace, AccessList.of(registry), start_batch)
     return app
 
 
@@ -106,7 +117,9 @@ def _add_the_rest(app: FastAPI, gateway: Gateway) -> None:
         return PlainTextResponse(gateway.metrics())
 
 
-def _add_errors(app: FastAPI) -> None:
+def add_errors(app: FastAPI) -> None:
+    """Say whatever goes wrong in OpenAI's form."""
+
     @app.exception_handler(ApiError)
     async def api_error(_: Request, error: ApiError) -> JSONResponse:
         return _error(error)

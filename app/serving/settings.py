@@ -26,6 +26,9 @@ class ServingSettings(Settings):
     max_body_bytes: PositiveInt = 8 * 2**20
     """Largest body of a request; a larger one is refused before it is read whole."""
 
+    max_file_bytes: PositiveInt = 100 * 2**20
+    """Largest file of a batch (`/v1/files`)."""
+
     max_prompt_characters: PositiveInt = 400_000
     """Longest question; what a model reads at most, its engine says."""
 

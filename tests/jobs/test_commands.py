@@ -29,6 +29,8 @@ JOBS = [
     "retrain",
     "ensure_monitor",
     "curate",
+    "answer_batches",
+    "train_router",
 ]
 
 
@@ -59,6 +61,7 @@ NEEDED = {
     "evaluate": ["--suite", "x"],
     "evaluate_retrieval": ["--questions", "x"],
     "tune_retriever": ["--questions", "x"],
+    "train_router": ["--from", "x"],
 }
 
 

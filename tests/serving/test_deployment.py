@@ -1,5 +1,6 @@
 """The whole application on the session's cluster: tiny models with random weights, a real index, OpenAI's client."""
 
+import json
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ import numpy as np
 import openai
 import pytest
 
-from app.core.cluster import connect, dashboard
+from app.core.cluster import connect, dashboard, wait_for_job
 from app.governance.promotion import rollback
 from app.inference.sampling import Sampling
 from app.ledger.log import REQUEST_BATCH, Ledger
@@ -136,6 +137,24 @@ def test_the_official_client_asks_lists_and_streams(client, first):
     chunks = list(client.chat.completions.create(model="extractive", messages=QUESTION, stream=True))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert text == completion.choices[0].message.content
+
+
+def test_a_batch_is_answered_by_the_large_model_while_nobody_waits(client, cluster_workspace, first):
+    body = {"messages": QUESTION, "max_tokens": 4}
+    lines = [{"custom_id": f"q{n}", "method": "POST", "url": "/v1/chat/completions", "body": body} for n in range(3)]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    file = client.files.create(file=("asked.jsonl", content), purpose="batch")
+    given = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    batch = client.batches.create(**given)
+    wait_for_job(cluster_workspace, batch.id, timeout_s=120)
+    done = client.batches.retrieve(batch.id)
+    assert (done.status, done.request_counts.completed) == ("completed", 3)
+    answers = [json.loads(line) for line in client.files.content(done.output_file_id).text.splitlines()]
+    assert [answer["custom_id"] for answer in answers] == ["q0", "q1", "q2"]
+    accounts = [answer["response"]["body"]["signalbox"] for answer in answers]
+    assert {(each["route"], each["release"]) for each in accounts} == {("large", first.digest)}
+    logged = read_log(cluster_workspace.requests_dir)["request_id"].to_pylist()
+    assert {answer["response"]["request_id"] for answer in answers} <= set(logged)
 
 
 def test_search_and_errors(serving, client):

@@ -1,0 +1,73 @@
+"""The application in one process: real tiny models and a real index answer lines of a batch, with log and receipts."""
+
+import asyncio
+
+import pytest
+
+from app.registry.versions import open_registry
+from app.serving.access import add_grant, remove_grant
+from app.serving.batches import Line
+from app.serving.errors import NoRelease
+from app.serving.log import read_log
+from app.serving.offline import Offline
+from app.serving.settings import ServingSettings
+from tests.serving.promoted import build, put_into_production
+from tests.serving.tiny import publish_index, publish_model
+
+ASKED = {"messages": [{"role": "user", "content": "What is the yearly fee of a Harbour account?"}], "max_tokens": 4}
+
+
+@pytest.fixture
+def settings(workspace):
+    return ServingSettings(workspace=str(workspace.root))
+
+
+@pytest.fixture
+def release(workspace, tmp_path):
+    registry = open_registry(workspace)
+    models = {rung: publish_model(registry, tmp_path / rung, name=rung, seed=1).digest for rung in ("small", "large")}
+    prices = {"small_usd_per_1k_tokens": 0.1, "large_usd_per_1k_tokens": 0.5}
+    index = publish_index(registry, tmp_path / "index").digest
+    facts = {**models, "index": index, "prices": prices, "extractive": True}
+    return put_into_production(registry, *build(registry, "offline-test", facts))
+
+
+def answer(settings, release, lines, owner=""):
+    async def answered():
+        application = Offline(settings, owner=owner)
+        try:
+            await application.take(release)
+            return await application.answer(lines)
+        finally:
+            application.close()
+
+    return asyncio.run(answered())
+
+
+def test_lines_are_answered_logged_and_accounted_for(settings, release, workspace):
+    asked = [ASKED, ASKED | {"model": "small"}, ASKED | {"model": "gpt-4"}, ASKED | {"stream": True}, {"messages": []}]
+    lines = [Line(number, f"q{number}", body) for number, body in enumerate(asked)]
+    answers = answer(settings, release.digest, lines)
+    assert [each["response"]["status_code"] for each in answers] == [200, 200, 404, 400, 400]
+    assert [each["custom_id"] for each in answers] == [line.custom_id for line in lines]
+    routes = [each["response"]["body"]["signalbox"]["route"] for each in answers[:2]]
+    assert routes == ["large", "small"]
+    logged = {row["request_id"]: row for row in read_log(workspace.requests_dir).to_pylist()}
+    assert {each["response"]["request_id"] for each in answers[:3]} <= set(logged)
+    assert logged[answers[0]["response"]["request_id"]]["release"] == release.digest
+
+
+def test_a_key_that_was_taken_back_answers_nothing(settings, release, workspace):
+    registry = open_registry(workspace)
+    add_grant(registry, "jane", ["hr"])
+    (digest,) = [each.statement.name for each in registry.ledger.leaves("access")]
+    line = Line(0, "q", ASKED | {"model": "extractive"})
+    assert answer(settings, release.digest, [line], owner=digest)[0]["response"]["status_code"] == 200
+    remove_grant(registry, "jane")
+    assert answer(settings, release.digest, [line], owner=digest)[0]["response"]["status_code"] == 401
+
+
+def test_without_a_release_there_is_a_sentence(settings, workspace):
+    open_registry(workspace)
+    with pytest.raises(NoRelease, match="promote"):
+        answer(settings, "assistant@production", [])
