@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.governance.evidence import TARGET, Evidence, earlier_evaluations
+from app.governance.evidence import INDEX_VERDICT, TARGET, Evidence, earlier_evaluations
 from app.governance.gate import judge
 from app.governance.policy import Policy
-from app.governance.release import build_release, parts_of
+from app.governance.release import beside_of, build_release, parts_of
 from app.governance.stoplights import StopLight, ask_about_release
 from app.loop import SYNTHETIC, verdict_of
 from app.registry.versions import PRODUCTION, Registry, Version, VersionNotFound
@@ -101,7 +101,7 @@ def _build(
     parts, facts = (parts_of(production, registry=registry), production.facts) if production else ({}, FIRST)
     small, large, router = (parts.get(part) for part in ("small", "large", "router"))
     about = verdict_of(production, registry=registry) if production and (small or large) else verdict
-    beside = production.stated("inputs", "large_verdict") if production else None
+    beside = beside_of(production, registry=registry) if production else {}
     return build_release(
         name,
         small=small,
@@ -110,8 +110,7 @@ def _build(
         index=index,
         dataset=registry.get("dataset", index.manifest["inputs"]["dataset"]),
         verdict=about,
-        large_verdict=registry.get("verdict", beside) if beside else None,
-        index_verdict=verdict,
+        **{**beside, INDEX_VERDICT: verdict},
         policy=registry.get("policy", str(about.stated("inputs", "policy"))),
         prices=facts["prices"],
         prompt=facts["prompt"],

@@ -18,7 +18,7 @@ from app.governance.evidence import Evidence
 from app.governance.gate import judge
 from app.governance.guarantees import state_guarantee
 from app.governance.policy import load_policy
-from app.governance.release import ROUTER_VERDICT, build_release, parts_of
+from app.governance.release import ROUTER_VERDICT, beside_of, build_release, ladder_of, parts_of
 from app.governance.stoplights import StopLight, ask_about_release
 from app.ledger.guarantees import PROMISE
 from app.ledger.keys import Signer
@@ -104,9 +104,8 @@ def propose_router(name: str, router: Version, *, registry: Registry, actor: str
         OutcomesDiffer: it was learnt from other models or another index than production has.
     """
     production = registry.get("release", f"{name}@{PRODUCTION}")
-    if other := sorted(
-        part for part, digest in router.facts["bound_to"].items() if production.facts.get(part) != digest
-    ):
+    serving = {**ladder_of(production), "index": production.facts["index"]}
+    if other := sorted(part for part, digest in router.facts["bound_to"].items() if serving.get(part) != digest):
         said = f"router {router.ref} was learnt with another {', '.join(other)} than {production.ref} has"
         raise OutcomesDiffer(f"{said}: make outcomes of this release, then train one on them")
     verdict = judge_router(router, registry=registry)
@@ -124,20 +123,16 @@ def _build(
     name: str, production: Version, router: Version, verdict: Version, *, registry: Registry, actor: str
 ) -> Version:
     parts, facts = parts_of(production, registry=registry), production.facts
-    beside = {
-        label: registry.get("verdict", digest)
-        for label in ("large_verdict", "index_verdict")
-        if (digest := production.stated("inputs", label))
-    }
     return build_release(
         name,
-        **{part: parts.get(part) for part in ("small", "large", "policy")},
+        small=parts.get("small"),
+        large=parts.get("large"),
+        policy=parts.get("policy"),
         index=parts["index"],
         dataset=parts["dataset"],
         router=router,
         verdict=verdict_of(production, registry=registry),
-        **beside,
-        **{ROUTER_VERDICT: verdict},
+        **{**beside_of(production, registry=registry), ROUTER_VERDICT: verdict},
         prices=facts["prices"],
         prompt=facts["prompt"],
         extractive=facts["extractive"],

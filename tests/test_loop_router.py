@@ -5,15 +5,17 @@ from dataclasses import replace
 import pytest
 
 from app.governance.approvals import approve
-from app.governance.guarantees import standing_of, void_guarantee
+from app.governance.evidence import Evidence
+from app.governance.guarantees import standing_of, void_guarantee, void_if_swapped
+from app.governance.policy import parse_policy
 from app.governance.promotion import RouterRefused, promote
-from app.governance.release import build_release
-from app.governance.stoplights import ask_about_release
+from app.governance.release import ReleaseIncomplete, build_release, ladder_of
+from app.governance.stoplights import StopLight, ask_about_release
 from app.ledger.verify import verify
 from app.loop import verdict_of
 from app.loop_router import OutcomesDiffer, judge_router, propose_router, train_router
 from app.routing.limits import ModelCard
-from app.routing.router import Router
+from app.routing.router import Cascade, Router
 from app.routing.settings import RoutingSettings
 from app.serving.outcomes import facts_of
 from app.serving.release import resolve_release
@@ -21,7 +23,8 @@ from tests.routing.simulated import simulate
 from tests.serving import promoted
 
 SETTINGS = RoutingSettings(min_forecast_rows=100, tolerance=0.05, explore=0.01)
-CARDS = {"small": ModelCard(usd_per_1k_tokens=0.1), "large": ModelCard(usd_per_1k_tokens=1.0)}
+POLICY_RED = {"name": "lax", "gate": "candidate", "checks": [{"kind": "min_rows", "fact": "num_rows", "minimum": 1}]}
+CARDS = {rung: ModelCard(usd_per_1k_tokens=price) for rung, price in (("small", 0.1), ("middle", 0.3), ("large", 1.0))}
 
 
 @pytest.fixture
@@ -53,12 +56,14 @@ def outcomes(registry, parts, tmp_path):
 
 
 @pytest.fixture
-def production(registry, parts, outcomes):
+def production(registry, parts, outcomes, tmp_path):
     """A release in production whose router only judges answers."""
     few = train_router([outcomes(simulate(100), "few")], name="first", registry=registry, settings=SETTINGS)
     assert few.facts["lacks"][0].startswith("forecasts: 50 rows")
     verdicts = [promoted._judge(registry, parts[rung], _answers(registry, parts[rung])) for rung in ("small", "large")]
-    judge_only = registry.publish("router", "judge", inputs={"j": 1})
+    (tmp_path / "judge").mkdir()
+    Router({}, Cascade({}, 1.0, None, None)).save(tmp_path / "judge")
+    judge_only = registry.publish("router", "judge", folder=tmp_path / "judge", inputs={"j": 1})
     return _release(registry, parts, judge_only, verdicts)
 
 
@@ -67,8 +72,9 @@ def _answers(registry, model):
 
 
 def _release(registry, parts, router, verdicts, **more):
+    named = {part: parts[part] for part in ("small", "large", "index", "dataset")}
     release = build_release(
-        "assistant", **parts, router=router, verdict=verdicts[0], large_verdict=verdicts[1], registry=registry,
+        "assistant", **named, router=router, verdict=verdicts[0], large_verdict=verdicts[1], registry=registry,
         prices={"small_usd_per_1k_tokens": 0.1, "large_usd_per_1k_tokens": 1.0}, **more,
     )  # fmt: skip
     ask_about_release(release, verdict=verdicts[0], registry=registry)
@@ -117,6 +123,41 @@ def test_a_trained_router_serves_nobody_without_a_verdict(registry, production, 
     assert promote_red.facts["light"] == "red"
     with pytest.raises(RouterRefused, match="no verdict on it is named"):
         _release(registry, parts, made, (verdict, large), router_verdict=promote_red)
+
+
+def test_three_models_serve_when_each_passed_its_gate(registry, production, parts, outcomes, tmp_path):
+    (tmp_path / "middle").mkdir()
+    (tmp_path / "middle" / "file").write_text("middle")
+    middle = registry.publish("model", "middle", folder=tmp_path / "middle", inputs={"name": "middle"})
+    judged = promoted._judge(registry, middle, _answers(registry, middle))
+    large = registry.get("verdict", production.stated("inputs", "large_verdict"))
+    pair = (verdict_of(production, registry=registry), large)
+    router = registry.get("router", "judge")
+    wrong = (("Big", judged, "cannot be called 'Big'"), ("middle", pair[0], "is not about model middle@1"))
+    for names, verdict, said in wrong:
+        with pytest.raises(ReleaseIncomplete, match=said):
+            _release(registry, parts, router, pair, between={names: (middle, verdict)})
+    release = _release(registry, parts, router, pair, between={"middle": (middle, judged)})
+    assert list(resolve_release(registry, release.ref).models) == ["small", "middle", "large"]
+    parts["middle"] = middle
+    sample = outcomes(simulate(1200, seed=2, rungs=("small", "middle", "large")), "three")
+    made = train_router([sample], name="router", registry=registry, settings=SETTINGS)
+    assert made.facts["bound_to"]["middle"] == middle.digest
+    proposal = propose_router("assistant", made, registry=registry)
+    proposed = proposal.release
+    assert proposed, (proposal.stopped, proposal.verdict.facts["checks"])
+    assert resolve_mismatch(registry, proposed) == ""
+    assert not void_if_swapped(proposed, registry=registry)
+    red = promoted.judge(parse_policy(POLICY_RED), Evidence.collect(middle, registry=registry), registry=registry)
+    with pytest.raises(StopLight, match="different policies"):
+        _release(registry, parts, router, pair, between={"middle": (middle, red)})
+    assert [str(fault) for fault in verify(registry.workspace).faults] == []
+
+
+def resolve_mismatch(registry, release):
+    """What the gateway would find if the release were promoted."""
+    router = Router.load(registry.folder(registry.get("router", release.facts["router"])))
+    return router.mismatch({**ladder_of(release), "index": release.facts["index"]})
 
 
 def test_outcomes_of_other_models_are_refused(registry, outcomes, parts):

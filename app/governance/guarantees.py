@@ -9,6 +9,7 @@ from typing import Any
 
 from app.core.errors import SignalboxError, UsageError
 from app.governance.keys import key_book
+from app.governance.release import ladder_of
 from app.ledger.guarantees import ROUTER, Standing, sign_statement, signer_objection, standing
 from app.ledger.keys import Signer
 from app.ledger.log import GUARANTEE, VOID, Statement
@@ -86,7 +87,8 @@ def void_if_swapped(release: Version, *, registry: Registry) -> bool:
     """
     router = router_of(release, registry=registry)
     bound_to = router.facts.get("bound_to", {}) if router else {}
-    other = sorted(part for part, digest in bound_to.items() if release.facts.get(part) != digest)
+    serving = {**ladder_of(release), "index": release.facts.get("index")}
+    other = sorted(part for part, digest in bound_to.items() if serving.get(part) != digest)
     if router is None or not other or standing_of(registry, router.digest).objection:
         return False
     reason = f"release {release.ref} has another {', '.join(other)} than it was made with"

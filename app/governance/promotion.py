@@ -25,7 +25,7 @@ from app.governance.findings import Finding
 from app.governance.gate import replay
 from app.governance.keys import key_book
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
-from app.governance.release import ROUTER_VERDICT, check_served, index_verdict_of
+from app.governance.release import FURTHER, ROUTER_VERDICT, check_served, further_of, index_verdict_of
 from app.governance.strictness import asks_less
 from app.inference.retrievers import retriever_of
 from app.ledger.binding import LOG
@@ -122,6 +122,7 @@ def promote(
     traffic = _check_traffic(release, verdict, registry)
     _check_retriever(release, verdict, registry)
     _check_router(release, registry)
+    _check_further(release, policy_version, registry)
     _check_rejections(release, rejections(release, registry=registry))
     finding = judge_signed(release, verdict, rule=policy_of(policy_version).approvals, registry=registry)
     if finding.light != "green":
@@ -347,6 +348,20 @@ def _check_router(release: Version, registry: Registry) -> None:
     if found.stated("facts", "light") not in ("green", "amber"):
         raise RouterRefused(f"{said}, and verdict {found.ref} on it is red: train another, or keep the one before")
     _check_replay(found, registry)
+
+
+def _check_further(release: Version, policy: Version, registry: Registry) -> None:
+    """Every model between small and large passed its gate, by the policy that judged the small one."""
+    judged = {str(each[0]): each[1:] for each in release.stated("inputs", FURTHER) or []}
+    for rung, digest in further_of(release).items():
+        found = registry.get("verdict", str(judged[rung][1])) if rung in judged else None
+        said = f"the model {rung!r} of {release.ref}"
+        if found is None or found.stated("facts", "artifact", "digest") != digest:
+            raise VerdictRefused(f"no verdict is about {said}: judge it, then build the release again")
+        light = found.stated("facts", "light")
+        if light not in ("green", "amber") or found.stated("inputs", "policy") != policy.digest:
+            raise VerdictRefused(f"verdict {found.ref} on {said} is {light}, or by another policy than {policy.ref}")
+        _check_replay(found, registry)
 
 
 def _part_of(release: Version, part: str, registry: Registry) -> Version | None:

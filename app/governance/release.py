@@ -4,6 +4,7 @@ Guarantees: every part exists, and the verdict is about one of them. Not guarant
 gates before a release judge that.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,10 @@ from app.registry.whole import whole_folder
 CODE_VERSION = "release-1"
 ADAPTER = "adapter_config.json"
 MODEL = "model"
+FURTHER = "further"
+"""Fact of a release with its models beside small and large, by name; input with the verdicts on them."""
+RUNG_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+TAKEN = frozenset({"small", "large", "extractive", "encoder", "signalbox", "gateway", "retriever", "reader", "router"})
 ROUTER_VERDICT = "router_verdict"
 """Input of a release that names the verdict on its router, where that was trained on outcomes."""
 PARTS = ("small", "large", "index", "dataset", "router", "policy")
@@ -39,6 +44,7 @@ def build_release(
     large_verdict: Version | None = None,
     index_verdict: Version | None = None,
     router_verdict: Version | None = None,
+    between: Mapping[str, tuple[Version, Version]] | None = None,
     prices: Mapping[str, float] | None = None,
     prompt: str = "",
     extractive: bool = True,
@@ -51,6 +57,7 @@ def build_release(
         large_verdict: about the large model, where ``verdict`` is about the small one.
         index_verdict: about the index, or about another that the same retriever made.
         router_verdict: about the router, where it was trained on outcomes.
+        between: models between small and large, cheapest first, by names of their own, each with the verdict on it.
         prices: US dollars, such as ``small_usd_per_1k_tokens``.
         prompt: the system prompt, empty for none.
 
@@ -61,14 +68,42 @@ def build_release(
     parts = {part: version.digest if version else None for part, version in given.items()}
     further = (("large_verdict", large_verdict), (INDEX_VERDICT, index_verdict), (ROUTER_VERDICT, router_verdict))
     beside = {label: each.digest for label, each in further if each}
-    parents = list(dict.fromkeys(digest for digest in (*parts.values(), verdict.digest, *beside.values()) if digest))
+    more = between or {}
+    _check_further(name, more, small, large)
+    behind = [version.digest for pair in more.values() for version in pair]
+    named = (*parts.values(), verdict.digest, *beside.values(), *behind)
+    parents = list(dict.fromkeys(digest for digest in named if digest))
     if verdict.facts["artifact"]["digest"] not in parents:
         raise ReleaseIncomplete(f"verdict {verdict.ref} is about no part of release {name}: name the judged part's own")
     if (small or large) and router is None:
         raise ReleaseIncomplete(f"release {name} has a model but no router: calibrate one, or leave the models out")
     facts: dict[str, Any] = {**parts, "prompt": prompt, "prices": dict(prices or {}), "extractive": extractive}
-    inputs = {**facts, "verdict": verdict.digest, **beside, "code": CODE_VERSION}
+    inputs: dict[str, Any] = {**facts, "verdict": verdict.digest, **beside, "code": CODE_VERSION}
+    if more:  # a mapping in JSON has no order
+        facts[FURTHER] = [[rung, model.digest] for rung, (model, _) in more.items()]
+        inputs[FURTHER] = [[rung, model.digest, judged.digest] for rung, (model, judged) in more.items()]
     return registry.publish("release", name, inputs=inputs, parents=parents, facts=facts, actor=actor)
+
+
+def further_of(release: Version) -> dict[str, str]:
+    """Digests of a release's models between small and large, cheapest first, by name."""
+    stated = release.stated("facts", FURTHER) or []
+    return {str(rung): str(digest) for rung, digest in stated}
+
+
+def beside_of(release: Version, *, registry: Registry) -> dict[str, Any]:
+    """What ``build_release`` needs to name models between small and large, and verdicts but the first, once more."""
+    stated = release.stated("inputs", FURTHER) or []
+    verdicts = {label: release.stated("inputs", label) for label in ("large_verdict", INDEX_VERDICT, ROUTER_VERDICT)}
+    found: dict[str, Any] = {label: registry.get("verdict", digest) for label, digest in verdicts.items() if digest}
+    models = {rung: (registry.get(MODEL, one), registry.get("verdict", other)) for rung, one, other in stated}
+    return found | {"between": models}
+
+
+def ladder_of(release: Version) -> dict[str, str]:
+    """Digests of all models of a release, cheapest first, by name."""
+    small, large = ({part: release.facts[part]} if release.facts.get(part) else {} for part in ("small", "large"))
+    return small | further_of(release) | large
 
 
 def price_name(rung: str) -> str:
@@ -107,11 +142,35 @@ def check_served(release: Version, *, registry: Registry) -> None:
         version = _published(MODEL if part in ("small", "large") else part, release.facts.get(part), registry)
         if version is None:
             continue
-        whole_folder(version, registry)
-        if ADAPTER in version.manifest["files"] and (base := _published(MODEL, version.facts.get("base"), registry)):
-            whole_folder(base, registry)
+        _check_model(version, registry)
         if part == INDEX:
             source_of(version, registry=registry)
+    for digest in further_of(release).values():
+        if version := _published(MODEL, digest, registry):
+            _check_model(version, registry)
+
+
+def _check_model(version: Version, registry: Registry) -> None:
+    whole_folder(version, registry)
+    if ADAPTER in version.manifest["files"] and (base := _published(MODEL, version.facts.get("base"), registry)):
+        whole_folder(base, registry)
+
+
+def _check_further(
+    name: str,
+    further: Mapping[str, tuple[Version, Version]],
+    small: Version | None,
+    large: Version | None,
+) -> None:
+    if further and not (small and large):
+        raise ReleaseIncomplete(f"release {name} has models between small and large, but not both of these: name them")
+    for rung, (model, judged) in further.items():
+        if not RUNG_NAME.fullmatch(rung) or rung in TAKEN:
+            raise ReleaseIncomplete(
+                f"a model of release {name} cannot be called {rung!r}: take another lower-case word"
+            )
+        if judged.stated("facts", "artifact", "digest") != model.digest:
+            raise ReleaseIncomplete(f"verdict {judged.ref} is not about model {model.ref} of release {name}: judge it")
 
 
 def _published(kind: str, digest: object, registry: Registry) -> Version | None:

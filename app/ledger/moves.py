@@ -35,7 +35,11 @@ def may_move(kind: str, verifier: Verifier, keys: KeyBook, before: int = END) ->
 def models_of(manifest: Mapping[str, Any]) -> list[str]:
     """Digests of the models of a release, the one that its verdict is about first; none of anything else."""
     facts = manifest.get("facts", {}) if manifest.get("kind") == "release" else {}
-    return [str(digest) for digest in map(facts.get, ("small", "large")) if digest]
+    named = facts.get("further")
+    further = [
+        each[1] for each in (named if isinstance(named, list) else ()) if isinstance(each, list) and len(each) == 2
+    ]
+    return [str(digest) for digest in (facts.get("small"), facts.get("large"), *further) if digest]
 
 
 def may_be_judged(manifest: Mapping[str, Any], digest: str) -> list[str]:

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from app.core.statistics import bootstrap_mean
-from app.governance.release import price_name
+from app.governance.release import ladder_of, price_name
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.routing.audit import ROUTER, Logged, estimate, grouped
 from app.routing.sample import Sample
@@ -178,14 +178,11 @@ def _request(row: Mapping[str, Any], routing: Routing, prices: Mapping[str, floa
 def _prices(registry: Registry, release: str) -> dict[str, float]:
     """US dollars for 1,000 tokens of each model of a release, cheapest first, those without a price as they stand."""
     try:
-        facts = registry.get(RELEASE, release).facts
+        version = registry.get(RELEASE, release)
     except VersionNotFound:
         return {}
-    return {
-        model: float((facts.get("prices") or {}).get(price_name(model), 0.0))
-        for model in ("small", "large")
-        if facts.get(model)
-    }
+    prices = version.facts.get("prices") or {}
+    return {model: float(prices.get(price_name(model), 0.0)) for model in ladder_of(version)}
 
 
 def _workload(request_json: str | None) -> str:

@@ -24,7 +24,6 @@ from app.core.errors import SignalboxError
 from app.inference.sampling import Delta, Generation, Sampling
 from app.retrieval.filters import Scope
 from app.retrieval.shards import Call
-from app.routing.router import RUNGS
 from app.serving import replicas
 from app.serving.assembly import Assembly
 from app.serving.cascade import Extract, Retrieval
@@ -203,6 +202,14 @@ class Handles:
         except RayTaskError as error:
             raise _fault(error) from error
 
+    def _generator(self, rung: str) -> DeploymentHandle:
+        """The deployment of a model; ReleaseNotLoaded where this application has none for it."""
+        if rung not in self._generators:
+            raise ReleaseNotLoaded(
+                f"this application has no deployment for the model {rung!r}: add it to further_rungs"
+            )
+        return self._generators[rung]
+
     async def retrieve(self, index: str, question: str, top_k: int, scope: Scope) -> Retrieval:
         asked = replicas.Asked(index, question, top_k, scope)
         if self._search:
@@ -217,17 +224,17 @@ class Handles:
     async def lacks(self, rung: str, model: str, sampling: Sampling) -> tuple[str, ...]:
         if not sampling.asked:
             return ()
-        handle = self._generators[rung]
+        handle = self._generator(rung)
         lacking: tuple[str, ...] = await self._call(lambda: handle.lacks.remote(model, sampling))
         return lacking
 
     async def generate(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> Generation:
-        handle = self._generators[rung]
+        handle = self._generator(rung)
         given: Generation = await self._call(lambda: _awaited(handle.generate.remote(model, prompt, sampling)))
         return given
 
     async def stream(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
-        handle = self._generators[rung].options(stream=True)
+        handle = self._generator(rung).options(stream=True)
 
         async def begin() -> tuple[Any, Delta]:
             pieces = handle.stream.remote(model, prompt, sampling)
@@ -246,7 +253,7 @@ class Handles:
     async def preload(self, release: Release) -> None:
         if self._search:
             await asyncio.to_thread(self._search.worker.preload, release.digest)
-        handles = [self._retriever, *(self._generators[rung] for rung in release.models)]
+        handles = [self._retriever, *map(self._generator, release.models)]
         calls = [functools.partial(handle.preload.remote, release.digest) for handle in handles]
         try:
             await asyncio.gather(*map(self._call, calls))
@@ -299,7 +306,7 @@ def build(args: ServingSettings) -> serve.Application:
     """The application of some settings; ``args`` in a Serve config."""
     retriever = build_retriever(args)
     options = {"user_config": USER_CONFIG, "graceful_shutdown_timeout_s": DRAIN_S}
-    generators = {rung: _deployment(GeneratorDeployment, rung, **options).bind(rung, args) for rung in RUNGS}
+    generators = {rung: _deployment(GeneratorDeployment, rung, **options).bind(rung, args) for rung in args.rungs}
     reader = _deployment(ReaderDeployment, "reader").bind(retriever)
     gateway = _deployment(
         serve.ingress()(GatewayDeployment),

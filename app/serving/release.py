@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.governance.promotion import is_stopped, moves, placed_now
-from app.governance.release import price_name
+from app.governance.release import ladder_of, price_name
 from app.inference.encoder import ENCODER_DIGEST, NAME
 from app.inference.retrievers import retriever_of
 from app.ledger.log import PROMOTION
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.registry.whole import check_manifest, whole_folder
-from app.routing.router import RUNGS, Router
+from app.routing.router import Router
 from app.serving.errors import NoRelease, NotPromoted
 
 EXTRACTIVE = "extractive"
@@ -100,7 +100,7 @@ def resolve_release(registry: Registry, ref: str) -> Release:
     _check_promoted(version, registry)
     check_manifest(version, registry)
     facts, stopped = version.facts, is_stopped(registry, version)
-    digests = {rung: facts[rung] for rung in RUNGS if facts.get(rung) and not stopped}
+    digests = {} if stopped else ladder_of(version)
     router = None if stopped else _load_router(registry, facts)
     return Release(
         digest=version.digest,

@@ -56,6 +56,9 @@ class ServingSettings(Settings):
     cache_similarity: PositiveFloat = 0.95
     """Least cosine of two questions that the semantic cache takes for the same."""
 
+    further_rungs: tuple[str, ...] = ()
+    """Names of models between small and large that releases may have; each gets a deployment of its own."""
+
     max_loaded: PositiveInt = 3
     """Versions of a model or an index that a replica keeps in memory; the least recently used goes first."""
 
@@ -128,6 +131,11 @@ class ServingSettings(Settings):
         if self.search_in_gateway and self.shard_replicas:
             raise ValueError("search_in_gateway and shard_replicas exclude each other: leave one of them out")
         return self
+
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """Names of all models that can be served, cheapest first."""
+        return ("small", *self.further_rungs, "large")
 
 
 class ReleaseConfig(Settings):
