@@ -93,6 +93,9 @@ class ServingSettings(Settings):
     stall_after_s: PositiveFloat = 60.0
     """An engine that has work and takes no step for so long is unhealthy: Serve replaces its replica."""
 
+    stream_interval_s: NonNegativeFloat = 0.05
+    """Least time between two pieces of a streamed answer, after the first; 0: every token goes on its own way."""
+
     retry_deadline_s: PositiveFloat = 40.0
     """How long a request waits for a replica to come back after it died."""
 

@@ -1,0 +1,90 @@
+"""Streams with fewer pieces: nothing lost, the first at once, the last whole, a closed one closed at its source."""
+
+import asyncio
+
+import pytest
+
+from app.inference.sampling import Delta, Generation, TokenLogprob
+from app.serving.pacing import paced
+
+WORDS = ["one ", "two ", "three ", "four"]
+FOR_EVER_S = 3600.0
+
+
+def whole():
+    return Generation(
+        text="".join(WORDS), mean_logprob=-1, min_logprob=-1, num_prompt_tokens=1, num_completion_tokens=4
+    )
+
+
+class Source:
+    """Pieces that come at once; then, if told so, nothing more ever; an error in their place."""
+
+    def __init__(self, *, hangs=False, error=None):
+        self.hangs, self.error, self.closed = hangs, error, False
+
+    async def __call__(self):
+        try:
+            for word in WORDS:
+                yield Delta(text=word, tokens=(TokenLogprob(word, word.encode(), -1.0),))
+            if self.error:
+                raise self.error
+            if self.hangs:
+                await asyncio.Event().wait()
+            yield Delta(whole=whole())
+        finally:
+            self.closed = True
+
+
+def collect(source, interval_s):
+    async def run():
+        return [piece async for piece in paced(source(), interval_s=interval_s)]
+
+    return asyncio.run(run())
+
+
+def test_without_an_interval_every_piece_passes():
+    assert [piece.text for piece in collect(Source(), 0.0)] == [*WORDS, ""]
+
+
+def test_within_an_interval_pieces_are_one_and_the_first_does_not_wait():
+    first, rest = collect(Source(), FOR_EVER_S)
+    assert (first.text, rest.text) == ("one ", "two three four")
+    assert [token.text for token in rest.tokens] == WORDS[1:]
+    assert rest.whole == whole()
+
+
+def test_an_error_passes():
+    with pytest.raises(ValueError, match="broken"):
+        collect(Source(error=ValueError("broken")), FOR_EVER_S)
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_one_that_is_closed_is_closed_at_its_source(hangs):
+    source = Source(hangs=hangs)
+
+    async def run():
+        stream = paced(source(), interval_s=0.0 if hangs else FOR_EVER_S)
+        seen = [await anext(stream) for _ in range(len(WORDS) if hangs else 1)]
+        await stream.aclose()
+        return seen
+
+    assert asyncio.run(run())[0].text == "one "
+    assert source.closed
+
+
+def test_one_that_is_cancelled_while_it_waits_is_closed_at_its_source():
+    source = Source(hangs=True)
+
+    async def run():
+        async def read():
+            return [piece async for piece in paced(source(), interval_s=0.0)]
+
+        task = asyncio.create_task(read())
+        for _ in range(50):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+
+    asyncio.run(run())
+    assert source.closed
