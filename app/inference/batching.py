@@ -28,6 +28,7 @@ from app.core.errors import SignalboxError
 from app.inference.drawing import draw
 from app.inference.prefixes import PrefixCache
 from app.inference.sampling import Delta, Generation, Sampling
+from app.inference.shaping import Shape
 from app.inference.spelling import Speller, Vocabulary
 from app.inference.window import RowCache, fits
 
@@ -105,6 +106,8 @@ class Request:
     """Is told every piece, in the thread that takes the steps."""
     limit: int = 0
     answer: Future[Generation] = field(default_factory=Future)
+    shape: Shape | None = None
+    """What the answer must fit."""
     speller: Speller = field(init=False)
     random: random.Random = field(init=False)
     logprobs: list[float] = field(default_factory=list)
@@ -117,6 +120,8 @@ class Request:
         self.last, self.ended = token, token in vocabulary.end_tokens
         self.logprobs.append(logprob)
         if not self.ended:
+            if self.shape is not None:
+                self.shape.accept(token)
             asked = self.sampling.num_logprobs >= 0
             self.speller.add(token, vocabulary.spell(token, logprob, top) if asked else None)
         return self.ended or self.speller.stopped or len(self.logprobs) >= self.limit
@@ -132,7 +137,7 @@ class Request:
 
     def fail(self, error: Exception) -> None:
         """The answer will not come."""
-        if self.answer.set_running_or_notify_cancel():
+        if not self.answer.done() and self.answer.set_running_or_notify_cancel():
             self.answer.set_exception(error)
 
     def _whole(self) -> Generation:
@@ -359,7 +364,8 @@ class Scheduler:
     def _take(self, requests: Sequence[Request], logits: Any) -> list[int]:
         """Draw a token for each; which of them go on."""
         numbers = [each.random.random() for each in requests]
-        drawn = draw(logits, [each.sampling for each in requests], numbers)
+        allowed = {row: each.shape.allowed() for row, each in enumerate(requests) if each.shape is not None}
+        drawn = draw(logits, [each.sampling for each in requests], numbers, allowed)
         alive = []
         for row, request in enumerate(requests):
             top = drawn.top.get(row, ())

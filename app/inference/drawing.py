@@ -6,8 +6,9 @@ Guarantees: a row's token depends on its own logits, rules and random number alo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -24,21 +25,36 @@ class Drawn:
     """Row -> (token, log-probability), best first."""
 
 
-def draw(logits: torch.Tensor, samplings: Sequence[Sampling], numbers: Sequence[float]) -> Drawn:
+def draw(
+    logits: torch.Tensor,
+    samplings: Sequence[Sampling],
+    numbers: Sequence[float],
+    allowed: Mapping[int, Any] | None = None,
+) -> Drawn:
     """One token for every row.
 
     Args:
         logits: (rows, vocabulary).
         numbers: for each row, a random number from 0 to 1; a greedy row's is not looked at.
+        allowed: row -> which tokens it may draw, (vocabulary) of booleans; a row that is not named may draw any.
     """
     logprobs = logits.float().log_softmax(-1)
-    values, tokens = logprobs.max(-1)
+    open_to = _masked(logprobs, allowed) if allowed else logprobs
+    tokens = open_to.argmax(-1)
     warm = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0]
     if warm:
-        chosen = _sample(logprobs[warm], [samplings[row] for row in warm], [numbers[row] for row in warm])
+        chosen = _sample(open_to[warm], [samplings[row] for row in warm], [numbers[row] for row in warm])
         tokens[warm] = chosen
-        values = logprobs.gather(1, tokens[:, None])[:, 0]
+    values = logprobs.gather(1, tokens[:, None])[:, 0]
     return Drawn(tokens.tolist(), values.tolist(), _best(logprobs, samplings))
+
+
+def _masked(logprobs: torch.Tensor, allowed: Mapping[int, Any]) -> torch.Tensor:
+    """The same with nothing for tokens that are not allowed."""
+    masked = logprobs.clone()
+    for row, tokens in allowed.items():
+        masked[row, ~torch.from_numpy(tokens).to(masked.device)] = -torch.inf
+    return masked
 
 
 def _sample(logprobs: torch.Tensor, samplings: Sequence[Sampling], numbers: Sequence[float]) -> torch.Tensor:

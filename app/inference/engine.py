@@ -1,8 +1,9 @@
 """Text generation with a local Hugging Face model: requests of many callers in one running batch.
 
 Guarantees: the same prompts, and the same seeds, give the same texts; an answer does not depend on the prompts beside
-it, up to rounding; the log-probabilities are the model's own, of the tokens that were chosen. Not guaranteed: answers
-that fit a JSON schema. Knows neither Ray nor the registry; torch and transformers are imported when an engine is built.
+it, up to rounding; the log-probabilities are the model's own, of the tokens that were chosen. Not guaranteed: a JSON
+schema for a model that thinks aloud first. Knows neither Ray nor the registry; torch and transformers are imported when
+an engine is built.
 
 Why not transformers' own continuous batching (5.23): its log-probabilities are those after temperature and without
 alternatives, one random stream and one choice between greedy and drawn answers serve the whole batch, and stop strings
@@ -13,6 +14,7 @@ rows for every row (`python -m benchmarks.engine` measures both).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -32,6 +34,7 @@ from app.inference.chat_format import (
 )
 from app.inference.kinds import writes
 from app.inference.sampling import Delta, Generation, Sampling
+from app.inference.shaping import Shapes
 
 if TYPE_CHECKING:
     import torch
@@ -81,9 +84,11 @@ class TransformersEngine:
         self._tokenizer, self._format = _load_format(Path(folder))
         self.max_context_tokens = context_tokens(Path(folder)) or DEFAULT_CONTEXT_TOKENS
         self._owner, self._network = "", AdaptedNetwork(self._model)
+        vocabulary = Vocabulary(self._tokenizer, end_tokens=self._format.end_tokens)
+        self._shapes = None if vocabulary.thought is not None else self._shapes_of()
         self._scheduler = Scheduler(
             self._network,
-            Vocabulary(self._tokenizer, end_tokens=self._format.end_tokens),
+            vocabulary,
             limits=limits or Limits(),
             max_context_tokens=self.max_context_tokens,
         )
@@ -92,9 +97,18 @@ class TransformersEngine:
         """Length of a text in the model's tokens."""
         return len(self._tokenizer.encode(text, add_special_tokens=False))
 
+    def _shapes_of(self) -> Shapes | None:
+        """Shapes in the model's tokens; None for a tokenizer that is not one of the `tokenizers` library."""
+        from transformers import PreTrainedTokenizerFast
+
+        if not isinstance(self._tokenizer, PreTrainedTokenizerFast):
+            return None
+        num_tokens = self._model.get_output_embeddings().weight.shape[0]
+        return Shapes(self._tokenizer, num_tokens=num_tokens, end_tokens=self._format.end_tokens)
+
     def lacks(self, sampling: Sampling) -> tuple[str, ...]:
         """What is asked for and not there: names of ``Sampling``'s fields."""
-        return tuple(name for name in sampling.asked if name == "schema")
+        return tuple(name for name in sampling.asked if name == "schema" and self._shapes is None)
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling | None = None, *, max_new_tokens: int = 32
@@ -125,7 +139,7 @@ class TransformersEngine:
             EngineBusy: too many requests wait already.
             EngineFailed: the model failed.
         """
-        request = self._scheduler.submit(self._request(prompt, sampling))
+        request = self._scheduler.submit(await self._asked(prompt, sampling))
         self._scheduler.start()
         return await asyncio.wrap_future(request.answer)
 
@@ -134,10 +148,10 @@ class TransformersEngine:
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Delta | None]()
 
         def tell(delta: Delta | None) -> None:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody listens any more
                 loop.call_soon_threadsafe(pieces.put_nowait, delta)
 
-        request = self._request(prompt, sampling, listen=tell)
+        request = await self._asked(prompt, sampling, tell)
         self._scheduler.submit(request)
         request.answer.add_done_callback(
             lambda answer: tell(None) if answer.cancelled() or answer.exception() else None
@@ -182,10 +196,19 @@ class TransformersEngine:
         """Seconds since the last step, while there is work; 0 without."""
         return self._scheduler.stalled_s
 
+    async def _asked(
+        self, prompt: Prompt, sampling: Sampling, listen: Callable[[Delta], None] | None = None
+    ) -> Request:
+        """A request; a schema is read beside the event loop, as it may take a second."""
+        if sampling.schema is None:
+            return self._request(prompt, sampling, listen)
+        return await asyncio.to_thread(self._request, prompt, sampling, listen)
+
     def _request(self, prompt: Prompt, sampling: Sampling, listen: Callable[[Delta], None] | None = None) -> Request:
         from app.inference.batching import Request
 
-        return Request(self._encode(prompt, sampling.max_new_tokens), sampling, self._owner, listen)
+        shape = self._shapes.of(sampling.schema) if self._shapes and sampling.schema is not None else None
+        return Request(self._encode(prompt, sampling.max_new_tokens), sampling, self._owner, listen, shape=shape)
 
     def _encode(self, prompt: Prompt, max_new_tokens: int) -> list[int]:
         room = max(self.max_context_tokens - max_new_tokens, 1)

@@ -37,7 +37,12 @@ def load_engine(registry: Registry, digest: str, *, settings: ServingSettings, b
             return bases.get(model.facts["base"]).adapted(source.adapter)
         except NotMixable as error:
             logger.warning("model %s gets a copy of its base: %s", model.ref, error)
-    limits = Limits(max_rows=settings.max_rows, max_waiting=settings.max_waiting)
+    limits = Limits(
+        max_rows=settings.max_rows,
+        max_waiting=settings.max_waiting,
+        max_tokens=settings.max_batch_tokens,
+        prefix_tokens=settings.prefix_tokens,
+    )
     where = {"device": settings.device, "dtype": settings.dtype}
     return source.load(num_threads=settings.num_threads, limits=limits, **where)
 

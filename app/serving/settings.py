@@ -84,6 +84,13 @@ class ServingSettings(Settings):
     """Keep one copy of a model in memory for all adapters on it, and answer for several in one batch. Saves memory and
     costs time: a merged adapter adds nothing to a step. Off: each is merged into a copy of its own."""
 
+    prefix_tokens: NonNegativeInt = 16_384
+    """Tokens of prompts' beginnings that one engine remembers the keys and values of; 0: none."""
+
+    max_batch_tokens: PositiveInt = 131_072
+    """Tokens that the answers under way may come to, each counted as the longest; the cache grows by
+    doubling, to a few times this at most."""
+
     device: str = "cpu"
     """Where text engines compute, as torch names it: `cpu`, `cuda`."""
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,13 @@ def test_the_best_others_come_to_those_who_ask():
     samplings = [Sampling(num_logprobs=count) for count in (-1, 0, 1, 20)]
     drawn = draw(LOGITS.repeat(4, 1), samplings, [0.0] * 4)
     assert {row: [token for token, _ in best] for row, best in drawn.top.items()} == {2: [1], 3: [1, 3, 2, 0]}
+
+
+def test_what_is_not_allowed_is_not_drawn_and_keeps_its_probability():
+    allowed = {1: np.array([True, False, False, True]), 2: np.array([True, False, True, False])}
+    drawn = draw(LOGITS.repeat(3, 1), [Sampling(), Sampling(), Sampling(temperature=1.0)], [0.0, 0.0, 0.99], allowed)
+    assert drawn.tokens == [1, 3, 0]
+    assert drawn.logprobs == pytest.approx([LOGITS[token].item() for token in drawn.tokens], abs=1e-6)
 
 
 def test_many_numbers_draw_tokens_as_often_as_they_are_likely():

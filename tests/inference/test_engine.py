@@ -1,6 +1,7 @@
 """The text engine, on a tiny model that a few steps on the spot have taught two answers."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from app.inference.chat import render
 from app.inference.chat_format import load_tokenizer
 from app.inference.engine import ModelUnusable, TransformersEngine
 from app.inference.sampling import Sampling
+from app.inference.shaping import SchemaUnusable
 from app.training.data import encode_rows, pad
 from app.training.model import AnswerLoss, new_model, save_model, with_adapters
 from app.training.settings import LoraSettings, ModelSettings
@@ -89,6 +91,36 @@ def test_a_stream_spells_the_answer_and_a_closed_one_frees_its_place(folder):
     assert [len(each.top) for each in whole.tokens] == [1] * (whole.num_completion_tokens - 1)
     assert (again.text, again.finish_reason, load[:2]) == ("Ruth", "stop", (0, 0))
     assert again.num_completion_tokens < whole.num_completion_tokens
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"paid": {"type": "boolean"}, "kind": {"enum": ["fee", "share"]}},
+    "required": ["paid", "kind"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_an_answer_fits_its_schema_beside_others_that_have_none(folder, temperature):
+    engine = TransformersEngine(folder)
+    assert engine.lacks(Sampling(schema=SCHEMA)) == ()
+    shaped = Sampling(schema=SCHEMA, max_new_tokens=60, temperature=temperature, seed=1)
+
+    async def run():
+        return await asyncio.gather(engine.answer("fee?", shaped), engine.answer("fee?", Sampling()))
+
+    given, free = asyncio.run(run())
+    found = json.loads(given.text)
+    assert (given.finish_reason, set(found), type(found["paid"])) == ("stop", {"paid", "kind"}, bool)
+    assert found["kind"] in ("fee", "share")
+    assert free.text == ROWS[0]["answer"]
+
+
+@pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"type": "object", "properties": 3}])
+def test_a_schema_that_cannot_be_used_is_refused(folder, schema):
+    with pytest.raises(SchemaUnusable, match="schema: "):
+        TransformersEngine(folder).generate(["fee?"], Sampling(schema=schema))
 
 
 def test_an_answer_that_is_cut_off_says_so(folder):
