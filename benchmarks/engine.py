@@ -116,7 +116,7 @@ class _Plain:
 
     def __init__(self, engine: TransformersEngine, asked: Sequence[tuple[str, int]]) -> None:
         self._model, self._format, self._tokenizer = engine._model, engine._format, engine._tokenizer
-        self._asked = [(engine._encode(prompt, num), num) for prompt, num in asked]
+        self._asked = [(engine._encode(prompt), num) for prompt, num in asked]
         self._ends = sorted(self._format.end_tokens)
         self.num_parameters = sum(each.numel() for each in self._model.parameters())
 

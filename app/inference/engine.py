@@ -33,7 +33,7 @@ from app.inference.chat_format import (
     load_tokenizer,
 )
 from app.inference.kinds import writes
-from app.inference.sampling import Delta, Generation, Sampling
+from app.inference.sampling import Delta, Generation, PromptTooLong, Sampling
 from app.inference.shaping import Shapes
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class TransformersEngine:
             EngineFailed: the model failed.
         """
         sampling = sampling or Sampling(max_new_tokens=max_new_tokens)
-        requests = [self._request(prompt, sampling) for prompt in prompts]
+        requests = [self._cut(prompt, sampling) for prompt in prompts]
         for request in sorted(requests, key=lambda each: len(each.tokens)):
             self._scheduler.submit(request, bounded=False)
         while not all(request.answer.done() for request in requests):
@@ -136,6 +136,8 @@ class TransformersEngine:
         """One answer, drawn together with those of other callers; cancelling the call frees its place.
 
         Raises:
+            PromptTooLong: the prompt leaves no room for an answer.
+            SchemaUnusable: the answer's schema cannot be met.
             EngineBusy: too many requests wait already.
             EngineFailed: the model failed.
         """
@@ -205,18 +207,27 @@ class TransformersEngine:
         return await asyncio.to_thread(self._request, prompt, sampling, listen)
 
     def _request(self, prompt: Prompt, sampling: Sampling, listen: Callable[[Delta], None] | None = None) -> Request:
+        tokens = self._encode(prompt)
+        if len(tokens) >= self.max_context_tokens:
+            raise PromptTooLong.of(len(tokens), sampling.max_new_tokens, self.max_context_tokens)
+        return self._made(tokens, sampling, listen)
+
+    def _cut(self, prompt: Prompt, sampling: Sampling) -> Request:
+        """The same with so much of the prompt's end as leaves room for the answer."""
+        return self._made(self._encode(prompt)[-max(self.max_context_tokens - sampling.max_new_tokens, 1) :], sampling)
+
+    def _made(self, tokens: list[int], sampling: Sampling, listen: Callable[[Delta], None] | None = None) -> Request:
         from app.inference.batching import Request
 
         shape = self._shapes.of(sampling.schema) if self._shapes and sampling.schema is not None else None
-        return Request(self._encode(prompt, sampling.max_new_tokens), sampling, self._owner, listen, shape=shape)
+        return Request(tokens, sampling, self._owner, listen, shape=shape)
 
-    def _encode(self, prompt: Prompt, max_new_tokens: int) -> list[int]:
-        room = max(self.max_context_tokens - max_new_tokens, 1)
+    def _encode(self, prompt: Prompt) -> list[int]:
         try:
-            return self._format.prompt(prompt)[-room:]
+            return self._format.prompt(prompt)
         except CannotRender:  # others are asked in the same batch: what a template has no place for is one question
             turns = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
-            return self._format.prompt("\n\n".join(turns))[-room:]
+            return self._format.prompt("\n\n".join(turns))
 
 
 def _load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:

@@ -24,7 +24,7 @@ from app.core.errors import SignalboxError, UsageError
 from app.core.settings import Settings
 from app.inference.chat_format import Prompt
 from app.inference.guarding import Breaker, hedged
-from app.inference.sampling import Delta, Generation, Sampling, TokenLogprob
+from app.inference.sampling import Delta, Generation, RequestRefused, Sampling, TokenLogprob
 
 if TYPE_CHECKING:
     import httpx
@@ -43,7 +43,7 @@ class RemoteKeyMissing(UsageError):
     """The environment variable that holds a server's key is not set: set it where the replicas run."""
 
 
-class RemoteRefused(UsageError):
+class RemoteRefused(RequestRefused):
     """The server says that the request is wrong: the message is its own."""
 
 

@@ -16,6 +16,10 @@ FinishReason = Literal["stop", "length"]
 MAX_TEMPERATURE, MAX_STOPS, MAX_LOGPROBS = 2.0, 16, 20
 
 
+class RequestRefused(UsageError):
+    """What answers says that the request is wrong: the message is its own."""
+
+
 class SamplingInvalid(UsageError):
     """A sampling parameter is out of its range: ``name`` is its name, the message says what it may be."""
 

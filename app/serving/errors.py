@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.core.errors import SignalboxError
-from app.inference.sampling import PromptTooLong
+from app.inference.sampling import PromptTooLong, RequestRefused, SamplingInvalid
 
 RATE_LIMITED = "rate_limit_exceeded"
 """Code of a limit that is over soon; a spent budget has another."""
@@ -134,6 +134,10 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, PromptTooLong):
         return context_exceeded(str(error))
+    if isinstance(error, SamplingInvalid):  # what the engine alone can tell, such as a schema that cannot be met
+        return invalid(str(error), param="response_format" if error.name == "schema" else error.name)
+    if isinstance(error, RequestRefused):
+        return invalid(str(error))
     if isinstance(error, SignalboxError):
         return unavailable(str(error), code="fault")
     message = f"the gateway failed ({type(error).__name__}): read the log of its replica"

@@ -11,7 +11,7 @@ from app.inference.adapters import NotMixable
 from app.inference.chat import render
 from app.inference.chat_format import load_tokenizer
 from app.inference.engine import ModelUnusable, TransformersEngine
-from app.inference.sampling import Sampling
+from app.inference.sampling import PromptTooLong, Sampling
 from app.inference.shaping import SchemaUnusable
 from app.training.data import encode_rows, pad
 from app.training.model import AnswerLoss, new_model, save_model, with_adapters
@@ -139,6 +139,17 @@ def test_messages_and_a_question_are_one_prompt(folder):
 def test_a_prompt_that_is_too_long_keeps_its_end(folder):
     (answer,) = TransformersEngine(folder).generate(["very " * 200 + "fee?"], max_new_tokens=8)
     assert answer.num_prompt_tokens == 64 - 8
+
+
+def test_a_caller_who_waits_is_told_that_a_prompt_is_too_long(folder):
+    engine = TransformersEngine(folder)
+    fitting = "fee " * 80
+    while engine.count_tokens(render(fitting)) >= 64:
+        fitting = fitting[:-1]
+    given = asyncio.run(engine.answer(fitting, Sampling(max_new_tokens=50)))
+    assert given.num_prompt_tokens + given.num_completion_tokens <= 64
+    with pytest.raises(PromptTooLong, match="together this model reads 64"):
+        asyncio.run(engine.answer("fee " * 80, Sampling()))
 
 
 @pytest.fixture(scope="module")
