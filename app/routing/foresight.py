@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 
 from app.core.errors import SignalboxError
 from app.routing.quality import Forecaster
+from app.routing.sight import VERSION
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,15 +56,24 @@ class Foresight:
         self.seen_before.save(folder, BEFORE_FILE)
         for rung, each in self.seen_after.items():
             each.save(folder, AFTER_FILE.format(rung))
-        return {"rungs": list(self.rungs), "skip": dict(self.skip), "thresholds": list(self.thresholds)}
+        return {
+            "sight": VERSION,
+            "rungs": list(self.rungs),
+            "skip": dict(self.skip),
+            "thresholds": list(self.thresholds),
+        }
 
     @classmethod
     def load(cls, folder: Path, value: Mapping[str, Any]) -> Self:
         """Read what ``save`` wrote.
 
         Raises:
-            ForesightUnreadable: a file is missing or damaged.
+            ForesightUnreadable: a file is missing or damaged, or was made for other features.
         """
+        if value.get("sight") != VERSION:
+            raise ForesightUnreadable(
+                "the router forecasts from other features than this version's: train a new router"
+            )
         try:
             rungs = tuple(str(rung) for rung in value["rungs"])
             skip = {str(rung): float(each) for rung, each in value["skip"].items()}

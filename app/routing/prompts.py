@@ -38,6 +38,8 @@ OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+ENDS = frozenset(".!?)]}%$\"'`*\u201d")
+LARGEST = 1e12
 TOLERANCE = 0.01
 """Relative; answers round."""
 
@@ -50,7 +52,8 @@ def prompt_features(prompts: Sequence[str]) -> "NDArray[np.float64]":
 
 
 def answer_features(prompts: Sequence[str], answers: Sequence[str]) -> "NDArray[np.float64]":
-    """Features of a first model's answers, float64 (n, 10): its length, its sums and whether they come out, its doubts.
+    """Features of a first model's answers, float64 (n, 14): its length, its sums and whether they come out, its doubts,
+    and the figure that it ends with: how large, whether whole, whether it stood in the question, and if it ends at all.
 
     That sums which do not come out tell of a wrong answer is what verifiers learn (Cobbe et al., arXiv 2110.14168).
     """
@@ -138,7 +141,17 @@ def _of_answer(prompt: str, answer: str) -> list[float]:
         float(bool(NUMBER.search(answer[-40:]))),
         float(len(HEDGE.findall(answer))),
         len(set(words)) / max(1, len(words)),
+        *_of_end(answer, given),
     ]
+
+
+def _of_end(answer: str, given: set[str]) -> list[float]:
+    """Of the last figure: its size, whether it has a fraction, whether it was given; whether the text breaks off."""
+    figures = NUMBER.findall(answer)
+    last = figures[-1] if figures else ""
+    value = float(last.replace(",", "")) if last else 0.0
+    broken = bool(answer.strip()) and answer.strip()[-1] not in ENDS and not answer.strip()[-1].isalnum()
+    return [math.log1p(min(value, LARGEST)), float(not value.is_integer()), float(last in given), float(broken)]
 
 
 def _holds(terms: str, said: str) -> bool | None:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 from app.routing.features import Answer, Features, Passage
 from app.routing.prompts import answer_features, prompt_features
 
+VERSION = 1
+"""Goes up with every change of what is seen, so that a router made for other numbers is refused."""
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -31,7 +34,7 @@ def before(question: str, embedding: Sequence[float], passages: Sequence[Passage
 
 
 def after(seen: "Floats", question: str, answer: Answer, features: Features) -> "Floats":
-    """After a model answered (d + 13,): what was seen before, the answer's form, its tokens' log-probabilities and
+    """After a model answered (d + 17,): what was seen before, the answer's form, its tokens' log-probabilities and
     whether its words stand in a passage.
     """
     import numpy as np

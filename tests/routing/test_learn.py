@@ -1,5 +1,6 @@
 """What is learnt of outcomes: a bound that holds on rows never seen, a saving, and what too few rows give."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -58,6 +59,10 @@ def test_a_router_read_from_its_files_gives_the_same_numbers(learned, tmp_path):
     seen, after = np.array(row.before), np.array(row.after[0])
     assert read.foresight.qualities(seen) == learned.router.foresight.qualities(seen)
     assert read.foresight.gap_after("small", after) == learned.router.foresight.gap_after("small", after)
+    stated = json.loads((tmp_path / "router.json").read_text())
+    stated["foresight"]["sight"] = 0
+    with pytest.raises(RouterUnreadable, match="other features"):
+        Router.from_json(stated, folder=tmp_path)
     (tmp_path / "before.npz").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(RouterUnreadable, match="train a new router"):
         Router.load(tmp_path)
