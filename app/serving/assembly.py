@@ -12,6 +12,7 @@ from app.serving.log import RequestLog
 from app.serving.release import resolve_release
 from app.serving.settings import ServingSettings
 from app.serving.steering import Steering
+from app.serving.tracing import tracer_of
 
 
 class Assembly:
@@ -33,6 +34,7 @@ class Assembly:
             refresh_s=settings.limits_refresh_s,
             require_key=settings.require_key,
         )
+        self._tracer = tracer_of(settings.tracing, registry.workspace)
         self.gateway = Gateway(
             settings=settings,
             backends=backends,
@@ -41,9 +43,11 @@ class Assembly:
             limits=self._limits,
             erased=functools.partial(registry.store.erased_mark, "index"),
             steering=Steering.of(settings, registry),
+            tracer=self._tracer,
         )
 
     def close(self) -> None:
         """Write what the log still holds, give back what the limits reserved."""
         self._log.close()
         self._limits.meter.end()
+        self._tracer.close()

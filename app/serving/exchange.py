@@ -29,11 +29,21 @@ from app.serving.live import Live
 from app.serving.log import RequestLog
 from app.serving.release import EXTRACTIVE, ROUTED, Release
 from app.serving.requests import NAMES, Asked, Completion, lacking, tags_of
-from app.serving.responses import AnyResponse, Completed, Head, columns, headers_of, receipt_header, respond
+from app.serving.responses import (
+    AnyResponse,
+    Completed,
+    Head,
+    attributes_of,
+    columns,
+    headers_of,
+    receipt_header,
+    respond,
+)
 from app.serving.settings import ServingSettings
 from app.serving.steering import Steering
 from app.serving.structured import ResponseFormat, Structured
 from app.serving.telemetry import Telemetry
+from app.serving.tracing import Step, Trace, Traced, Tracer
 
 logger = logging.getLogger(__name__)
 BYTES_PER_TOKEN = 3
@@ -56,6 +66,7 @@ class Incoming:
     authorization: str | None = None
     tags: str | None = None
     cache: str | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ class Parts:
     telemetry: Telemetry
     release: Callable[[], Awaitable[Release]]
     steering: Steering
+    tracer: Tracer
 
 
 class Exchange:
@@ -85,6 +97,9 @@ class Exchange:
             "request_json": incoming.body,
         }
         self._lives: list[Live] = []
+        asked = incoming.request.model
+        attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": asked, "gen_ai.system": "signalbox"}
+        self._trace = Trace(Step(f"chat {asked}", "chat", time.time_ns(), 0, attributes), parent=incoming.traceparent)
         self.head = Head.now(incoming.request_id, incoming.request.kind())
 
     asked: Asked
@@ -155,6 +170,7 @@ class Exchange:
 
     def began(self) -> None:
         """The first piece of a live answer goes out."""
+        self._trace.root.attributes["gen_ai.response.time_to_first_chunk"] = self._latency_s
         self._parts.telemetry.began(self._rungs[0], self._latency_s)
 
     @property
@@ -221,6 +237,10 @@ class Exchange:
 
     def _backends(self, emit: Callable[[Piece], Awaitable[None]] | None, place: int) -> Backends:
         """The backends as the choice of that number sees them."""
+        backends = self._shaped(emit, place)
+        return Traced(backends, self._trace) if self._parts.tracer.on else backends
+
+    def _shaped(self, emit: Callable[[Piece], Awaitable[None]] | None, place: int) -> Backends:
         inner = self._parts.backends
         if emit is None:
             return (
@@ -308,8 +328,16 @@ class Exchange:
         if response.error is not None:
             row["error"] = response.error["message"]
         sealed = self._parts.log.submit(row)
+        self._traced(answer=response.choices[0].text, error=row.get("error") or "", **attributes_of(response))
         headers = headers_of(response.signalbox) | self._held.headers | self._lookup_headers | receipt_header(sealed)
         return Completed(response, said, headers)
+
+    def _traced(self, *, answer: str = "", error: str = "", **attributes: Any) -> None:
+        if self._parts.tracer.on:
+            trace, asked = self._trace, getattr(self, "asked", None)
+            trace.question, trace.answer, trace.error = asked.question if asked else "", answer, error
+            trace.root.attributes.update(attributes)
+            self._parts.tracer.record(trace)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -336,6 +364,7 @@ class Exchange:
         num_tokens = sum(live.said.num_tokens for live in self._lives)
         if self._held is not None:
             self._held.settle(self._priced(num_tokens + self._num_prompt_tokens) if num_tokens else Amounts())
+        self._traced(error=str(refused), **{"error.type": refused.code or refused.kind})
         ended = {"status": refused.status, "error": _said(error), "latency_s": self._latency_s}
         sealed = self._parts.log.submit({**self._record, **ended, "response_json": refused.body()})
         headers = self._held.headers if self._held is not None else {}

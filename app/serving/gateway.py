@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from app.core.errors import SignalboxError
@@ -31,6 +32,7 @@ from app.serving.schema import SearchRequest
 from app.serving.settings import ServingSettings
 from app.serving.steering import Steering, Watch
 from app.serving.telemetry import Telemetry
+from app.serving.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Gateway:
         limits: Limits,
         erased: Callable[[str], str] = lambda index: "",
         steering: Steering | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """Take what the gateway works with; ``erased`` gives the mark of an index's last erasure."""
         self._limits, self._erased = limits, erased
@@ -66,10 +69,15 @@ class Gateway:
             lookup=Lookup(cache, backends, self._mark),
             telemetry=Telemetry(),
             release=self.release,
+            tracer=tracer or Tracer([]),
             steering=steering or Steering(Watch(lambda _: "", period_s=60.0)),
         )
 
     _release: Release | None
+
+    def trace_with(self, tracer: Tracer) -> None:
+        """Trace completions with this tracer from now on."""
+        self._parts = replace(self._parts, tracer=tracer)
 
     @property
     def num_inside(self) -> int:
@@ -139,6 +147,18 @@ class Gateway:
             for name in (*release.model_names, ENCODER)
         ]
         return {"object": "list", "data": entries}
+
+    async def model(self, name: str) -> dict[str, Any]:
+        """``/v1/models/{name}``: one of them.
+
+        Raises:
+            ApiError: 404, there is none of that name.
+        """
+        found: list[dict[str, Any]] = (await self.models())["data"]
+        known = [entry for entry in found if entry["id"] == name]
+        if not known:
+            raise unknown_model(name, [entry["id"] for entry in found])
+        return known[0]
 
     async def search(self, request: SearchRequest, *, authorization: str | None = None) -> dict[str, Any]:
         """``/v1/search``: passages of the index that serves, best first; only those that the caller's key may see."""

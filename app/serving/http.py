@@ -70,6 +70,7 @@ def _add_completions(app: FastAPI, gateway: Gateway) -> None:
             authorization=headers.get("authorization"),
             tags=headers.get("x-signalbox-tags"),
             cache=headers.get("x-signalbox-cache"),
+            traceparent=headers.get("traceparent", ""),
         )
         if asked.stream:
             opened = await while_connected(request, gateway.stream(incoming))
@@ -90,6 +91,10 @@ def _add_the_rest(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return await gateway.models()
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        return await gateway.model(name)
 
     @app.post("/v1/search", response_model=None)
     async def search(request: Request) -> Response:

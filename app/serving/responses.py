@@ -78,6 +78,22 @@ def headers_of(account: Account) -> dict[str, str]:
     }
 
 
+def attributes_of(response: AnyResponse) -> dict[str, Any]:
+    """What a trace's span says of a response."""
+    account = response.signalbox
+    return {
+        "gen_ai.response.id": response.id,
+        "gen_ai.response.model": response.model,
+        "gen_ai.response.finish_reasons": [choice.finish_reason for choice in response.choices],
+        "gen_ai.usage.input_tokens": account.num_prompt_tokens,
+        "gen_ai.usage.output_tokens": account.num_completion_tokens,
+        "gen_ai.usage.cache_read.input_tokens": account.num_cached_tokens,
+        "signalbox.route": account.route,
+        "signalbox.release": account.release,
+        "signalbox.cost_usd": account.cost_usd,
+    }
+
+
 def receipt_header(sealed: Sealed | None) -> dict[str, str]:
     """The receipt's header; none when the log was too full to keep the request."""
     return {HEADER: sealed.header} if sealed else {}

@@ -41,6 +41,10 @@ class ServingSettings(Settings):
     stream_stall_s: PositiveFloat = 30.0
     """How long a stream waits for a client that reads nothing, before it is ended."""
 
+    tracing: tuple[Literal["otel", "mlflow"], ...] = ()
+    """Where completions are traced: OpenTelemetry's exporter, as the environment's $OTEL_EXPORTER_OTLP_... variables
+    say, or the workspace's MLflow."""
+
     require_key: bool = False
     """Refuse completions, searches and embeddings for whoever shows no granted key."""
 
