@@ -44,6 +44,7 @@ from app.serving.steering import Steering
 from app.serving.structured import ResponseFormat, Structured
 from app.serving.telemetry import Telemetry
 from app.serving.tracing import Step, Trace, Traced, Tracer
+from app.serving.wrapped import Passing
 
 logger = logging.getLogger(__name__)
 BYTES_PER_TOKEN = 3
@@ -242,6 +243,8 @@ class Exchange:
 
     def _shaped(self, emit: Callable[[Piece], Awaitable[None]] | None, place: int) -> Backends:
         inner = self._parts.backends
+        if self.asked.model == ROUTED:
+            inner = Passing(inner)
         if emit is None:
             return (
                 inner if self._constrained or self.asked.format.schema is None else Structured(inner, self.asked.format)

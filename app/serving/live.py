@@ -16,10 +16,8 @@ from app.inference.sampling import Delta, Generation, Sampling, TokenLogprob
 from app.serving.cascade import Backends
 from app.serving.errors import ApiError, as_api_error, timed_out
 from app.serving.release import Prompt
-from app.serving.wrapped import Wrapped
+from app.serving.wrapped import UNSURE_LOGPROB, Wrapped
 
-UNSURE_LOGPROB = -20.0
-"""Stands for the log-probabilities of an answer that was cut, which the engine did not say."""
 Emit = Callable[[Delta], Awaitable[None]]
 
 

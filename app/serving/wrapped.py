@@ -2,12 +2,15 @@
 
 from collections.abc import AsyncGenerator, Sequence
 
-from app.inference.sampling import Delta, Generation, Sampling
+from app.inference.sampling import Delta, Generation, PromptTooLong, Sampling
 from app.retrieval.filters import Scope
 from app.serving.cascade import Backends, Extract, Retrieval
 from app.serving.embeddings import Embedded
 from app.serving.release import Prompt, Release
 from app.serving.schema import Passage
+
+UNSURE_LOGPROB = -20.0
+"""Stands for the log-probabilities of an answer that an engine did not give, or not whole."""
 
 
 class Wrapped:
@@ -36,3 +39,14 @@ class Wrapped:
 
     async def preload(self, release: Release) -> None:
         await self._inner.preload(release)
+
+
+class Passing(Wrapped):
+    """For the router: a model that cannot read a prompt this long has no answer, so that the next one is asked."""
+
+    async def generate(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> Generation:
+        try:
+            return await super().generate(rung, model, prompt, sampling)
+        except PromptTooLong:
+            logprobs = {"mean_logprob": UNSURE_LOGPROB, "min_logprob": UNSURE_LOGPROB}
+            return Generation(text="", num_prompt_tokens=0, num_completion_tokens=0, finish_reason="length", **logprobs)

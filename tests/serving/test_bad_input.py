@@ -7,6 +7,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from app.inference.sampling import PromptTooLong
 from app.serving.access import add_grant
 from app.serving.counters import ANONYMOUS
 from app.serving.http import create_app
@@ -49,6 +50,22 @@ def test_a_prompt_of_a_few_megabytes_is_answered_or_refused_but_never_kept(gatew
     response = ask(gateway, messages=long)
     assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded")
     assert ask(gateway).status_code == 200
+
+
+def test_a_prompt_that_the_model_cannot_read(gateway, backends):
+    generate = backends.generate
+
+    async def short(rung, *asked):
+        if rung == "small":
+            raise PromptTooLong.of(600, 32, 512)
+        return await generate(rung, *asked)
+
+    backends.generate = short
+    for stream in (False, True):
+        error = ask(gateway, stream=stream).json()["error"]
+        assert (error["code"], "600 tokens" in error["message"]) == ("context_length_exceeded", True)
+    routed = ask(gateway, model="signalbox").json()
+    assert (routed["model"], routed["signalbox"]["attempts"][0]["accepted"]) == ("large@3", False)
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,10 @@ from app.serving.errors import NotDeployed, NotPromoted
 from app.serving.log import read_log
 from app.serving.replicas import Asked
 from app.serving.settings import ServingSettings
+from app.serving.streams import response_of_stream
 from tests.retrieval.tuned import TEXTS, build_index, publish_dataset, publish_retriever
 from tests.routing.test_router import SURE, UNSURE
+from tests.serving.asked import events_of
 from tests.serving.promoted import build, let_through, put_into_production
 from tests.serving.tiny import publish_index, publish_model
 
@@ -116,7 +118,7 @@ def replica_pids(workspace, application=APPLICATION):
     return {name: [replica["pid"] for replica in each["replicas"]] for name, each in deployments.items()}
 
 
-def test_the_official_client_asks_lists_and_streams(client, first):
+def test_the_official_client_asks_lists_and_streams(client, serving, first):
     raw = client.chat.completions.with_raw_response.create(model="signalbox", messages=QUESTION)
     completion = raw.parse()
     assert raw.headers["x-signalbox-route"] == "extractive"
@@ -137,6 +139,10 @@ def test_the_official_client_asks_lists_and_streams(client, first):
     chunks = list(client.chat.completions.create(model="extractive", messages=QUESTION, stream=True))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert text == completion.choices[0].message.content
+    asked = {"model": "small", "messages": QUESTION, "stream": True, "logprobs": True, "n": 2}
+    events = events_of(httpx.post(f"{serving}/v1/chat/completions", json=asked, timeout=60))
+    assert [bool(choice["logprobs"]["content"]) for choice in response_of_stream(events)["choices"]] == [True, True]
+    assert (len(events) > 8, bool(events[-1]["receipt"])) == (True, True)
 
 
 def test_a_batch_is_answered_by_the_large_model_while_nobody_waits(client, cluster_workspace, first):
