@@ -159,7 +159,7 @@ class Exchange:
             left_s = self._parts.settings.request_timeout_s - self._latency_s
             async with asyncio.timeout(None if emit else max(left_s, 0)):
                 given = await self._answers(functools.partial(self._backends, emit))
-                for each in given:
+                for each in given if self.asked.format.schema is not None else ():
                     await asyncio.to_thread(self.asked.format.refuse, each.text, each.finish_reason)
             cut = next((live.cut.body()["error"] for live in self._lives if live.cut), None)
             response = respond(given, self.asked, self._release, self.head, latency_s=self._latency_s, error=cut)

@@ -1,5 +1,7 @@
 """What the gateway counts, for ``/metrics`` in Prometheus' text format; one registry for each gateway."""
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from app.serving.errors import ApiError
@@ -15,6 +17,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._known: dict[tuple[Any, ...], Any] = {}
         self._events = Counter("signalbox_gateway", "Answers by status and route.", ["event"], registry=registry)
         self._latency = Histogram(
             "signalbox_request_seconds",
@@ -41,22 +44,29 @@ class Telemetry:
         """An answer went out."""
         account = response.signalbox
         for event in ("status_200", f"route_{account.route}"):
-            self._events.labels(event).inc()
-        self._latency.labels(account.route).observe(account.latency_s)
-        self._tokens.labels(account.route, "prompt").observe(account.num_prompt_tokens)
-        self._tokens.labels(account.route, "completion").observe(account.num_completion_tokens)
-        self._cost.labels(account.route).inc(account.cost_usd)
+            self._of(self._events, event).inc()
+        self._of(self._latency, account.route).observe(account.latency_s)
+        self._of(self._tokens, account.route, "prompt").observe(account.num_prompt_tokens)
+        self._of(self._tokens, account.route, "completion").observe(account.num_completion_tokens)
+        self._of(self._cost, account.route).inc(account.cost_usd)
         if cache != "off":
-            self._cache.labels(cache).inc()
+            self._of(self._cache, cache).inc()
 
     def began(self, route: str, latency_s: float) -> None:
         """The first piece of a live stream went out."""
-        self._first.labels(route).observe(latency_s)
+        self._of(self._first, route).observe(latency_s)
 
     def refused(self, error: ApiError) -> None:
         """A request was refused."""
-        self._events.labels(f"status_{error.status}").inc()
-        self._refused.labels(error.code or error.kind).inc()
+        self._of(self._events, f"status_{error.status}").inc()
+        self._of(self._refused, error.code or error.kind).inc()
+
+    def _of(self, metric: Any, *labels: str) -> Any:
+        """The metric with these labels; looked up once, as Prometheus' library takes a lock for it."""
+        key = (id(metric), *labels)
+        if key not in self._known:
+            self._known[key] = metric.labels(*labels)
+        return self._known[key]
 
     def text(self, *, num_logged: int, num_dropped: int) -> str:
         """``/metrics``."""

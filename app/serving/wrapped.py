@@ -48,5 +48,11 @@ class Passing(Wrapped):
         try:
             return await super().generate(rung, model, prompt, sampling)
         except PromptTooLong:
-            logprobs = {"mean_logprob": UNSURE_LOGPROB, "min_logprob": UNSURE_LOGPROB}
-            return Generation(text="", num_prompt_tokens=0, num_completion_tokens=0, finish_reason="length", **logprobs)
+            return Generation(
+                text="",
+                mean_logprob=UNSURE_LOGPROB,
+                min_logprob=UNSURE_LOGPROB,
+                num_prompt_tokens=0,
+                num_completion_tokens=0,
+                finish_reason="length",
+            )
