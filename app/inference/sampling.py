@@ -31,11 +31,7 @@ class SamplingInvalid(UsageError):
         return type(self), (self.name, str(self).removeprefix(f"{self.name}: "))
 
 
-class RequestRefused(UsageError):
-    """An engine says that the request itself cannot be met; the message says why."""
-
-
-class PromptTooLong(RequestRefused):
+class PromptTooLong(UsageError):
     """A prompt and its answer are longer than what the model reads; the message says how long."""
 
     @classmethod
