@@ -4,7 +4,9 @@ Guarantees: no question that is asked was trained on or chosen by. ``unseen`` ar
 question of the tuning. Not guaranteed: the same figures on a machine that rounds differently.
 """
 
+import json
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ import ray.train
 from numpy.typing import NDArray
 
 from app.core.cluster import connect, down, up
+from app.core.digests import digest_json, hex_of
 from app.core.workspace import Workspace
 from app.inference.encoder import Encoder, encoder_folder
 from app.inference.reranker import Reranker
@@ -26,7 +29,7 @@ from app.retrieval.bank import Bank
 from app.retrieval.examples import groups_of
 from app.retrieval.finish import finish
 from app.retrieval.learnt import Learnt
-from app.retrieval.prepare import prepare
+from app.retrieval.prepare import Prepared, prepare
 from app.retrieval.rerank import passage_of
 from app.retrieval.search import Hit, SearchIndex
 from app.retrieval.settings import SearchSettings, TuneSettings
@@ -37,6 +40,7 @@ from benchmarks._questions import Set
 
 ASKED_SHARE = 0.25
 NUM_TIMED = 50
+TIME_FILE = "seconds.json"
 Scored = Callable[[Sequence[int], list[list[str]]], dict[str, float]]
 
 
@@ -87,6 +91,7 @@ def tuned(
     settings: TuneSettings,
     scored: Scored,
     depth: int,
+    cache: Path | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Results (``worded``, ``reranked``, ``tuned``, ``unseen``, ``tuning``) and parameters.
 
@@ -94,6 +99,7 @@ def tuned(
         rows: the passages as chunks.
         bank: their vectors.
         scored: measures of some of the questions, by their places, from the ids found.
+        cache: folder that keeps what was trained, and the time that it took, between runs.
     """
     times: dict[str, float] = {}
     folder.mkdir(parents=True)
@@ -102,12 +108,10 @@ def tuned(
     plan = TunePlan(name="bench", base_folder=encoder_folder(), chunks_folder=encoder_folder(), settings=settings)
     with timed(times, "mine_s"):
         prepared = prepare(asked, index, encoder, bank=bank, parts=parts, read=read, settings=settings)
-    with timed(times, "train_s"):
-        begin(folder / "run" / "plan", plan, prepared)
-        checkpoint = _fitted(folder, plan)
+    trained, times["train_s"] = _trained(folder, plan, prepared, cache)
     made, threads = folder / "retriever", settings.num_workers * settings.num_threads
-    with timed(times, "choose_s"), checkpoint.as_directory() as trained:
-        facts = finish(made, Path(trained), plan, prepared, num_threads=threads)
+    with timed(times, "choose_s"):
+        facts = finish(made, trained, plan, prepared, num_threads=threads)
     print({name: value for name, value in facts.items() if name != "train"}, flush=True)
     questions = [each.text for each in given.questions]
     chosen = SearchSettings(**facts["search"])
@@ -163,6 +167,21 @@ def _ways(
         ),
         "tuned": lambda: worded.search(**plain, vectors=coded, settings=settings, reranker=reranker),
     }  # fmt: skip
+
+
+def _trained(folder: Path, plan: TunePlan, prepared: Prepared, cache: Path | None) -> tuple[Path, float]:
+    """The folder of the last checkpoint, and the seconds that training took; kept by the digest of what it learns."""
+    inputs = {"settings": plan.settings.inputs(), "examples": prepared.examples.model_dump(mode="json")}
+    kept = (cache or folder) / f"trained-{hex_of(digest_json(inputs))[:16]}"
+    if not (kept / TIME_FILE).exists():
+        started_s = time.perf_counter()
+        begin(folder / "run" / "plan", plan, prepared)
+        with _fitted(folder, plan).as_directory() as last:
+            shutil.copytree(last, kept, dirs_exist_ok=True)
+        (kept / TIME_FILE).write_text(json.dumps(time.perf_counter() - started_s))
+    taken_s = float(json.loads((kept / TIME_FILE).read_text()))
+    print(f"train_s: {taken_s:.0f}", flush=True)
+    return kept, taken_s
 
 
 def _fitted(folder: Path, plan: TunePlan) -> ray.train.Checkpoint:

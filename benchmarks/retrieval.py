@@ -73,7 +73,8 @@ def main(
     latencies: Annotated[int, typer.Option(help="Questions that are timed one by one.")] = 200,
     served: Annotated[bool, typer.Option(help="Measure through Ray Serve too, on a cluster of its own.")] = True,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps vectors, and the time that they took, between runs.")
+        Path | None,
+        typer.Option(help="Folder that keeps vectors, trained weights and the times that they took."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write; default: none.")] = None,
     seed: Annotated[int, typer.Option(help="Stands in the file; nothing here is random.")] = 0,
@@ -115,7 +116,8 @@ def run(
             made, settings["tuned"] = tuned(
                 given, index, parts, encoder, queries, chunk_rows(given),
                 folder=folder / "tuned", settings=tune or TuneSettings(), depth=DEPTH * DEEPER,
-                bank=Bank(vectors, windows), scored=lambda places, found: _scored_some(given, places, found),
+                bank=Bank(vectors, windows), cache=cache,
+                scored=lambda places, found: _scored_some(given, places, found),
             )  # fmt: skip
             results |= made
         else:
