@@ -3,9 +3,15 @@
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ray.train import Checkpoint
 
+from app.retrieval.examples import Example, Examples
+from app.retrieval.settings import TuneSettings
+from app.retrieval.tuning_plan import TunePlan
+from benchmarks import _tuned
 from benchmarks._questions import BadSet, Question, Set, load, made_up
 from benchmarks._tuned import divided
 from benchmarks.retrieval import compared_tuned, run
@@ -81,6 +87,31 @@ def test_one_file_of_questions_is_divided_into_asked_and_tuned_on():
     unseen = [each for each in parts.questions if not each.gold & trained_on]
     assert 40 <= len(unseen) < len(parts.questions)
     assert parts == divided(Set([], questions))
+
+
+def test_what_was_trained_is_kept_and_trained_anew_on_other_examples(tmp_path: Path, monkeypatch):
+    runs = []
+
+    def fitted(folder, plan):
+        runs.append(plan.settings.seed)
+        (tmp_path / "last").mkdir(exist_ok=True)
+        (tmp_path / "last" / "weights").write_text(f"{len(runs)}")
+        return Checkpoint.from_directory(tmp_path / "last")
+
+    monkeypatch.setattr(_tuned, "begin", lambda *_: None)
+    monkeypatch.setattr(_tuned, "_fitted", fitted)
+
+    def trained(question: str, cache: Path | None = tmp_path / "cache") -> tuple[str, float]:
+        examples = Examples(read=("a",), train=(Example(question=question, gold=(0,)),))
+        plan = TunePlan(name="t", base_folder=tmp_path, chunks_folder=tmp_path, settings=TuneSettings())
+        given = SimpleNamespace(examples=examples)
+        place, taken_s = _tuned._trained(tmp_path / f"run{len(runs)}", plan, given, cache)
+        return (place / "weights").read_text(), taken_s
+
+    first = trained("fee?")
+    assert trained("fee?") == first
+    assert [trained("fees?")[0], trained("fee?", None)[0]] == ["2", "3"]
+    assert len(runs) == 3
 
 
 TUNED = sorted(RESULTS.glob("retrieval_*_tuned.json"))
