@@ -26,6 +26,8 @@ from benchmarks._record import record, write
 
 app = typer.Typer(add_completion=False)
 IN_FLIGHT, STATIC, FEWEST, MOST = 32, 8, 8, 64
+LIMITS = Limits(max_rows=IN_FLIGHT, prefix_tokens=16_384)
+"""As in serving."""
 NAMES = ["harbour", "meadow", "ferry", "orchard", "lantern", "valley", "mill", "bridge", "quarry", "chapel"]
 RULES = "Answer in one sentence and name the rule that you follow. " * 12
 Method = Callable[[], list[list[int]]]
@@ -53,7 +55,7 @@ def measure(model: Path, folder: Path, *, num_requests: int, num_rounds: int, se
     """The benchmark's figures."""
     rng = random.Random(seed)
     asked = [(_question(rng), rng.randrange(FEWEST, MOST + 1)) for _ in range(num_requests)]
-    engine = TransformersEngine(model, limits=Limits(max_rows=IN_FLIGHT))
+    engine = TransformersEngine(model, limits=LIMITS)
     plain = _Plain(TransformersEngine(model), asked)
     few = max(num_requests // 8, 1)
     speeds: dict[str, list[float]] = {}
@@ -76,31 +78,37 @@ def measure(model: Path, folder: Path, *, num_requests: int, num_rounds: int, se
             speeds.setdefault(name, []).append(speed)
     found = {f"{name}_tokens_per_s": statistics.median(values) for name, values in speeds.items()}
     ours = [name for name in speeds if name.startswith("engine")]
+    plain_ones = [name for name in speeds if name not in ours]
     params = {"model": model.name, "parameters": plain.num_parameters, "requests": num_requests, "rounds": num_rounds}
     params |= {"seed": seed, "in_flight": IN_FLIGHT, "threads": torch.get_num_threads(), "differing_answers": differing}
     return record(
         "engine",
         params=params,
         results={f"{name}_tokens_per_s": found[f"{name}_tokens_per_s"] for name in ours},
-        baselines={f"{name}_tokens_per_s": found[f"{name}_tokens_per_s"] for name in speeds if name not in ours},
+        baselines={f"{name}_tokens_per_s": found[f"{name}_tokens_per_s"] for name in plain_ones},
         ratios={
-            f"engine_vs_{name}": found["engine_tokens_per_s"] / found[f"{name}_tokens_per_s"]
-            for name in speeds
-            if name != "engine"
+            f"engine_vs_{name}": found["engine_tokens_per_s"] / found[f"{name}_tokens_per_s"] for name in plain_ones
+        }
+        | {
+            "mixed_adapters_vs_merged": _ratio(found, "four_mixed_adapters", "one_merged_adapter"),
+            "prefix_cache_vs_none": _ratio(found, "long_prompts_prefix_cache", "long_prompts"),
         },
     )
+
+
+def _ratio(found: dict[str, float], one: str, other: str) -> float:
+    return found[f"engine_{one}_tokens_per_s"] / found[f"engine_{other}_tokens_per_s"]
 
 
 def _more(model: Path, folder: Path, asked: Sequence[tuple[str, int]], *, seed: int) -> dict[str, float]:
     """The engine with adapters, and with a long beginning that all prompts share."""
     paths = [_random_adapter(model, folder / f"adapter-{number}", seed=seed + number) for number in range(4)]
-    limits = Limits(max_rows=IN_FLIGHT)
-    base = TransformersEngine(model, limits=limits)
+    base = TransformersEngine(model, limits=LIMITS)
     views = [base.adapted(path) for path in paths]
     mixed = [views[number % 4] for number in range(len(asked))]
-    merged = [TransformersEngine(model, adapter=paths[0], limits=limits)] * len(asked)
-    apart = [TransformersEngine(model, limits=Limits(max_rows=IN_FLIGHT, prefix_tokens=0))] * len(asked)
-    same = [TransformersEngine(model, limits=limits)] * len(asked)
+    merged = [TransformersEngine(model, adapter=paths[0], limits=LIMITS)] * len(asked)
+    apart = [TransformersEngine(model, limits=Limits(max_rows=IN_FLIGHT))] * len(asked)
+    same = [TransformersEngine(model, limits=LIMITS)] * len(asked)
     long = [([{"role": "system", "content": RULES}, {"role": "user", "content": text}], num) for text, num in asked]
     cases = {
         "engine_one_merged_adapter": (merged, asked),

@@ -63,8 +63,9 @@ class Limits:
     max_prompt_tokens: int = 4096
     """Tokens of prompts, padding counted, that pass together."""
 
-    prefix_tokens: int = 16_384
-    """Tokens of prompts' beginnings whose keys and values are kept; 0: none."""
+    prefix_tokens: int = 0
+    """Tokens of prompts' beginnings whose keys and values are kept. 0: none, and the same prompts in the same order
+    give the same bits whatever was asked before, as an evaluation must."""
 
 
 class Load(NamedTuple):

@@ -61,7 +61,7 @@ def network():
 
 
 def scheduler(network, **limits):
-    return Scheduler(network, Spelled(), limits=Limits(**limits), max_context_tokens=CONTEXT)
+    return Scheduler(network, Spelled(), limits=Limits(**{"prefix_tokens": 4096, **limits}), max_context_tokens=CONTEXT)
 
 
 def finish(engine, requests):
@@ -133,6 +133,14 @@ def test_a_prompts_known_beginning_is_not_worked_through_again(network):
     wanted = [network.plain(each.tokens, 5) for each in mixed]
     assert [each.text for each in finish(engine, mixed)] == wanted
     assert [each.num_cached for each in mixed] == [32, 0, 32, 0]
+
+
+def test_without_a_prefix_cache_the_same_prompts_give_the_same_bits_again(network):
+    engine, tokens = scheduler(network, prefix_tokens=0), prompt(1, 40)
+    asked = [[tokens, tokens[:35]], [prompt(4, 50)], [tokens, tokens[:35]]]
+    given = [finish(engine, [engine.submit(Request(each, Sampling())) for each in part]) for part in asked]
+    assert given[0] == given[2]
+    assert given[2][0].num_cached_tokens == 0
 
 
 def test_prefixes_that_were_not_used_for_long_are_forgotten(network):

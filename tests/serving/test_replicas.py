@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from app.core.errors import SignalboxError
+from app.inference.models import find_model
 from app.inference.sampling import Delta, Generation, Sampling
 from app.registry.tables import INDEX_FILE
 from app.registry.whole import ArtifactChanged
@@ -15,6 +16,7 @@ from app.serving.errors import EngineStalled
 from app.serving.schema import Passage, PassageScores
 from app.serving.settings import ServingSettings
 from tests.retrieval.tuned import TEXTS, build_index, publish_dataset, publish_retriever
+from tests.serving.tiny import publish_adapter, publish_model
 
 NUMBERS = {"mean_logprob": -0.1, "min_logprob": -0.2, "num_prompt_tokens": 3, "num_completion_tokens": 2}
 
@@ -92,6 +94,23 @@ def test_a_replica_whose_engine_stands_still_is_not_healthy(settings, engines):
     engines["old"].stalled_s = 61.0
     with pytest.raises(EngineStalled, match="an engine of small has not moved for 61 s"):
         worker.check()
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_adapters_share_their_base_where_the_settings_say_so(registry, settings, tmp_path, shares):
+    base = publish_model(registry, tmp_path / "base", name="base", seed=1)
+    adapted = [publish_adapter(registry, tmp_path / f"a{seed}", base=base, seed=seed) for seed in range(2)]
+    worker = replicas.Generator("small", settings.model_copy(update={"share_base": shares, "max_loaded": 3}))
+
+    async def run():
+        asked = [worker.generate(each.digest, "fee?", Sampling(max_new_tokens=6)) for each in (base, *adapted)]
+        return [each.text for each in await asyncio.gather(*asked)]
+
+    answers = asyncio.run(run())
+    assert len(set(answers)) == 3
+    assert len({id(each.steps) for each in worker._engines.items()}) == (1 if shares else 3)
+    plain = [find_model(each, registry=registry).load(num_threads=1) for each in (base, *adapted)]
+    assert answers == [each.generate(["fee?"], max_new_tokens=6)[0].text for each in plain]
 
 
 def test_what_cannot_be_loaded_ahead_leaves_the_replica_up(settings, caplog):

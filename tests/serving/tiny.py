@@ -54,6 +54,19 @@ def publish_model(registry, folder, *, name, seed):
     return registry.publish("model", name, folder=folder, inputs={"seed": seed}, facts={"recipe": "random"})
 
 
+def publish_adapter(registry, folder, *, base, seed):
+    """A LoRA adapter with random weights on a model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(registry.folder(base)), config).save_pretrained(folder)
+    facts = {"recipe": "lora", "base": base.digest}
+    return registry.publish("model", "adapted", folder=folder, inputs={"seed": seed}, facts=facts)
+
+
 def save_tokenizer(folder):
     """A byte-level tokenizer with the chat's special tokens; the size of its vocabulary comes back."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
