@@ -1,8 +1,9 @@
 """Which models may answer a request, which of them are asked in which order, and which one chance may put in.
 
-A model is left out when its limits forbid it, when the conversation has gone on to a larger one, or when the guarantee
-is void: then the largest alone answers. One that is allowed and that a forecast calls a waste is not asked, but chance
-may put it in.
+No model is asked where what was found, in a second and wider search too, is too far from the question: the documents
+are quoted, as a larger model would know no better. A model is left out when its limits forbid it, when the conversation
+has gone on to a larger one, or when the guarantee is void: then the largest alone answers. One that is allowed and that
+a forecast calls a waste is not asked, but chance may put it in.
 
 Guarantees: pure; the propensities of a request add up to one, and every allowed model has at least ``explore`` divided
 by their number. Not guaranteed: that a model which is allowed answers well.
@@ -56,13 +57,17 @@ def set_course(
     circumstances: Circumstances,
     *,
     qualities: Mapping[str, float] | None = None,
+    weak: bool = False,
 ) -> Course:
     """The course of a request.
 
     Args:
+        weak: what was found is too far from the question: no model is asked, nothing is left to chance.
         rungs: the release's models, cheapest first.
         qualities: of each model, as forecast; None or empty: nothing is.
     """
+    if weak:
+        return Course((), (), dict.fromkeys(rungs, "what was found is too far from the question"), qualities or {})
     left_out = _left_out(router, rungs, circumstances)
     allowed = tuple(rung for rung in rungs if rung not in left_out)
     if circumstances.void:

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 
 from app.core.errors import SignalboxError
 from app.routing.quality import Forecaster
-from app.routing.sight import VERSION
+from app.routing.sight import SIMILARITY, VERSION
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +41,13 @@ class Foresight:
     thresholds: tuple[float, ...] = ()
     """Gaps after an answer, ascending, among which a guarantee chooses: laid down without the rows that it is of."""
 
+    weak: float = -1.0
+    """Similarity of the best passage up to which no model's answer was worth asking for: the documents are quoted."""
+
+    def is_weak(self, seen: "Floats") -> bool:
+        """Whether what was found is too far from the question for any model, from ``sight.before``."""
+        return bool(seen[SIMILARITY] <= self.weak)
+
     def qualities(self, seen: "Floats") -> dict[str, float]:
         """Expected quality of every model, from ``sight.before``."""
         found = self.seen_before.forecast(seen[None, :])[0]
@@ -61,6 +68,7 @@ class Foresight:
             "rungs": list(self.rungs),
             "skip": dict(self.skip),
             "thresholds": list(self.thresholds),
+            "weak": self.weak,
         }
 
     @classmethod
@@ -79,6 +87,7 @@ class Foresight:
             skip = {str(rung): float(each) for rung, each in value["skip"].items()}
             known = {rung: Forecaster.load(folder, AFTER_FILE.format(rung)) for rung in rungs[:-1]}
             laid_down = tuple(float(each) for each in value["thresholds"])
-            return cls(rungs, Forecaster.load(folder, BEFORE_FILE), known, skip, laid_down)
+            seen_before = Forecaster.load(folder, BEFORE_FILE)
+            return cls(rungs, seen_before, known, skip, laid_down, float(value["weak"]))
         except (OSError, EOFError, BadZipFile, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ForesightUnreadable(f"the router's forecasts cannot be read ({error}): train a new router") from error

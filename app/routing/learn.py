@@ -3,7 +3,8 @@ the rest.
 
 Thresholds are laid down by cross-fitted forecasts of the rows that were learnt from; the guarantee's rows choose among
 them (``guarantee``), and no row serves twice. What an answer loses counts against the largest model's own answer, and
-calls that chance deals out count with the worst that they can lose.
+calls that chance deals out count with the worst that they can lose. Where no model is asked, as what was found is too
+far from the question, all that the largest model's answer was worth counts as lost, if it would have gone out.
 
 Guarantees: equal rows and settings give an equal router; with too few rows it says what it lacks and does without.
 Not guaranteed: anything for requests of another kind than the rows.
@@ -22,6 +23,7 @@ from app.routing.quality import Forecaster, cross_forecast
 from app.routing.router import Router
 from app.routing.sample import CALIBRATE, HELD_OUT, LEARN, Sample
 from app.routing.settings import RoutingSettings
+from app.routing.sight import SIMILARITY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +31,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+QUOTED = "extractive"
 NEVER = -1.0
 ALWAYS = 2.0
+MIN_WEAK, WEAK_SHARE = 20, 0.02
 """Gaps that every forecast is above, or below."""
 
 
@@ -87,7 +91,11 @@ def calibrate(router: Router, rows: Sample, *, held_out: Sample, settings: Routi
         tolerance=settings.tolerance,
         confidence=settings.guarantee_confidence,
         explored=settings.explore,
-        extra=settings.explore / len(rows.rungs) * _dealt_out(router, rows),
+        extra=np.where(
+            _weak(router, rows),
+            _quoted(router, rows),
+            settings.explore / len(rows.rungs) * _dealt_out(router, rows),
+        ),
     )
     router = replace(router, guarantee=made)
     found = [] if not len(held_out) else _replayed(router, held_out)
@@ -148,7 +156,40 @@ def _foresee(rows: Sample, router: Router, cards: Mapping[str, ModelCard]) -> Fo
         useful = _judged(router, rows, place) & (pair[:, 1] <= pair[:, 0])
         skip[rung] = _worth_asking(crossed[:, -1] - crossed[:, place], useful, _price_ratio(rows, place, cards))
     laid_down = tuple(float(each) for each in thresholds_of(np.concatenate(gaps)))
-    return Foresight(rows.rungs, before, after, skip, laid_down)
+    return Foresight(rows.rungs, before, after, skip, laid_down, _weak_up_to(router, rows))
+
+
+def _weak_up_to(router: Router, rows: Sample) -> float:
+    """The best passage's similarity up to which next to no model's answer was let out and right; -1: there is none.
+
+    At most half of the rows may lie below, at least ``MIN_WEAK`` must; only where refused answers become quotations.
+    """
+    import numpy as np
+
+    if not router.abstains:
+        return NEVER
+    places = range(len(rows.rungs))
+    lets_out = [_judged(router, rows, place) & (rows.quality[:, place] >= 0.5) for place in places]
+    right = np.asarray(np.stack(lets_out).any(axis=0))
+    found = rows.before[:, SIMILARITY]
+    order = np.argsort(found, kind="stable")[: len(rows) // 2]
+    shares = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    weak = np.flatnonzero((shares <= WEAK_SHARE) & (np.arange(1, len(order) + 1) >= MIN_WEAK))
+    return float(found[order][weak[-1]]) if len(weak) else NEVER
+
+
+def _quoted(router: Router, rows: Sample) -> "Floats":
+    """What is lost at most where the documents are quoted at once (n,): all that the judge would have let out."""
+    import numpy as np
+
+    return np.where(_judged(router, rows, len(rows.rungs) - 1), rows.quality[:, -1], 0.0)
+
+
+def _weak(router: Router, rows: Sample) -> "NDArray[np.bool_]":
+    """Rows for which no model is asked (n,)."""
+    import numpy as np
+
+    return np.asarray(rows.before[:, SIMILARITY] <= (router.foresight.weak if router.foresight else NEVER))
 
 
 def _worth_asking(gaps: "Floats", useful: "NDArray[np.bool_]", ratio: float) -> float:
@@ -193,7 +234,7 @@ def _asked(router: Router, rows: Sample, place: int) -> "NDArray[np.bool_]":
         return np.full(len(rows), router.foresight is None)
     before = router.foresight.seen_before.forecast(rows.before)
     skip = router.foresight.skip.get(rows.rungs[place], 1.0)
-    return np.asarray(before[:, -1] - before[:, place] <= skip)
+    return np.asarray(before[:, -1] - before[:, place] <= skip) & ~_weak(router, rows)
 
 
 def _scores(router: Router, rows: Sample) -> "Floats":
@@ -236,16 +277,17 @@ def _replayed(router: Router, rows: Sample) -> list[dict[str, Any]]:
     asked[np.arange(len(rows)), ends] = True
     paid = np.where(asked & (np.arange(len(rows.rungs)) <= ends[:, None]), costs, 0.0).sum(axis=1)
     before, quality = router.foresight.seen_before.forecast(rows.before), rows.quality
+    weak, quoted = _weak(router, rows), quality[:, -1] - _quoted(router, rows)
     return [
         {
             "row_id": row.row_id,
-            "rung": rows.rungs[int(ends[number])],
+            "rung": QUOTED if weak[number] else rows.rungs[int(ends[number])],
             "last": rows.rungs[-1],
-            "quality": float(quality[number, ends[number]]),
+            "quality": float(quoted[number]) if weak[number] else float(quality[number, ends[number]]),
             "quality_last": float(quality[number, -1]),
             "quality_cheaper": float(quality[number, -2]),
             "gap": float(before[number, -1] - before[number, -2]),
-            "cost_usd": float(paid[number]),
+            "cost_usd": 0.0 if weak[number] else float(paid[number]),
             "cost_last_usd": float(costs[number, -1]),
         }
         for number, row in enumerate(rows.rows)

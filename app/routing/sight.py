@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from app.routing.features import Answer, Features, Passage
 from app.routing.prompts import answer_features, prompt_features
 
+SIMILARITY = -3
+"""Where the best passage's similarity stands in what is seen before."""
 VERSION = 1
 """Goes up with every change of what is seen, so that a router made for other numbers is refused."""
 

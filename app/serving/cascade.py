@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 
 PLAIN = Circumstances()
+WIDER = 4
+"""Times as many passages are found when the first search is repeated."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ async def answer(
         circumstances: what else decides who may answer; by default nothing, and nothing is left to chance.
     """
     searching = asyncio.ensure_future(backends.retrieve(release.index, question, top_k, scope))
-    asking = _Asking(question, release, backends, sampling, searching)
+    asking = _Asking(question, release, backends, sampling, searching, top_k, scope)
     try:
         if requested == ROUTED:
             return await _routed(asking, rungs, circumstances)
@@ -187,6 +189,13 @@ class _Asking:
     backends: Backends
     sampling: Sampling
     searching: "asyncio.Future[Retrieval]"
+    top_k: int
+    scope: Scope
+
+    def wider(self) -> "_Asking":
+        """The same with another search, for more passages."""
+        asked = (self.release.index, self.question, WIDER * self.top_k, self.scope)
+        return replace(self, searching=asyncio.ensure_future(self.backends.retrieve(*asked)))
 
     async def ask(self, rung: str, seen: "Floats | None" = None) -> Tried:
         """A model's answer, judged.
@@ -208,8 +217,12 @@ async def _routed(asking: _Asking, rungs: Sequence[str], circumstances: Circumst
     router = asking.release.router
     foresight = router.foresight if router and not circumstances.void else None
     seen = await asking.look() if foresight else None
+    if foresight and seen is not None and foresight.is_weak(seen):
+        asking = asking.wider()
+        seen = await asking.look()
     qualities = foresight.qualities(seen) if foresight and seen is not None else None
-    course = set_course(router, rungs, circumstances, qualities=qualities)
+    weak = bool(foresight and seen is not None and foresight.is_weak(seen))
+    course = set_course(router, rungs, circumstances, qualities=qualities, weak=weak)
     tried: list[Tried] = []
     for rung in course.asked:
         tried.append(await asking.ask(rung, seen))
@@ -235,6 +248,7 @@ def _account(
     course: Course, tried: Sequence[Tried], choice: str, used: str, about: Circumstances, release: Release
 ) -> Routing:
     promised = release.router.guarantee if release.router else None
+    stands = not release.models or list(release.models)[-1] in course.allowed or not course.allowed
     gaps = {each.rung: each.decision.gap for each in tried if each.decision.gap is not None}
     return Routing(
         choice=choice,
@@ -244,7 +258,7 @@ def _account(
         qualities=dict(course.qualities),
         gaps=gaps,
         left_out=dict(course.left_out),
-        guarantee="void" if about.void else "holds" if promised else "none",
+        guarantee="void" if about.void else "holds" if promised and stands else "none",
         void_because=about.void,
     )
 

@@ -18,7 +18,9 @@ def forecaster(size, levels, *, feature=None, slope=0.0):
     return Forecaster(np.zeros(size), np.ones(size), np.zeros(size + 1), np.zeros((3, len(levels))), own)
 
 
-def foresight(*, small=0.7, large=0.9, after=0.85, skip=1.0):
+def foresight(*, small=0.7, large=0.9, after=0.85, skip=1.0, weak=-1.0):
     """Of a small and a large model: expected qualities, small's after its answer, and the gap from which it is left."""
     before = forecaster(BEFORE, [small, large])
-    return Foresight(("small", "large"), before, {"small": forecaster(AFTER, [after, large])}, {"small": skip})
+    return Foresight(
+        ("small", "large"), before, {"small": forecaster(AFTER, [after, large])}, {"small": skip}, (), weak
+    )

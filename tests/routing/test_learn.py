@@ -89,9 +89,20 @@ def test_too_little_gives_a_router_that_judges_answers_only(num, rungs, said):
         calibrate(few.router, simulate(10), held_out=simulate(10), settings=SETTINGS)
 
 
+def test_questions_that_the_documents_do_not_answer_are_asked_of_nobody(learned):
+    assert learned.router.foresight.weak == -1.0
+    far = learn(simulate(1500, far=0.2), settings=SETTINGS, cards=CARDS, bound_to={})
+    assert 0.2 < far.router.foresight.weak < 0.52
+    quoted = [row for row in far.held_out if row["rung"] == "extractive"]
+    assert 30 < len(quoted) < 90
+    assert {row["cost_usd"] for row in quoted} == {0.0}
+    assert far.figures["lost"] < SETTINGS.tolerance
+
+
 def test_answers_that_no_passage_supports_are_not_promised():
     refused = learn(simulate(400, supported=0.0), settings=SETTINGS, cards=CARDS, bound_to={})
-    assert (refused.figures["saved"], refused.figures["lost"]) == (0.0, 0.0)
+    assert {row["rung"] for row in refused.held_out} == {"large", "extractive"}
+    assert refused.figures["lost"] == 0.0
     free = learn(
         simulate(400, supported=0.0), settings=SETTINGS.model_copy(update={"abstain": False}), cards=CARDS, bound_to={}
     )

@@ -8,6 +8,7 @@ import pytest
 from app.inference.sampling import Sampling
 from app.routing.course import Circumstances
 from app.routing.guarantee import Guarantee
+from app.routing.limits import ModelCard
 from app.routing.router import Cascade, Router
 from app.serving.cascade import answer
 from app.serving.errors import NoRelease
@@ -48,6 +49,23 @@ def test_an_answer_stands_while_the_gap_is_within_the_guarantee(backends, after,
     assert given.routing.guarantee == "holds"
     assert given.routing.choice == given.routing.used == route
     assert [each.to_attempt().accepted for each in given.tried] == [False] * (len(asked) - 1) + [True]
+
+
+@pytest.mark.parametrize(("weak", "route", "num_searches"), [(0.79, "small", 1), (0.81, "extractive", 2)])
+def test_what_was_found_too_far_away_is_searched_again_and_then_quoted(backends, weak, route, num_searches):
+    router = trained(guarantee=PROMISED, foresight=foresight(weak=weak))
+    given = ask(backends, release_of(router), explore=0.5, chance=0.1)
+    assert (given.route, [each[0] for each in backends.asked].count("retrieve")) == (route, num_searches)
+    assert bool(given.tried) is (route == "small")
+    assert ("too far from the question" in given.routing.left_out.get("large", "")) is (route == "extractive")
+    assert given.routing.propensities.keys() == ({"small", "large"} if route == "small" else set())
+
+
+def test_where_the_largest_cannot_answer_nothing_is_guaranteed(backends):
+    cards = {"large": ModelCard(context_tokens=10)}
+    router = trained(guarantee=PROMISED, foresight=foresight(), cards=cards)
+    given = ask(backends, release_of(router), num_chars=90)
+    assert (given.route, given.routing.guarantee) == ("small", "none")
 
 
 def test_a_void_guarantee_leaves_everything_to_the_large_model(backends):
