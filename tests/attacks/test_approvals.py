@@ -1,5 +1,7 @@
 """Attacks on approvals: the trainer's key and person, expiry, back-dating, borrowed and altered signatures."""
 
+from types import SimpleNamespace
+
 import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
@@ -22,6 +24,7 @@ from app.ledger.keys import Signer, sign_facts
 from app.serving import signatures
 from app.serving.approvals import RemoteDesk, ServerRefused
 from app.serving.http import create_app
+from app.serving.settings import ServingSettings
 from app.serving.signatures import Gatekeeper, Message, Unsigned, sign_request
 from tests.attacks.world import MEANING, stage
 
@@ -294,7 +297,9 @@ def test_a_red_verdict_can_be_rejected_but_not_approved(play):
 def remote(open_case):
     """The case, and a desk that asks a gateway with a given key."""
     play, release, verdict = open_case
-    with TestClient(create_app(None, play.registry, authorities=("testserver",))) as http:
+    with TestClient(
+        create_app(SimpleNamespace(settings=ServingSettings()), play.registry, authorities=("testserver",))
+    ) as http:
         yield play, release, verdict, lambda signer: RemoteDesk("http://testserver", signer, http)
 
 

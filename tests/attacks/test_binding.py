@@ -1,6 +1,7 @@
 """Attacks with what was signed elsewhere: for another ledger, or for another gateway."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from starlette.testclient import TestClient
@@ -19,6 +20,7 @@ from app.ledger.keys import Signer, sign_facts
 from app.registry.versions import open_registry
 from app.serving.approvals import RemoteDesk, ServerRefused
 from app.serving.http import create_app
+from app.serving.settings import ServingSettings
 from app.serving.signatures import Gatekeeper, Message, Unsigned, own_authorities, sign_request
 from tests.attacks.world import MEANING, Stage, stage
 from tests.governance.conftest import World
@@ -148,7 +150,9 @@ def test_a_request_that_was_signed_for_another_host_is_refused(monkeypatch, auth
 def test_a_gateway_that_passes_requests_on_gets_nowhere(twins):
     """Jane asks one gateway, which hands her request, host and all, to another ledger's."""
     ((here, release, verdict), (there, _, _)), jane = twins
-    with TestClient(create_app(None, there.registry, authorities=("there.example",))) as http:
+    with TestClient(
+        create_app(SimpleNamespace(settings=ServingSettings()), there.registry, authorities=("there.example",))
+    ) as http:
         desk = RemoteDesk("http://testserver", jane, http)
         with pytest.raises(ServerRefused, match=r"answers for there\.example"):
             desk.list()
