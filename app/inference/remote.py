@@ -211,10 +211,12 @@ class OpenAIEngine:
         raise RemoteUnavailable(f"no server of {self._remote.servers[0].model} answered ({'; '.join(reasons)})")
 
     @staticmethod
-    def _faults() -> type[Exception]:
+    def _faults() -> tuple[type[Exception], ...]:
+        """What a call may raise; a stream that breaks off raises httpx's own."""
+        import httpx
         from openai import OpenAIError
 
-        return OpenAIError
+        return OpenAIError, httpx.HTTPError
 
     def _at_hand(self) -> list[AsyncOpenAI]:
         """A client for each server, of the event loop that runs: connections cannot change loops."""

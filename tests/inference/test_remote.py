@@ -176,6 +176,45 @@ def test_a_stream_comes_piece_by_piece_and_ends_with_the_whole():
     assert (pieces[-1].whole.num_prompt_tokens, load) == (9, (0, 0, 0, 0))
 
 
+class Breaks(httpx.AsyncByteStream):
+    """A stream that ends after some events, without the rest."""
+
+    def __init__(self, num_events):
+        whole = events({"content": "4"}, {"content": "2"}).text
+        self.text = "".join(f"{each}\n\n" for each in whole.split("\n\n")[:num_events])
+
+    async def __aiter__(self):
+        yield self.text.encode()
+        raise httpx.ReadError("connection reset")
+
+
+def broken(num_events):
+    return lambda: httpx.Response(200, stream=Breaks(num_events), headers={"content-type": "text/event-stream"})
+
+
+async def said(engine):
+    return "".join([each.text async for each in engine.stream("?", Sampling())])
+
+
+def test_a_stream_that_breaks_off_before_its_first_piece_is_begun_at_the_next_server():
+    servers = Servers(one=[broken(0)], two=[lambda: events({"content": "42"})])
+    assert asyncio.run(said(engine_of(servers, max_retries=0))) == "42"
+    assert servers.hosts == ["one", "two"]
+
+
+def test_a_stream_that_breaks_off_later_says_so():
+    servers = Servers(one=[broken(1)], two=[lambda: events({"content": "42"})])
+    with pytest.raises(RemoteUnavailable, match=r"the stream broke off \(ReadError: connection reset"):
+        asyncio.run(said(engine_of(servers, max_retries=0)))
+    assert servers.hosts == ["one"]
+
+
+def test_a_slow_stream_gets_a_second_one_beside_it():
+    servers = Servers(one=["hangs", lambda: events({"content": "42"})])
+    assert asyncio.run(said(engine_of(servers, hedge_after_s=0.001))) == "42"
+    assert servers.hosts == ["one", "one"]
+
+
 def test_a_stream_that_is_closed_or_a_call_that_is_cancelled_is_counted_as_given_up():
     async def run():
         engine = engine_of(Servers(one=[lambda: events({"content": "4"}, {"content": "2"}), "hangs"]))
