@@ -32,14 +32,21 @@ def verify(
     witness: Annotated[
         list[str] | None, typer.Option(help="Verifier key of a witness that must have cosigned; may be repeated.")
     ] = None,
+    receipt: Annotated[
+        Path | None, typer.Option(help="Check the proof of an answer's receipt instead; see `receipt check` for more.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Recompute the ledger and every digest. Exit status 1 names each changed byte's file or ledger row."""
-    for named in (pack, key, ledger, checkpoint):
+    for named in (pack, key, ledger, checkpoint, receipt):
         if named is not None and not named.exists():
             raise UsageError(f"there is nothing at {named}: correct the path")
         if named is not None and named != ledger and not named.is_file():
             raise UsageError(f"{named} is a folder: name a file; an exported ledger is checked with --ledger")
+    if receipt is not None:
+        from app.commands import receipts
+
+        receipts.check(receipt, key=key, header="", request=None, response=None, workspace=workspace, as_json=as_json)
     if pack is not None:
         from app.governance.pack.verify import verify_pack
         from app.ledger.witness import Witness

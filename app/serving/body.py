@@ -7,17 +7,19 @@ memory nor an engine. Source: the ASGI specification's HTTP messages (``http.dis
 
 import asyncio
 import json
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.serving.errors import ApiError, gone, invalid, too_large
+from app.serving.access import AccessList
+from app.serving.errors import ApiError, gone, invalid, no_key, too_large
 from app.serving.opened import Opened
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -53,6 +55,21 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+class KeyRequired:
+    """ASGI middleware: refuses requests to some paths and what lies below them from whoever shows no granted key."""
+
+    def __init__(self, app: ASGIApp, access: AccessList, paths: Sequence[str]) -> None:
+        self._app, self._access, self._paths = app, access, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        below = any(f"{scope.get('path', '')}/".startswith(f"{path}/") for path in self._paths)
+        if below and self._access.find(Headers(scope=scope).get("authorization")) is None:
+            error = no_key()
+            await JSONResponse(error.body(), status_code=error.status)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class TooLarge(HTTPException):

@@ -19,7 +19,7 @@ from app.serving.batches import Batches
 from app.serving.body import parse, read_json
 from app.serving.errors import invalid
 
-FILES = "/v1/files"
+FILES, BATCHES = "/v1/files", "/v1/batches"
 MAX_PAGE = 10_000
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 

@@ -20,11 +20,11 @@ from app.core.errors import SignalboxError
 from app.registry.versions import Registry
 from app.serving.access import AccessList
 from app.serving.approvals import add_approvals
-from app.serving.body import BodyLimit, EventStream, api_error_of, parse, read_json, while_connected
+from app.serving.body import BodyLimit, EventStream, KeyRequired, api_error_of, parse, read_json, while_connected
 from app.serving.embeddings import EmbeddingRequest
 from app.serving.errors import ApiError, as_api_error, invalid
 from app.serving.exchange import Incoming
-from app.serving.filing import FILES, add_batches
+from app.serving.filing import BATCHES, FILES, add_batches
 from app.serving.gateway import Gateway
 from app.serving.proofs import add_proofs
 from app.serving.requests import ChatRequest, Completion, CompletionRequest
@@ -48,6 +48,8 @@ def create_app(
     """
     app, settings = FastAPI(title="Signalbox", docs_url=None, redoc_url=None), gateway.settings
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={FILES: settings.max_file_bytes})
+    if settings.require_key and registry is not None:
+        app.add_middleware(KeyRequired, access=AccessList.of(registry), paths=(FILES, BATCHES))
     add_errors(app)
     _add_completions(app, gateway)
     _add_the_rest(app, gateway)

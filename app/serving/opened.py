@@ -62,7 +62,7 @@ async def _run(exchange: Exchange, waiting: Waiting) -> Completed:
 
 
 async def _known(exchange: Exchange, completed: Completed) -> AsyncIterator[str]:
-    for said in whole_stream(completed, exchange.head, include_usage=exchange.asked.include_usage):
+    for said in whole_stream(completed, exchange.head, include_usage=exchange.plan.asked.include_usage):
         yield said
 
 
@@ -70,7 +70,7 @@ async def _live(
     exchange: Exchange, first: Piece | None, waiting: Waiting, running: "asyncio.Task[Completed]"
 ) -> AsyncIterator[str]:
     chunks, length, piece = Chunks(exchange.head, exchange.model), dict[int, int](), first
-    for place in range(exchange.asked.num_choices):
+    for place in range(exchange.plan.asked.num_choices):
         for said in chunks.begin(place):
             yield said
     while piece is not None:
@@ -85,5 +85,5 @@ async def _live(
         yield event(error.body())
         yield DONE
         return
-    for said in chunks.end(completed, include_usage=exchange.asked.include_usage, logprobs=False):
+    for said in chunks.end(completed, include_usage=exchange.plan.asked.include_usage, logprobs=False):
         yield said

@@ -291,6 +291,8 @@ def test_the_client_checks_answers_streams_and_errors_with_files_alone(
                 (tmp_path / name).write_text(text, encoding="utf-8")
             header = answer.headers.get(HEADER, "")  # a live stream carries it in its last chunk
             assert receipt_check(tmp_path, key, header).exit_code == 0
+            verified = CliRunner().invoke(app, ["verify", "--receipt", str(tmp_path / "proof"), "--key", str(key)])
+            assert (verified.exit_code, f"request r{number} was answered" in verified.stdout) == (0, True)
             (tmp_path / "response").write_text(
                 answer.text.replace("2000", "3000").replace("2,000", "3,000").replace("gpt-4", "gpt-5")
             )

@@ -137,7 +137,9 @@ def make_gateway(backends, request_log, releases, registry):
 
     def make(steering=None, **more):
         settings = ServingSettings(resolve_period_s=0.0, **more)
-        limits = Limits(Counters(registry.database), AccessList.of(registry), refresh_s=0.0)
+        limits = Limits(
+            Counters(registry.database), AccessList.of(registry), refresh_s=0.0, require_key=settings.require_key
+        )
         about = {"settings": settings, "log": request_log, "limits": limits, "steering": steering}
         gateway = Gateway(backends=backends, resolve=resolve, **about)
         for ref in releases:

@@ -100,6 +100,30 @@ def test_a_key_without_rights(gateway, registry):
     assert post(gateway, "/v1/search", {"query": "fee"}, headers["searcher"]).status_code == 200
 
 
+def test_where_a_key_is_required_nothing_goes_without(make_gateway, registry):
+    gateway, key = make_gateway(require_key=True), add_grant(registry, "jane", [])
+
+    async def run(**headers):
+        app = create_app(gateway, registry, start_batch=lambda batch: None)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://box", headers=headers
+        ) as http:
+            chat = await http.post(CHAT, json={"messages": QUESTION})
+            others = [await http.get(path) for path in ("/v1/files", "/v1/batches/b1", "/healthz")]
+            return [each.status_code for each in (chat, await http.post("/v1/search", json={"query": "fee"}), *others)]
+
+    assert asyncio.run(run()) == [401, 401, 401, 401, 200]
+    assert asyncio.run(run(authorization=f"Bearer {key}")) == [200, 200, 200, 404, 200]
+
+
+def test_a_tags_budget_counts_for_whoever_names_it(gateway, registry):
+    change_rule(registry, subject_of(registry, tag="team-a"), {"usd_total": 0.0})
+    headers = {"x-signalbox-tags": "team-b, team-a"}
+    refused = [ask(gateway, headers), ask(gateway, metadata={"tags": ["team-a"]})]
+    assert ["the tag 'team-a' has spent" in each.json()["error"]["message"] for each in refused] == [True, True]
+    assert ask(gateway, {"x-signalbox-tags": "team-b"}).status_code == 200
+
+
 def test_too_many_requests_say_when_to_come_back(gateway, registry):
     change_rule(registry, ANONYMOUS, {"requests_per_minute": 1, "tokens_per_minute": 10_000})
     first, second = ask(gateway), ask(gateway)
