@@ -34,8 +34,9 @@ def test_bodies_that_cannot_be_read(gateway, path):
         b'"text"': (400, "dictionary"),
         b"[" * 100_000: (400, "nested too deep"),
         b'{"model": "\xff\xfe"}': (400, "not UTF-8"),
-        b'{"prompt": "' + b"fee " * 2_500_000 + b'"}': (413, "larger than 8,388,608 bytes"),
     }
+    if path == CHAT:
+        bodies[b'{"prompt": "' + b"fee " * 2_500_000 + b'"}'] = (413, "larger than 8,388,608 bytes")
     for body, (status, says) in bodies.items():
         response = post(gateway, path, body)
         error = response.json()["error"]
@@ -45,8 +46,8 @@ def test_bodies_that_cannot_be_read(gateway, path):
     assert ask(gateway).status_code == 200
 
 
-def test_a_prompt_of_a_few_megabytes_is_answered_or_refused_but_never_kept(gateway):
-    long = [{"role": "user", "content": "fee " * 1_000_000}]
+def test_a_question_longer_than_anybody_reads(gateway):
+    long = [{"role": "user", "content": "fee " * 100_001}]
     response = ask(gateway, messages=long)
     assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded")
     assert ask(gateway).status_code == 200
