@@ -2,8 +2,8 @@
 
 Guarantees: what was said before a cut (a spent budget, the time limit, an engine that failed) is the answer, ends with
 ``length``, and has its receipt like any other; whoever does not take the pieces holds up the engine, not memory; ending
-the request closes the engine's stream. Not guaranteed: the exact tokens of an answer that was cut: a piece without
-tokens of its own counts as one.
+the request closes the engine's stream. Not guaranteed: the exact tokens of an answer that was cut: of pieces that do
+not say their tokens, four bytes count as one.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from app.serving.release import Prompt
 from app.serving.wrapped import UNSURE_LOGPROB, Wrapped
 
 Emit = Callable[[Delta], Awaitable[None]]
+BYTES_PER_TOKEN = 4
 
 
 @dataclass
@@ -106,5 +107,5 @@ class Live(Wrapped):
 
 
 def num_tokens_of(delta: Delta) -> int:
-    """Tokens of a piece; one that does not say them counts as one."""
-    return len(delta.tokens) or bool(delta.text)
+    """Tokens of a piece; of one that does not say them, an estimate."""
+    return len(delta.tokens) or (max(len(delta.text.encode()) // BYTES_PER_TOKEN, 1) if delta.text else 0)

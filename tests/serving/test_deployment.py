@@ -142,7 +142,7 @@ def test_the_official_client_asks_lists_and_streams(client, serving, first):
     asked = {"model": "small", "messages": QUESTION, "stream": True, "logprobs": True, "n": 2}
     events = events_of(httpx.post(f"{serving}/v1/chat/completions", json=asked, timeout=60))
     assert [bool(choice["logprobs"]["content"]) for choice in response_of_stream(events)["choices"]] == [True, True]
-    assert (len(events) > 8, bool(events[-1]["receipt"])) == (True, True)
+    assert events[-1]["receipt"]
 
 
 def test_a_batch_is_answered_by_the_large_model_while_nobody_waits(client, cluster_workspace, first):
