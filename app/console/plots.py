@@ -94,12 +94,14 @@ def over_weeks(rows: Sequence[Mapping[str, Any]]) -> str:
     weeks = sorted({row["week"] for row in rows})
     for workload in sorted({row["workload"] for row in rows}):
         mine = {row["week"]: row["cost_usd_per_1000"] for row in rows if row["workload"] == workload}
-        known = [week for week in weeks if week in mine]
-        axes.plot(known, [mine[week]["router"]["value"] for week in known], marker="o", label=f"{workload}, routed")
-        dearest = [max(each["value"] for each in mine[week].values()) for week in known]
-        axes.plot(known, dearest, marker="o", linestyle=":", label=f"{workload}, dearest model only")
+        places = [place for place, week in enumerate(weeks) if week in mine]
+        known = [mine[weeks[place]] for place in places]
+        axes.plot(places, [each["router"]["value"] for each in known], marker="o", label=f"{workload}, routed")
+        dearest = [max(figure["value"] for figure in each.values()) for each in known]
+        axes.plot(places, dearest, marker="o", linestyle=":", label=f"{workload}, dearest model only")
+    axes.set_xticks(range(len(weeks)), weeks)
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return _svg(figure)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from app.governance.guarantees import state_guarantee, void_guarantee
 from app.inference.sampling import Sampling
 from app.routing.course import Circumstances
 from app.routing.guarantee import Guarantee
@@ -13,6 +14,7 @@ from app.routing.router import Cascade, Router
 from app.serving.cascade import answer
 from app.serving.errors import NoRelease
 from app.serving.requests import ChatRequest
+from app.serving.settings import ServingSettings
 from app.serving.steering import Conversations, Steering, Watch
 from tests.routing.made import foresight
 from tests.serving.conftest import make_release, rung
@@ -120,6 +122,30 @@ def test_a_void_is_seen_within_the_period_and_an_unreadable_ledger_counts_as_voi
 
     asyncio.run(story())
     assert set(calls) == {"r", "other"}
+
+
+def test_a_gateway_sees_in_the_ledger_that_its_routers_guarantee_was_voided(registry):
+    facts = {"guarantee": PROMISED.to_json(), "bound_to": {}}
+    published = registry.publish("router", "router", inputs={}, facts=facts)
+    release = replace(release_of(trained(guarantee=PROMISED)), router_digest=published.digest)
+    request = ChatRequest(messages=[{"role": "user", "content": "x"}])
+    settings = ServingSettings(guarantee_period_s=0.01)
+
+    async def void(steering):
+        return (await steering.begin(request, release, max_new_tokens=8, authorization=None)).void
+
+    async def story():
+        assert await void(Steering.of(settings, registry)) == "no leaf of the ledger states it"
+        state_guarantee(published, facts, registry=registry)
+        steering = Steering.of(settings, registry)
+        assert await void(steering) == ""
+        void_guarantee(published, "the questions drifted", registry=registry)
+        for _ in range(500):
+            if said := await void(steering):
+                return said
+            await asyncio.sleep(0.01)
+
+    assert asyncio.run(story()) in ("the questions drifted", "the ledger could not be read for too long")
 
 
 def test_a_conversation_stays_with_the_model_that_it_went_on_to(backends):
