@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from app.inference.batching import Limits, Load, Request, Scheduler
 
 ADAPTER_FILE = "adapter_config.json"
+LOADING = threading.Lock()
+"""One model at a time in a process: while transformers (5.23) loads one, it switches off the tying of weights in its
+classes (``initialization.no_tie_weights``), and two loads at once would leave that off for good."""
 
 
 class ModelUnusable(UsageError):
@@ -240,13 +244,15 @@ def _load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:
         raise ModelUnusable(f"{folder} holds no config.json: name the folder of a whole Hugging Face model")
     if not writes(folder):
         raise ModelUnusable(f"the model in {folder} writes nothing (an encoder, or a head): name a language model")
+    if adapter is not None:
+        _check_adapter(adapter)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+        with LOADING:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:
         hint = "run `signalbox verify`, then restore it or train it again"
         raise ModelUnusable(f"the model in {folder} cannot be loaded ({_line(error)}): {hint}") from error
     if adapter is not None:
-        _check_adapter(adapter)
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -231,3 +233,24 @@ def test_damaged_weights_are_named(folder, tmp_path, damage):
 def test_a_folder_that_is_no_adapter_is_named(folder, tmp_path):
     with pytest.raises(ModelUnusable, match="PEFT"):
         TransformersEngine(folder, adapter=tmp_path)
+
+
+def test_models_are_loaded_one_at_a_time(folder, monkeypatch):
+    """transformers' loading is not made for threads: two at once leave the tying of weights off in the process."""
+    from transformers import AutoModelForCausalLM
+
+    load, inside, most = AutoModelForCausalLM.from_pretrained, [], []
+
+    def watched(*args, **more):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        try:
+            return load(*args, **more)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: TransformersEngine(folder), range(4)))
+    assert most == [1, 1, 1, 1]
