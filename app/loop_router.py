@@ -16,7 +16,7 @@ from app.core.errors import UsageError
 from app.core.parquet import write_rows
 from app.governance.evidence import Evidence
 from app.governance.gate import judge
-from app.governance.guarantees import state_guarantee
+from app.governance.guarantees import NoGuarantee, standing_of, state_guarantee
 from app.governance.policy import load_policy
 from app.governance.release import ROUTER_VERDICT, beside_of, build_release, ladder_of, parts_of
 from app.governance.stoplights import StopLight, ask_about_release
@@ -102,7 +102,10 @@ def propose_router(name: str, router: Version, *, registry: Registry, actor: str
 
     Raises:
         OutcomesDiffer: it was learnt from other models or another index than production has.
+        NoGuarantee: its guarantee is void.
     """
+    if router.facts.get("guarantee") and (why := standing_of(registry, router.digest).objection):
+        raise NoGuarantee(f"the guarantee of router {router.ref} is void ({why}): make another from fresh outcomes")
     production = registry.get("release", f"{name}@{PRODUCTION}")
     serving = {**ladder_of(production), "index": production.facts["index"]}
     if other := sorted(part for part, digest in router.facts["bound_to"].items() if serving.get(part) != digest):

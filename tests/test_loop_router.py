@@ -6,7 +6,7 @@ import pytest
 
 from app.governance.approvals import approve
 from app.governance.evidence import Evidence
-from app.governance.guarantees import standing_of, void_guarantee, void_if_swapped
+from app.governance.guarantees import NoGuarantee, standing_of, void_guarantee, void_if_swapped
 from app.governance.policy import parse_policy
 from app.governance.promotion import RouterRefused, promote
 from app.governance.release import ReleaseIncomplete, build_release, ladder_of
@@ -99,6 +99,8 @@ def test_from_outcomes_to_production_and_back_from_a_drift(registry, production,
     assert (serving.router_digest, serving.mismatch) == (made.digest, "")
     assert serving.router.guarantee.explored == 0.01
     void_guarantee(made, "the questions drifted", registry=registry)
+    with pytest.raises(NoGuarantee, match="is void .the questions drifted"):
+        propose_router("assistant", made, registry=registry)
     fresh = [replace(row, row_id=f"later-{row.row_id}") for row in simulate(1000, seed=5).rows]
     shadow = outcomes(replace(simulate(1), rows=tuple(fresh)), "shadow")
     again = train_router([shadow], name="router", registry=registry, settings=SETTINGS, again=made)

@@ -17,7 +17,7 @@ from app.registry.versions import Registry, Version, VersionNotFound
 
 
 class NoGuarantee(UsageError):
-    """The router has no guarantee: train one with jobs.train_router."""
+    """The router has no guarantee, or a void one: train another with jobs.train_router."""
 
 
 class SignerRefused(SignalboxError):
