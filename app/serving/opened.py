@@ -6,7 +6,7 @@ answer, in its engine too; at most ``MAX_WAITING`` pieces wait for a reader.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from app.serving.errors import ApiError
 from app.serving.exchange import Exchange, Piece
@@ -18,7 +18,7 @@ Waiting = asyncio.Queue[Piece | None]
 
 
 class Opened:
-    """What goes out: headers, then events; whoever opened it closes it."""
+    """What goes out: headers, then events. Whoever opened it closes it; one that nobody holds closes itself."""
 
     def __init__(self, headers: Mapping[str, str], events: AsyncIterator[str], *, close: Callable[[], None]) -> None:
         self.headers, self.events, self._close = headers, events, close
@@ -26,6 +26,10 @@ class Opened:
     def close(self) -> None:
         """End what is still running; a second time does nothing."""
         self._close()
+
+    def __del__(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nothing runs any more
+            self._close()
 
 
 async def open_stream(exchange: Exchange) -> Opened:

@@ -170,52 +170,48 @@ def test_what_changes_nothing_is_accepted(gateway, body):
     assert ask(gateway, **body).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"temperature": 2.5}, "temperature"),
-        ({"temperature": -0.1}, "temperature"),
-        ({"top_p": 0}, "top_p"),
-        ({"stop": [""]}, "stop"),
-        ({"stop": ["x"] * 17}, "stop"),
-        ({"seed": 2**64}, "seed"),
-        ({"top_logprobs": 3}, "top_logprobs"),
-        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
-        ({"max_completion_tokens": 0}, "max_completion_tokens"),
-        ({"metadata": {"tags": 3}}, "metadata"),
-        ({"cache": "always"}, "cache"),
-        ({"path": TEXT, "prompt": [1, 2]}, "prompt"),
-        ({"path": TEXT, "prompt": ["a", "b"]}, "prompt"),
-        ({"path": TEXT, "prompt": " "}, "prompt"),
-        ({"path": TEXT, "logprobs": 6}, "logprobs"),
-        ({"response_format": {"type": "xml"}}, "response_format"),
-        ({"response_format": {"type": "json_schema"}}, "response_format"),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "objekt"}}}},
-            "response_format",
-        ),
-    ],
-)
-def test_what_is_out_of_range_is_refused_by_name(gateway, body, param):
-    refused = ask(gateway, **body)
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+OUT_OF_RANGE = [
+    ({"temperature": 2.5}, "temperature"),
+    ({"temperature": -0.1}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"stop": [""]}, "stop"),
+    ({"stop": ["x"] * 17}, "stop"),
+    ({"seed": 2**64}, "seed"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"max_completion_tokens": 0}, "max_completion_tokens"),
+    ({"metadata": {"tags": 3}}, "metadata"),
+    ({"cache": "always"}, "cache"),
+    ({"path": TEXT, "prompt": [1, 2]}, "prompt"),
+    ({"path": TEXT, "prompt": ["a", "b"]}, "prompt"),
+    ({"path": TEXT, "prompt": " "}, "prompt"),
+    ({"path": TEXT, "logprobs": 6}, "logprobs"),
+    ({"response_format": {"type": "xml"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "response_format"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "objekt"}}}},
+        "response_format",
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"properties": {"a": {"pattern": "(a+)+$"}}},
-        {"$ref": "http://127.0.0.1/secret.json"},
-        {"allOf": [{"$ref": "#/$defs/a"}] * 25, "$defs": {"a": {}}},
-        {"description": "x" * 20_000},
-        json.loads('{"not":' * 500 + "{}" + "}" * 500),
-    ],
-    ids=["pattern", "far", "many", "long", "deep"],
-)
-def test_schemas_that_could_take_long_or_reach_out_are_refused(gateway, schema):
-    form = {"type": "json_schema", "json_schema": {"schema": schema}}
-    refused = ask(gateway, response_format=form)
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format")
+def test_what_is_out_of_range_is_refused_by_name(gateway):
+    for body, param in OUT_OF_RANGE:
+        refused = ask(gateway, **body)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), body
+
+
+def test_schemas_that_could_take_long_or_reach_out_are_refused(gateway):
+    schemas = {
+        "pattern": {"properties": {"a": {"pattern": "(a+)+$"}}},
+        "far": {"$ref": "http://127.0.0.1/secret.json"},
+        "many": {"allOf": [{"$ref": "#/$defs/a"}] * 25, "$defs": {"a": {}}},
+        "long": {"description": "x" * 20_000},
+        "deep": json.loads('{"not":' * 500 + "{}" + "}" * 500),
+    }
+    for name, schema in schemas.items():
+        refused = ask(gateway, response_format={"type": "json_schema", "json_schema": {"schema": schema}})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "response_format"), name
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
+from app.serving.exchange import Incoming
 from app.serving.http import create_app
 from app.serving.log import read_log
+from app.serving.requests import ChatRequest
 from tests.serving.asked import CHAT, QUESTION, Client, ask, events_of, post, text_of
 from tests.serving.conftest import make_release
 
@@ -91,6 +93,22 @@ def test_a_client_who_leaves_or_never_reads_ends_its_stream(make_gateway, backen
     assert len(client.messages) < 100
     assert (backends.open, gateway.num_inside) == (0, 0)
     assert [row["status"] for row in rows_of(request_log, workspace)] == [499]
+
+
+def test_a_stream_that_nobody_ever_reads_is_closed(gateway, backends):
+    """Its client went away between the answer's beginning and the response's."""
+    backends.texts["small"] = "word " * 5000
+
+    async def run():
+        body = {"model": "small", "messages": QUESTION, "stream": True}
+        opened = await gateway.stream(Incoming(ChatRequest(**body), "r1", body))
+        assert (gateway.num_inside, backends.open) == (1, 1)
+        del opened
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert (gateway.num_inside, backends.open) == (0, 0)
 
 
 def test_one_request_too_many_is_refused_at_once(make_gateway, backends):

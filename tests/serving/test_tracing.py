@@ -1,7 +1,9 @@
 """Traces and metrics: what a span says, what it keeps to itself, and that nobody waits for it."""
 
 import asyncio
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -9,6 +11,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.testclient import TestClient
 
+from app.registry.tracking import tracking_uri
 from app.serving.counters import ANONYMOUS
 from app.serving.http import create_app
 from app.serving.rules import change_rule
@@ -87,6 +90,38 @@ def test_tracing_is_off_unless_asked_for_and_says_what_is_missing(workspace):
     assert not tracer_of((), workspace).on
     with pytest.raises(TracingUnavailable, match="pip install opentelemetry-exporter-otlp-proto-http"):
         tracer_of(("otel",), workspace)
+
+
+def test_mlflow_gets_question_answer_and_steps(gateway, workspace, monkeypatch):
+    """MLflow itself takes 8 s to make its tables: what is called of it is noted instead."""
+    noted = []
+
+    class Span:
+        def end(self, **ended):
+            noted.append(ended)
+
+    def start(name, span_type="", parent_span=None, **more):
+        noted.append((name, span_type, parent_span is not None, more.get("inputs")))
+        return Span()
+
+    fake = SimpleNamespace(
+        set_tracking_uri=noted.append,
+        get_experiment_by_name=lambda name: None,
+        create_experiment=lambda name, files: noted.append((name, files)) or "7",
+        start_span_no_context=start,
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    tracer = tracer_of(["mlflow", "mlflow"], workspace)
+    gateway.trace_with(tracer)
+    ask(gateway, model="extractive")
+    tracer.close()
+    assert noted[:2] == [tracking_uri(workspace), ("signalbox-serving", (workspace.root / "mlflow").as_uri())]
+    assert noted[2] == ("chat extractive", "CHAIN", False, {"question": "What is the fee?"})
+    assert [each[:3] for each in noted[3:7:2]] == [
+        ("retrieval sha256:index", "RETRIEVER", True),
+        ("read extractive", "PARSER", True),
+    ]
+    assert (noted[-1]["outputs"], noted[-1]["status"]) == ({"answer": "The fee is 2,000 euros a year."}, "OK")
 
 
 def test_prometheus_sees_latency_tokens_cost_cache_and_refusals(gateway, registry):
