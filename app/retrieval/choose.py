@@ -112,16 +112,21 @@ def choose_reranking(
 
 
 def shallowest(values: "Mapping[Reranking, NDArray[np.float64]]", without: Reranking) -> Reranking:
-    """By every question's nDCG@10 of each setting, the best of the least depth that is as good as the best of all.
+    """Of settings that are as good as the best, by every question's nDCG@10: the least depth, there the middle weight.
 
-    As good: lower by no more than the standard error of the difference, question by question; and better than
-    ``without``, or that comes back.
+    As good: lower by no more than the standard error of the difference, question by question (Breiman et al. 1984); and
+    better than ``without``, or that comes back.
     """
     best = max(values, key=lambda how: float(values[how].mean()))
     better = [how for how in values if values[how].mean() > values[without].mean()]
     lost = {how: values[best] - values[how] for how in better}
     near = [how for how, each in lost.items() if each.mean() <= each.std() / len(each) ** 0.5]
-    return min(near, key=lambda how: (how.depth, float(lost[how].mean())), default=without)
+    if not near:
+        return without
+    depth = min(how.depth for how in near)
+    weights = {how.weight: how for how in near if how.depth == depth}
+    middle = (min(weights) + max(weights)) / 2
+    return weights[min(weights, key=lambda weight: abs(weight - middle))]
 
 
 def gains(rows: Sequence[Any], gold: Sequence[Collection[int]]) -> "NDArray[np.float64]":

@@ -246,6 +246,15 @@ def test_the_least_depth_is_taken_that_is_as_good_as_the_best(lost: dict[int, li
     assert how == (Reranking(expected, 0.5) if expected else without)
 
 
+def test_of_weights_that_are_as_good_the_middle_one_is_taken():
+    without, noise = Reranking(5, 0.0), np.array([0.2, -0.2, 0.1, -0.1])
+    good = {
+        Reranking(5, weight): np.array([0.8] * 4) - sign * noise for weight, sign in ((0.2, 0), (0.3, 1), (0.6, -1))
+    }
+    worse = {Reranking(5, 0.9): np.array([0.5] * 4), Reranking(10, 0.1): np.array([0.8] * 4)}
+    assert shallowest({without: np.array([0.4] * 4), **worse, **good}, without) == Reranking(5, 0.3)
+
+
 def test_examples_are_read_as_they_were_written(tmp_path: Path):
     given = Examples(read=("b",), train=(Example(question="q", gold=(0,), negatives=()),))
     given.write(tmp_path)
