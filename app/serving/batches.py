@@ -19,6 +19,7 @@ from app.core.clock import utc_now
 from app.core.files import replace_text
 from app.core.workspace import Workspace
 from app.serving.errors import ApiError, invalid
+from app.serving.schema import whole
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 MAX_LINES = 50_000
@@ -176,7 +177,7 @@ class Batches:
     def answers(self, batch_id: str) -> Iterator[dict[str, Any]]:
         """Answers that were written, in the file's order."""
         for path in sorted((self._batches / batch_id / PARTS).glob("*.jsonl")):
-            yield from map(json.loads, path.read_text().splitlines())
+            yield from map(json.loads, filter(None, path.read_text().split("\n")))
 
     def finish(self, batch_id: str) -> dict[str, Any]:
         """Put the answers together and end the batch: completed, or given up for the reason that there is."""
@@ -218,7 +219,7 @@ class Batches:
 def read_lines(content: bytes, endpoint: str) -> tuple[list[Line], list[dict[str, Any]]]:
     """The requests of a batch's file, and what is wrong with it, line by line, as OpenAI says it."""
     lines, errors, seen = list[Line](), list[dict[str, Any]](), set[str]()
-    for number, text in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+    for number, text in enumerate(content.decode("utf-8", "replace").split("\n"), 1):
         if not text.strip():
             continue
         line, fault = _read_line(text, number, endpoint, seen)
@@ -244,6 +245,8 @@ def _read_line(text: str, number: int, endpoint: str, seen: set[str]) -> tuple[L
         return None, "a line needs custom_id, method, url and body"
     if (row.get("method"), row.get("url")) != ("POST", endpoint):
         return None, f"method and url must be POST {endpoint}, as the batch says"
+    if row["custom_id"] != whole(row["custom_id"]):
+        return None, "the custom_id holds half a character: give it whole ones"
     if row["custom_id"] in seen:
         return None, f"the custom_id {row['custom_id']!r} was there before: give each line its own"
     return Line(number, row["custom_id"], row["body"]), ""

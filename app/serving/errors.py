@@ -79,6 +79,14 @@ def rate_limited(message: str, *, retry_after_s: int) -> ApiError:
     return error
 
 
+def too_large_for(message: str) -> ApiError:
+    """More than a limit allows at once: waiting does not help."""
+    message += ": ask for fewer tokens, or have the limit raised"
+    error = ApiError(message, status=429, kind="rate_limit_error", code="request_exceeds_limit")
+    error.headers = {"x-should-retry": "false"}
+    return error
+
+
 def quota(message: str, *, retry_after_s: int) -> ApiError:
     """A budget is spent; the official clients are told not to try again by themselves.
 

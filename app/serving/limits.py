@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.core.clock import utc_now
 from app.serving.access import AccessList
 from app.serving.counters import ANONYMOUS, NANO, CacheMode, Counter, Counters, Rule, key_subject, tag_subject
-from app.serving.errors import ApiError, forbidden, no_key, quota, rate_limited, unavailable
+from app.serving.errors import ApiError, forbidden, no_key, quota, rate_limited, too_large_for, unavailable
 from app.serving.meter import Meter, Spent
 
 REQUESTS, TOKENS, USD = "requests", "tokens", "usd"
@@ -144,6 +144,8 @@ class Reservation:
         else:
             said = f"{who} reached its limit of {counter.limit} {unit} per minute"
             needs = f", and this request may need {error.amount}" if unit == TOKENS else ""
+            if error.amount > counter.limit:
+                raise too_large_for(f"{who} may use {counter.limit} {unit} per minute{needs}") from error
             refused = rate_limited(f"{said}{needs}: {_when(counter)}", retry_after_s=seconds_left(counter) or 1)
         refused.headers = {**self.headers, **refused.headers}
         return refused

@@ -6,8 +6,9 @@ more.
 """
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -29,6 +30,8 @@ from app.serving.requests import ChatRequest, CompletionRequest
 from app.serving.schema import Passage
 from app.serving.settings import ServingSettings
 
+LOOK_S = 2.0
+"""How often a line that waits looks whether its batch was given up."""
 PATIENT = "large"
 """The model for whom nobody waits."""
 
@@ -81,7 +84,11 @@ class Deputies(AccessList):
 class Offline:
     """Answers lines of batches for one owner."""
 
-    def __init__(self, settings: ServingSettings, *, owner: str) -> None:
+    def __init__(
+        self, settings: ServingSettings, *, owner: str, given_up: Callable[[], object] = lambda: False
+    ) -> None:
+        """``given_up`` says whether waiting has become pointless; such lines are left unanswered."""
+        self._given_up = given_up
         registry = replicas.registry_of(settings)
         self._owner = owner or None
         self._assembly = Assembly(settings, registry, Here(settings), access=Deputies.of(registry))
@@ -95,20 +102,30 @@ class Offline:
 
     async def answer(self, lines: Sequence[Line]) -> list[dict[str, Any]]:
         """A line of output for each line, in order; a refusal is one too."""
-        return list(await asyncio.gather(*map(self._answer, lines)))
+        return [answer for answer in await asyncio.gather(*map(self._answer, lines)) if answer]
 
-    async def _answer(self, line: Line) -> dict[str, Any]:
-        """A rate limit is waited for; a spent budget is a refusal."""
+    async def _answer(self, line: Line) -> dict[str, Any] | None:
+        """A rate limit is waited for; a spent budget is a refusal. None: given up meanwhile."""
         while True:
             request_id = uuid.uuid4().hex
             try:
                 body = await self._complete(line.body, request_id)
             except ApiError as error:
                 if error.code == RATE_LIMITED:
-                    await asyncio.sleep(float(error.headers["retry-after"]))
-                    continue
+                    if await self._wait(float(error.headers["retry-after"])):
+                        continue
+                    return None
                 return answered(line, status=error.status, request_id=request_id, body=error.body())
             return answered(line, status=200, request_id=request_id, body=body)
+
+    async def _wait(self, seconds: float) -> bool:
+        """Let time pass; False when the work was given up meanwhile."""
+        end_s = time.monotonic() + seconds
+        while not await asyncio.to_thread(self._given_up):
+            if (left_s := end_s - time.monotonic()) <= 0:
+                return True
+            await asyncio.sleep(min(left_s, LOOK_S))
+        return False
 
     async def _complete(self, body: dict[str, Any], request_id: str) -> Mapping[str, Any]:
         gateway = self._assembly.gateway

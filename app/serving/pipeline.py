@@ -7,6 +7,7 @@ batch ends within its window on a busy machine; what is not answered by then is 
 """
 
 import asyncio
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +40,8 @@ def answer_batch(
     """
     batches = Batches(workspace).owner_of(batch_id)
     left = batches.unanswered(batch_id)
-    for answers in _answer(left, release, batches.owner, settings, num_workers, at_once) if left else ():
+    asked = (settings, release, batches.owner, batch_id)
+    for answers in _answer(left, asked, num_workers, at_once) if left else ():
         batches.write_part(batch_id, answers)
         if batches.given_up(batch_id):
             break
@@ -47,7 +49,7 @@ def answer_batch(
 
 
 def _answer(
-    lines: Sequence[Line], release: str, owner: str, settings: ServingSettings, num_workers: int, at_once: int
+    lines: Sequence[Line], asked: tuple[ServingSettings, str, str, str], num_workers: int, at_once: int
 ) -> Iterator[list[Mapping[str, Any]]]:
     rows = [{"number": line.number, "custom_id": line.custom_id, "body": json.dumps(line.body)} for line in lines]
     answered = (
@@ -55,11 +57,11 @@ def _answer(
         .repartition(max(1, len(lines) // at_once))
         .map_batches(
             AnswerLines,
-            fn_constructor_args=(settings, release, owner),
+            fn_constructor_args=asked,
             compute=ActorPoolStrategy(size=num_workers),
             batch_format="pyarrow",
             batch_size=at_once,
-            num_cpus=settings.num_threads,
+            num_cpus=asked[0].num_threads,
             memory=MEMORY_BYTES,
         )
     )
@@ -71,10 +73,11 @@ def _answer(
 class AnswerLines:
     """The actor: the application over Arrow tables of lines."""
 
-    def __init__(self, settings: ServingSettings, release: str, owner: str) -> None:
+    def __init__(self, settings: ServingSettings, release: str, owner: str, batch_id: str) -> None:
         os.nice(NICENESS)
         self._loop = asyncio.new_event_loop()
-        self._application = Offline(settings, owner=owner)
+        given_up = functools.partial(Batches(Workspace.find(settings.workspace)).given_up, batch_id)
+        self._application = Offline(settings, owner=owner, given_up=given_up)
         self._loop.run_until_complete(self._application.take(release))
 
     def __call__(self, lines: pa.Table) -> pa.Table:

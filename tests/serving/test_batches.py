@@ -102,6 +102,7 @@ def test_a_name_is_no_path(batches, name):
         (jsonl([line(1), line(1)]), "was there before"),
         (b"\n \n", "no requests"),
         (b"\xff\xfe", "not JSON"),
+        (jsonl([line(1, custom_id="half \ud800")]), "half a character"),
     ],
 )
 def test_a_faulty_file_fails_the_batch_and_says_where(batches, rows, says):
@@ -132,3 +133,15 @@ def test_a_removed_file_leaves_the_batch(batches):
         batches.file(file_id)
     batches.write_part(batch, answer(batches.unanswered(batch)))
     assert batches.content(batches.finish(batch)["output_file_id"])
+
+
+def test_what_unicode_takes_for_ends_of_lines_is_text(batches):
+    odd = "one\u2028two\u2029three\u0085four"
+    batch = begin(batches, [line(1, body={"messages": [], "user": odd}), line(2)])
+    kept = batches.add_file("raw.jsonl", json.dumps(line(1, custom_id=odd), ensure_ascii=False).encode())
+    assert batches.begin(file_id=kept["id"], endpoint=CHAT, window="24h", metadata={})["status"] == "validating"
+    first, second = batches.unanswered(batch)
+    batches.write_part(batch, [answered(first, status=200, request_id="r", body={"text": odd})])
+    assert batches.unanswered(batch) == [second]
+    ended = batches.finish(batch)
+    assert json.loads(batches.content(ended["output_file_id"]).split(b"\n")[0])["response"]["body"] == {"text": odd}

@@ -7,9 +7,10 @@ import pytest
 from app.registry.versions import open_registry
 from app.serving.access import add_grant, remove_grant
 from app.serving.batches import Line
-from app.serving.errors import NoRelease
+from app.serving.errors import NoRelease, rate_limited
 from app.serving.log import read_log
 from app.serving.offline import Offline
+from app.serving.rules import change_rule, subject_of
 from app.serving.settings import ServingSettings
 from tests.serving.promoted import build, put_into_production
 from tests.serving.tiny import publish_index, publish_model
@@ -32,9 +33,9 @@ def release(workspace, tmp_path):
     return put_into_production(registry, *build(registry, "offline-test", facts))
 
 
-def answer(settings, release, lines, owner=""):
+def answer(settings, release, lines, owner="", **more):
     async def answered():
-        application = Offline(settings, owner=owner)
+        application = Offline(settings, owner=owner, **more)
         try:
             await application.take(release)
             return await application.answer(lines)
@@ -71,3 +72,26 @@ def test_without_a_release_there_is_a_sentence(settings, workspace):
     open_registry(workspace)
     with pytest.raises(NoRelease, match="promote"):
         answer(settings, "assistant@production", [])
+
+
+@pytest.mark.parametrize(("given_up", "statuses"), [(False, [200]), (True, [])])
+def test_a_rate_limit_is_waited_for_unless_the_batch_is_given_up(settings, release, monkeypatch, given_up, statuses):
+    refusals = [rate_limited("too much at once", retry_after_s=0)]
+
+    async def complete(self, body, request_id):
+        if refusals:
+            raise refusals.pop()
+        return {}
+
+    monkeypatch.setattr(Offline, "_complete", complete)
+    answers = answer(settings, release.digest, [Line(0, "q", ASKED)], given_up=lambda: given_up)
+    assert [each["response"]["status_code"] for each in answers] == statuses
+    assert refusals == []
+
+
+def test_what_never_fits_a_limit_is_refused_and_not_waited_for(settings, release, workspace):
+    registry = open_registry(workspace)
+    change_rule(registry, subject_of(registry, anonymous=True), {"tokens_per_minute": 1})
+    (refused,) = answer(settings, release.digest, [Line(0, "q", ASKED)])
+    assert refused["response"]["status_code"] == 429
+    assert refused["response"]["body"]["error"]["code"] == "request_exceeds_limit"
