@@ -81,7 +81,7 @@ async def _live(
         place, delta = piece
         if delta.text or delta.tokens:
             yield chunks.piece(place, delta.text, delta.tokens, start=length.get(place, 0))
-        length[place] = length.get(place, 0) + len(delta.text)
+        length[place] = length.get(place, 0) + sum(len(token.text) for token in delta.tokens)
         piece = await waiting.get()
     try:
         completed = await running

@@ -129,7 +129,7 @@ def chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
 
 
 def text_logprobs(tokens: Sequence[TokenLogprob], *, start: int = 0) -> dict[str, Any] | None:
-    """Log-probabilities as completions have them; ``start``: characters of the answer before these tokens."""
+    """Log-probabilities as completions have them; ``start``: characters of the tokens before these."""
     offsets = [start + sum(len(each.text) for each in tokens[:place]) for place in range(len(tokens))]
     found = {
         "tokens": [each.text for each in tokens],

@@ -35,7 +35,7 @@ class Chunks:
         return [self._event(index, {"delta": {"role": "assistant", "content": ""}})] if self.head.kind == "chat" else []
 
     def piece(self, index: int, text: str, tokens: Sequence[TokenLogprob] = (), *, start: int = 0) -> str:
-        """A piece of a choice's text; ``start``: characters of the choice before it."""
+        """A piece of a choice's text; ``start``: characters of the choice's tokens before it."""
         if self.head.kind == "chat":
             return self._event(index, {"delta": {"content": text}}, logprobs=chat_logprobs(tokens))
         return self._event(index, {"text": text}, logprobs=text_logprobs(tokens, start=start))

@@ -9,7 +9,7 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
-from app.inference.sampling import TokenLogprob
+from app.inference.sampling import Delta, TokenLogprob
 from app.serving.http import create_app
 from app.serving.log import read_log
 from tests.serving.asked import CHAT, QUESTION, TEXT, ask, events_of, proven, text_of
@@ -95,6 +95,23 @@ def test_every_kind_of_answer_has_a_receipt_that_holds(gateway, backends, reques
         assert [account[name] for name in ("route", "release", "index")] == ["small", RELEASE.digest, "sha256:index"]
         assert (len(account["attempts"]), account["cost_usd"]) == (num, pytest.approx(num * 0.0014))
         assert response.headers["x-signalbox-index"] == "sha256:index"
+
+
+def test_a_stream_whose_tokens_do_not_spell_its_text_has_a_receipt_that_holds(gateway, backends, request_log, registry):
+    tokens = tuple(TokenLogprob(text, raw, -0.5) for text, raw in ((" ", b" "), ("?", b"\xe2\x82"), ("?", b"\xac")))
+
+    async def stream(*asked):
+        whole = replace(await backends.generate(*asked), text="€", tokens=tokens)
+        for token in tokens[:2]:
+            yield Delta(text="", tokens=(token,))
+        yield Delta(text="€", tokens=tokens[2:], whole=whole)
+
+    backends.stream = stream
+    response = ask(gateway, path=TEXT, stream=True, logprobs=0)
+    held = [each["choices"][0]["logprobs"] for each in events_of(response)]
+    assert [each["text_offset"] for each in held if each] == [[0], [1], [2]]
+    sent = {"model": "small", "prompt": "What is the fee?", "stream": True, "logprobs": 0}
+    assert proven(request_log, registry, response, sent)
 
 
 def test_several_choices_have_seeds_of_their_own(gateway, backends):
