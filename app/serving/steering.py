@@ -1,8 +1,9 @@
 """What the gateway knows besides a request when it chooses a model: guarantee, conversation, chance and limits.
 
-Whether the guarantee of a release's router stands is read from the ledger: at first when a request waits for it, then
-in the background every ``period_s``. A conversation is known by its opening (system text, first question, first answer,
-key), or by ``metadata.conversation``; who answered it is kept in the replica's memory.
+Whether the guarantee of a release's router stands is read from the ledger: in the background every ``period_s``, and
+while a request waits for it where nothing recent is known (at first, and after a pause). A conversation is known by its
+opening (system text, first question, first answer, key), or by ``metadata.conversation``; who answered it is kept in
+the replica's memory.
 
 Guarantees: a void is seen by a replica's requests at most ``period_s`` and the time of one read after its leaf; where
 the ledger cannot be read for ``PATIENCE`` periods, the guarantee counts as void. Not guaranteed: that another replica
@@ -11,11 +12,12 @@ knows a conversation; it may answer with a smaller model.
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Self
 
@@ -35,44 +37,52 @@ PATIENCE = 5
 MAX_CONVERSATIONS = 10_000
 
 
-@dataclass
+@dataclass(frozen=True)
 class Known:
-    """What was read about a router last, and when."""
+    """What was read about a router last, when, and when that was last tried."""
 
-    void: str
-    read_s: float
+    void: str = ""
+    read_s: float = -math.inf
+    tried_s: float = -math.inf
 
 
 class Watch:
     """Keeps an eye on whether routers' guarantees stand."""
 
-    def __init__(self, look: Callable[[str], str], *, period_s: float) -> None:
+    def __init__(
+        self, look: Callable[[str], str], *, period_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """``look`` reads why the guarantee of a router (by its digest) is void; empty while it stands."""
-        self._look, self._period_s = look, period_s
+        self._look, self._period_s, self._clock = look, period_s, clock
         self._known: dict[str, Known] = {}
-        self._reading: set[asyncio.Task[None]] = set()
+        self._reading: dict[str, asyncio.Task[None]] = {}
 
     async def void(self, router: str) -> str:
         """Why the guarantee of a router is void, as it was read last; empty while it stands."""
-        known = self._known.get(router)
-        if known is None:
-            await self._read(router)
-            known = self._known[router]
-        age_s = time.monotonic() - known.read_s
-        if age_s >= self._period_s and not self._reading:
-            task = asyncio.ensure_future(self._read(router))
-            self._reading.add(task)
-            task.add_done_callback(self._reading.discard)
-        if age_s > PATIENCE * self._period_s + 1 and not known.void:
-            return "the ledger could not be read for too long"
-        return known.void
+        known = self._known.get(router, Known())
+        if self._clock() - known.tried_s >= self._period_s:
+            reading = self._begin(router)
+            if self._is_old(known):
+                await asyncio.shield(reading)
+                known = self._known[router]
+        return "the ledger could not be read for too long" if self._is_old(known) and not known.void else known.void
+
+    def _is_old(self, known: Known) -> bool:
+        return self._clock() - known.read_s > PATIENCE * self._period_s + 1
+
+    def _begin(self, router: str) -> "asyncio.Task[None]":
+        """One read of a router at a time, whoever waits for it."""
+        if router not in self._reading or self._reading[router].done():
+            self._reading[router] = asyncio.ensure_future(self._read(router))
+        return self._reading[router]
 
     async def _read(self, router: str) -> None:
         try:
-            self._known[router] = Known(await asyncio.to_thread(self._look, router), time.monotonic())
+            void = await asyncio.to_thread(self._look, router)
+            self._known[router] = Known(void, self._clock(), self._clock())
         except (SignalboxError, SQLAlchemyError, OSError) as error:
             logger.warning("whether the guarantee of %s stands cannot be read: %s", router, error)
-            self._known.setdefault(router, Known("", time.monotonic() - (PATIENCE + 1) * self._period_s - 2))
+            self._known[router] = replace(self._known.get(router, Known()), tried_s=self._clock())
 
 
 class Conversations:
