@@ -28,7 +28,8 @@ def _plots(report: Mapping[str, Any]) -> list[str]:
     drawn = [intervals("Cost of 1,000 requests", "US dollars", report["cost_usd_per_1000"])]
     if quality:
         drawn.append(intervals("Mean quality (doubly robust)", "quality, 0 to 1", quality))
-    return drawn + ([over_weeks(report["by"])] if report["by"] else [])
+    priced = [each for each in report["by"] if each["cost_usd_per_1000"]]
+    return drawn + ([over_weeks(priced)] if priced else [])
 
 
 def _figure(value: Mapping[str, float] | None) -> str:

@@ -1,12 +1,13 @@
 """The counterfactual audit of routing, from the request log: what other policies would have cost, and been worth.
 
-Costs are of every routed request; rewards are people's scores of the answers (feedback, review), else the qualities of
-a shadow sample, whose models answered again offline. A request counts under its ``metadata.workload`` and the ISO week
-of its time. Which request was explored, and with which probability each model would have been used, stands in its
-logged response.
+Costs are of every routed request for which a model was asked; rewards are people's scores of what went out (feedback,
+review), else the qualities of a shadow sample, whose models answered again offline. A request counts under its
+``metadata.workload`` and the ISO week of its time. Which request was explored, and with which probability each model
+would have been used, stands in its logged response.
 
-Guarantees: reads, changes nothing; how many requests were routed, explored, rewarded and left out is said. Not
-guaranteed: an estimate where nothing was explored: then it is left out, and a note says so.
+Guarantees: reads, changes nothing; how many requests were routed, explored, rewarded and left out is said, and for how
+many no model was asked: those are in no estimate. Not guaranteed: an estimate where nothing was explored: then it is
+left out, and a note says so.
 """
 
 import json
@@ -28,7 +29,7 @@ from app.serving.schema import Routing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-COLUMNS = ["request_id", "time", "release", "status", "cost_usd", "request_json", "response_json"]
+COLUMNS = ["request_id", "time", "release", "route", "status", "cost_usd", "request_json", "response_json"]
 DEFAULT_WORKLOAD = "default"
 MIN_REWARDS = 30
 """Fewest rewards of a workload's week for an estimate of its own."""
@@ -42,6 +43,9 @@ class Request:
     workload: str
     week: str
     routing: Routing
+    route: str
+    """What went out: the used model's answer, or a quotation in its place."""
+
     cost_usd: float
     model_costs_usd: Mapping[str, float]
     """What each model alone would have cost: by its own tokens where it was asked, else by those of another."""
@@ -54,7 +58,7 @@ def read_requests(registry: Registry, *, since: datetime | None = None, release:
     found = []
     for row in table.to_pylist():
         routing = routing_of(row["response_json"]) if row["status"] == 200 else None
-        if routing is None or not routing.used or row["release"] != (release or row["release"]):
+        if routing is None or row["release"] != (release or row["release"]):
             continue
         if row["release"] not in prices:
             prices[row["release"]] = _prices(registry, row["release"])
@@ -65,11 +69,12 @@ def read_requests(registry: Registry, *, since: datetime | None = None, release:
 def rewards_of(
     requests: Iterable[Request], feedback: Mapping[str, float], shadow: Sequence[Sample]
 ) -> dict[str, float]:
-    """Rewards by request: a person's score of the answer, else the quality of the used model's in a shadow sample."""
+    """Rewards by request: a person's score of what went out, else the quality of the model's answer that did, from a
+    shadow sample; a quotation has none there."""
     known = {row.row_id: dict(zip(each.rungs, row.quality, strict=True)) for each in shadow for row in each.rows}
     found = {}
     for request in requests:
-        quality = known.get(request.request_id, {}).get(request.routing.used)
+        quality = known.get(request.request_id, {}).get(request.route)
         reward = feedback.get(request.request_id, quality)
         if reward is not None:
             found[request.request_id] = float(reward)
@@ -95,16 +100,18 @@ def audit(requests: Sequence[Request], rewards: Mapping[str, float], *, seed: in
 
 
 def _figures(requests: Sequence[Request], rewards: Mapping[str, float], seed: int, *, at_least: int) -> dict[str, Any]:
-    rewarded = [each for each in requests if each.request_id in rewards]
+    asked = [each for each in requests if each.routing.used]
+    rewarded = [each for each in asked if each.request_id in rewards]
     found: dict[str, Any] = {
         "num_requests": len(requests),
+        "num_unasked": len(requests) - len(asked),
         "num_explored": sum(each.routing.explored for each in requests),
         "num_rewarded": len(rewarded),
         "num_void": sum(each.routing.guarantee == "void" for each in requests),
-        "cost_usd_per_1000": _costs(requests, seed),
+        "cost_usd_per_1000": _costs(asked, seed),
         "quality": {},
     }
-    ladder = _ladder(requests)
+    ladder = _ladder(asked)
     if len(rewarded) < at_least or len(ladder) < 2:
         return found
     found["quality"] = estimate(_logged(rewarded, rewards, ladder), seed=seed)
@@ -170,6 +177,7 @@ def _request(row: Mapping[str, Any], routing: Routing, prices: Mapping[str, floa
         workload=_workload(row["request_json"]),
         week=f"{year}-W{week:02}",
         routing=routing,
+        route=row["route"],
         cost_usd=float(row["cost_usd"] or 0.0),
         model_costs_usd={model: attempts.get(model, typical) * price / 1000 for model, price in prices.items()},
     )
@@ -195,6 +203,10 @@ def _workload(request_json: str | None) -> str:
 
 def _notes(whole: Mapping[str, Any]) -> list[str]:
     found = []
+    if whole["num_unasked"]:
+        found.append(
+            f"{whole['num_unasked']} requests are in no estimate: no model was asked, the documents were quoted"
+        )
     if not whole["num_explored"]:
         found.append("nothing was explored: what another model would have been worth is a guess where it had no chance")
     if not whole["num_rewarded"]:

@@ -36,6 +36,7 @@ from app.serving.settings import ServingSettings
 
 CODE_VERSION = "outcomes-1"
 LOG = "log"
+COLUMNS = ["request_id", "release", "route", "status", "question", "response_json"]
 KINDS = ("synthetic", "suite", "evaluation")
 
 
@@ -79,19 +80,21 @@ def questions_of_log(
     since: datetime | None = None,
     feedback: Mapping[str, float] | None = None,
 ) -> list[Question]:
-    """A share of the routed requests that a release answered, and every one of them that people judged.
+    """A share of the routed requests that a release answered, and every one whose answer by a model people judged.
 
     Args:
-        feedback: scores from 0 to 1 by request.
+        feedback: scores from 0 to 1 by request; one of a quotation says nothing of the model that it stood in for.
     """
     said, found = feedback or {}, []
-    table = read_log(folder, since=since).select(["request_id", "release", "status", "question", "response_json"])
+    table = read_log(folder, since=since).select(COLUMNS)
     for row in table.to_pylist():
         routing = routing_of(row["response_json"]) if row["release"] == release and row["status"] == 200 else None
-        if routing is None or not (row["request_id"] in said or is_sampled(row["request_id"], share)):
+        if routing is None:
             continue
-        scores = {routing.used: said[row["request_id"]]} if row["request_id"] in said and routing.used else {}
-        found.append(Question(row["request_id"], row["question"], "feedback" if scores else "shadow", (), scores))
+        judged = row["request_id"] in said and row["route"] == routing.used
+        if judged or is_sampled(row["request_id"], share):
+            scores = {routing.used: said[row["request_id"]]} if judged else {}
+            found.append(Question(row["request_id"], row["question"], "feedback" if judged else "shadow", (), scores))
     return found
 
 

@@ -12,6 +12,7 @@ from app.console.routing import render_audit
 from app.inference.sampling import Generation
 from app.routing.collect import Question, collect, qualities
 from app.routing.limits import ModelCard
+from app.routing.sample import Row, Sample
 from app.routing.settings import RoutingSettings
 from app.serving.audit import audit, read_requests, rewards_of
 from app.serving.cascade import Retrieval
@@ -123,6 +124,38 @@ def test_a_shadow_sample_is_a_share_by_hash_with_what_people_said(registry, answ
     (judged,) = [each for each in some if each.source == "feedback"]
     assert (judged.row_id, list(judged.scores.values())) == ("r000", [0.0])
     assert questions_of_log(folder, share=1.0, release="sha256:other") == []
+
+
+def test_a_score_of_a_quotation_says_nothing_of_the_model_that_was_refused(
+    make_gateway, backends, releases, registry, request_log
+):
+    releases["r"] = release = make_release()
+    backends.texts |= {"small": "wrong", "large": "wrong as well"}
+
+    async def story(gateway):
+        await gateway.take("r")
+        await gateway.chat(ChatRequest(messages=[{"role": "user", "content": "What is the fee?"}]), request_id="quoted")
+        releases["r"] = replace(release, models={}, router=None, digest="sha256:stopped")
+        await gateway.take("r")
+        await gateway.chat(ChatRequest(messages=[{"role": "user", "content": "What?"}]), request_id="unasked")
+
+    asyncio.run(story(make_gateway()))
+    request_log.close()
+    folder, said = registry.workspace.requests_dir, {"quoted": 1.0, "unasked": 1.0}
+    assert questions_of_log(folder, release=release.digest, share=0.0, feedback=said) == []
+    (asked,) = questions_of_log(folder, release=release.digest, share=1.0, feedback=said)
+    assert (asked.source, asked.scores) == ("shadow", {})
+    requests = read_requests(registry)
+    assert [(each.routing.used, each.route) for each in requests] == [("large", "extractive"), ("", "extractive")]
+    rows = [Row("quoted", "log", [0.0], [[0.0]] * 2, [], [0.5, 0.25], [1.0, 1.0])]
+    shadow = [Sample(("small", "large"), tuple(rows), 0)]
+    assert rewards_of(requests, {}, shadow) == {}
+    answered = [replace(requests[0], route="large")]
+    assert rewards_of(answered, {}, shadow) == {"quoted": 0.25}
+    report = audit(requests, rewards_of(requests, said, shadow))
+    assert [report[name] for name in ("num_requests", "num_unasked", "num_rewarded")] == [2, 1, 1]
+    assert "1 requests are in no estimate" in " ".join(report["notes"])
+    assert "1 requests are in no estimate" in render_audit(audit(requests[1:], {}), about="one")
 
 
 def test_every_model_is_asked_and_the_largest_is_the_measure_where_nothing_else_is():
