@@ -141,7 +141,7 @@ def test_prometheus_sees_latency_tokens_cost_cache_and_refusals(gateway, registr
         'signalbox_tokens_sum{kind="prompt",route="small"} 20.0',
         'signalbox_cost_usd_total{route="small"} 0.0028',
         'signalbox_cache_total{state="hit"} 1.0',
-        'signalbox_refused_total{code="rate_limit_exceeded"} 1.0',
+        'signalbox_refused_total{code="request_exceeds_limit"} 1.0',
         'signalbox_request_log_total{event="log_dropped"} 0',
     ):
         assert line in text
