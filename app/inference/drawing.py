@@ -14,6 +14,9 @@ import torch
 
 from app.inference.sampling import Sampling
 
+COLDEST = 1e-4
+"""Lowest temperature that is reckoned with: a lower one draws the same, and a tiny one is 0 in 32 bits."""
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -59,11 +62,12 @@ def _masked(logprobs: torch.Tensor, allowed: Mapping[int, Any]) -> torch.Tensor:
 
 def _sample(logprobs: torch.Tensor, samplings: Sequence[Sampling], numbers: Sequence[float]) -> torch.Tensor:
     """Tokens drawn by inverting each row's cumulated probabilities, the likely tokens first."""
-    heat = logprobs.new_tensor([each.temperature for each in samplings])[:, None]
+    heat = logprobs.new_tensor([max(each.temperature, COLDEST) for each in samplings])[:, None]
     share = logprobs.new_tensor([each.top_p for each in samplings])[:, None]
     probabilities, order = (logprobs / heat).softmax(-1).sort(dim=-1, descending=True, stable=True)
     below = probabilities.cumsum(-1) - probabilities
     nucleus = below < share
+    nucleus[:, 0] = True  # also where top_p is 0 in 32 bits, or the logits are no numbers
     cumulated = (probabilities * nucleus).cumsum(-1)
     at = logprobs.new_tensor(numbers)[:, None] * cumulated[:, -1:]
     places = torch.searchsorted(cumulated, at, right=True)

@@ -21,6 +21,9 @@ LOGITS = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
         (1.0, 0.6, 0.66, 1),  # 0.5 and 0.25 are left: two thirds and one third
         (1.0, 0.6, 0.67, 3),
         (1.0, 1e-9, 0.99, 1),
+        (1.0, 1e-50, 0.99, 1),
+        (1e-50, 1.0, 0.99, 1),
+        (1e-40, 1.0, 0.99, 1),
         (2.0, 1.0, 0.36, 1),  # square roots: 0.371 of the whole
         (2.0, 1.0, 0.38, 3),
     ],
@@ -31,6 +34,11 @@ def test_a_number_draws_a_token_by_the_rows_rules(temperature, top_p, number, to
     drawn = draw(LOGITS.repeat(3, 1), samplings, [0.5, number, 0.0])
     assert drawn.tokens == [1, token, 1]
     assert drawn.logprobs[1] == pytest.approx(LOGITS[token].item(), abs=1e-6)
+
+
+def test_a_row_that_is_no_numbers_spoils_no_other():
+    drawn = draw(torch.stack([LOGITS, LOGITS * torch.nan]), [Sampling(temperature=1.0)] * 2, [0.51, 0.51])
+    assert (drawn.tokens[0], 0 <= drawn.tokens[1] < 4) == (3, True)
 
 
 def test_the_best_others_come_to_those_who_ask():
