@@ -90,8 +90,7 @@ class Speller:
 
     def piece(self) -> tuple[str, tuple[TokenLogprob, ...]]:
         """What can be said now and was not said before, with its tokens' log-probabilities."""
-        text = self._text.lstrip()
-        text = text[: len(text) - self._overlap(text)].rstrip()
+        text = self._text[: len(self._text) - self._overlap(self._text)].strip()
         return self._say(text) if len(text) > len(self._said) else ("", ())
 
     def rest(self) -> tuple[str, tuple[TokenLogprob, ...]]:

@@ -46,6 +46,8 @@ def spelled(text, *, words=PLAIN, stop=(), follows=True):
         ("one END two", ("END", "two"), "one", True),
         ("one two", ("two", "one two"), "", True),
         ("aab", ("ab",), "a", True),
+        ("\nUser: hi", ("\nUser:",), "", True),
+        (" the cat", (" the cat",), "", True),
         ("one EN", ("END",), "one EN", False),
         ("", ("a",), "", False),
         ("🙂 yes", ("🙂 y",), "", True),
