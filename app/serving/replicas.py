@@ -69,7 +69,9 @@ class Fresh:
     """Indexes, or shards of one number, by their index's digest; opened again when an erasure took something away."""
 
     def __init__(self, registry: Registry, load: Callable[[str], Any], *, limit: int) -> None:
-        self._registry, self._loaded = registry, Loaded[Any](load, limit=limit)
+        self._registry = registry
+        self._loaded = Loaded[Any](lambda key: load(key.partition(" ")[0]), limit=limit)
+        """By digest and mark: what was being opened while something was erased never answers for what is left."""
         self._marks: dict[str, tuple[str, float]] = {}
 
     def get(self, digest: str) -> Any:
@@ -78,9 +80,9 @@ class Fresh:
         if not looked_s or time.monotonic() - looked_s >= LOOK_AGAIN_S:
             now = self._registry.store.erased_mark("index", digest)
             if now != mark:
-                self._loaded.forget(digest)
-            self._marks[digest] = (now, time.monotonic())
-        return self._loaded.get(digest)
+                self._loaded.forget(f"{digest} {mark}")
+            self._marks[digest] = mark, _ = now, time.monotonic()
+        return self._loaded.get(f"{digest} {mark}")
 
 
 class ShardHolder:

@@ -121,6 +121,25 @@ def test_what_cannot_be_loaded_ahead_leaves_the_replica_up(settings, caplog):
     assert "assistant@production" in caplog.text
 
 
+def test_what_is_opened_while_something_is_erased_does_not_stay(registry, monkeypatch):
+    marks, content, held = iter(["", "-erased"]), ["secret", "public"], []
+    monkeypatch.setattr(replicas, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(registry.store, "erased_mark", lambda *_: next(marks, "-erased"))
+
+    def load(digest):
+        assert digest == "sha256:1"
+        found = tuple(content)
+        if len(held) == 0:  # an erasure, and another request that sees its mark first
+            content.remove("secret")
+            held.append(found)
+            fresh._marks[digest] = ("-erased", 1.0)
+        return found
+
+    fresh = replicas.Fresh(registry, load, limit=2)
+    assert fresh.get("sha256:1") == ("secret", "public")
+    assert fresh.get("sha256:1") == ("public",)
+
+
 def test_the_reader_quotes_through_an_encoder_elsewhere():
     asked = []
 
