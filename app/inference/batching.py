@@ -5,8 +5,8 @@ rows lie in one window of a cache (:mod:`app.inference.window`). Steps are taken
 a thread that runs while there is work.
 
 Guarantees: an answer does not depend on the rows beside it, up to rounding; a request whose ``answer`` is cancelled
-leaves before the next step; a step that fails takes the requests in it along, and no others. Not guaranteed: that a
-long prompt does not hold up the others for the time it takes.
+leaves before the next step; a pass that fails takes the requests in it along, and no others, and a request whose text
+cannot be told fails alone. Not guaranteed: that a long prompt does not hold up the others for the time it takes.
 """
 
 from __future__ import annotations
@@ -173,6 +173,8 @@ class Scheduler:
         self._stepping, self._changed = threading.Lock(), threading.Condition()
         self._thread: threading.Thread | None = None
         self._since_join, self._num_cancelled, self._moved_s = 0, 0, time.monotonic()
+        self.num_failed = 0
+        """Passes in a row that failed."""
 
     @property
     def load(self) -> Load:
@@ -235,33 +237,34 @@ class Scheduler:
         with self._stepping, torch.inference_mode():
             taken: list[Request] = []
             try:
-                self._drop_cancelled()
+                self._drop_ended()
                 taken = self._admit()
                 if taken:
                     self._join(taken)
                 if self._rows:
                     self._decode()
             except Exception as error:  # whatever it is, those in the batch are told, and the engine goes on
-                self._fail([*self._rows, *(each for each in taken if each not in self._rows)], error)
+                failed = [*self._rows, *(each for each in taken if each not in self._rows)]
+                self._rows, self._cache = [], RowCache()
+                self._fail(failed, error)
             self._since_join += 1
             self._moved_s = time.monotonic()
 
     def _fail(self, requests: Sequence[Request], error: Exception) -> None:
-        self._rows, self._cache = [], RowCache()
-        failure = EngineFailed(f"the model failed ({type(error).__name__}: {error})")
-        failure.__cause__ = error
+        self.num_failed += 1
         for request in requests:
-            request.fail(failure)
+            request.fail(_failure(error))
 
-    def _drop_cancelled(self) -> None:
+    def _drop_ended(self) -> None:
+        """Take out what was given up, or failed by itself."""
         with self._changed:
             kept = [each for each in self._waiting if not each.answer.cancelled()]
             if len(kept) < len(self._waiting):
                 self._num_cancelled += len(self._waiting) - len(kept)
                 self._waiting = deque(kept)
         for row in reversed(range(len(self._rows))):
-            if self._rows[row].answer.cancelled():
-                self._num_cancelled += 1
+            if self._rows[row].answer.done():
+                self._num_cancelled += self._rows[row].answer.cancelled()
                 self._leave(row)
 
     def _admit(self) -> list[Request]:
@@ -288,11 +291,15 @@ class Scheduler:
 
     def _join(self, requests: list[Request]) -> None:
         """Work the prompts through, draw their first tokens, and let those join whose answers go on."""
-        known = [self._prefixes.find(each.tokens, owner=each.owner) for each in requests]
-        cache, logits, spans = self._prefill(requests, known)
-        layers = [(layer.keys, layer.values) for layer in cache.layers] if self._joins else []
-        self._keep(requests, layers, spans)
-        alive = self._take(requests, logits)
+        try:
+            known = [self._prefixes.find(each.tokens, owner=each.owner) for each in requests]
+            cache, logits, spans = self._prefill(requests, known)
+            layers = [(layer.keys, layer.values) for layer in cache.layers] if self._joins else []
+            self._keep(requests, layers, spans)
+            alive = self._take(requests, logits)
+        except Exception as error:  # whatever it is, the rows under way have no part in it
+            self._fail(requests, error)
+            return
         if not self._joins:
             self._cache, self._rows = cache, [requests[row] for row in alive]
         elif alive:
@@ -372,6 +379,7 @@ class Scheduler:
             top = drawn.top.get(row, ())
             if not request.take(drawn.tokens[row], drawn.logprobs[row], top, self._vocabulary):
                 alive.append(row)
+        self.num_failed = 0
         return alive
 
     def _leave(self, row: int) -> None:
@@ -387,7 +395,17 @@ def _tell(requests: Sequence[Request], alive: Sequence[int]) -> None:
     """Say what there is to say: last of all, so that whoever hears of an end finds the place free."""
     for row, request in enumerate(requests):
         if row not in alive or request.listen is not None:
-            request.say(done=row not in alive)
+            try:
+                request.say(done=row not in alive)
+            except Exception as error:  # whatever it is, it is this request's alone
+                request.fail(_failure(error))
+
+
+def _failure(error: Exception) -> EngineFailed:
+    """The same as those hear it who wait."""
+    failure = EngineFailed(f"the model failed ({type(error).__name__}: {error})")
+    failure.__cause__ = error
+    return failure
 
 
 def _fill(cache: Any, beginnings: list[torch.Tensor | None], length: int) -> None:

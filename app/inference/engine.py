@@ -202,6 +202,11 @@ class TransformersEngine:
         """Seconds since the last step, while there is work; 0 without."""
         return self._scheduler.stalled_s
 
+    @property
+    def num_failed(self) -> int:
+        """Passes of the model in a row that failed."""
+        return self._scheduler.num_failed
+
     async def _asked(
         self, prompt: Prompt, sampling: Sampling, listen: Callable[[Delta], None] | None = None
     ) -> Request:

@@ -113,8 +113,8 @@ class OpenAIEngine:
         self._clients: weakref.WeakKeyDictionary[Any, list[AsyncOpenAI]] = weakref.WeakKeyDictionary()
         self._num_running = self._num_cancelled = 0
 
-    stalled_s = 0.0
-    """A server that does not answer runs into ``timeout_s``."""
+    stalled_s, num_failed = 0.0, 0
+    """A server that does not answer runs into ``timeout_s``, and one that fails opens its breaker."""
 
     @property
     def steps(self) -> OpenAIEngine:

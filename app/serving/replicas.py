@@ -29,6 +29,8 @@ from app.serving.schema import Passage
 from app.serving.settings import ServingSettings
 
 logger = logging.getLogger(__name__)
+MOST_FAILED = 5
+"""Passes of an engine in a row that may fail before its replica is replaced."""
 LOOK_AGAIN_S = 2.0
 """Longest time that a replica goes on with an index from which something was erased."""
 
@@ -189,8 +191,11 @@ class Generator:
         """Whether the engines still move.
 
         Raises:
-            EngineStalled: one has work and has not taken a step for too long.
+            EngineStalled: one has work and has not taken a step for too long, or takes none that does not fail.
         """
+        num_failed = max((engine.num_failed for engine in self._engines.items()), default=0)
+        if num_failed >= MOST_FAILED:
+            raise EngineStalled(f"an engine of {self._rung} failed {num_failed} times in a row: Serve replaces it")
         longest_s = max((engine.stalled_s for engine in self._engines.items()), default=0.0)
         if longest_s > self._stall_after_s:
             raise EngineStalled(f"an engine of {self._rung} has not moved for {longest_s:.0f} s: Serve replaces it")

@@ -64,6 +64,10 @@ def scheduler(network, **limits):
     return Scheduler(network, Spelled(), limits=Limits(**{"prefix_tokens": 4096, **limits}), max_context_tokens=CONTEXT)
 
 
+def fails(*_):
+    raise RuntimeError("out of memory")
+
+
 def finish(engine, requests):
     while not all(each.answer.done() for each in requests):
         engine.step()
@@ -197,6 +201,48 @@ def test_a_step_that_fails_takes_its_own_requests_along_and_no_others(network):
         with pytest.raises(EngineFailed, match=r"RuntimeError: out of memory"):
             failed.answer.result(timeout=0)
     assert finish(engine, requests[2:])[0].text == network.plain(prompt(2, 5), 3)
+
+
+def test_a_prompt_that_fails_takes_no_row_under_way_along(network, monkeypatch):
+    engine = scheduler(network, max_rows=3)
+    request = engine.submit(Request(prompt(0, 5), Sampling(max_new_tokens=9)))
+    engine.step()
+    huge = engine.submit(Request(prompt(1, 40), Sampling(max_new_tokens=3)))
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "_prefill", fails)
+        engine.step()
+    with pytest.raises(EngineFailed, match=r"RuntimeError: out of memory"):
+        huge.answer.result(timeout=0)
+    assert (finish(engine, [request])[0].text, engine.num_failed) == (network.plain(prompt(0, 5), 9), 0)
+
+
+def test_passes_that_fail_in_a_row_are_counted_until_one_does_not(network, monkeypatch):
+    engine = scheduler(network)
+    with monkeypatch.context() as patched:
+        patched.setattr(network, "broken", True)
+        for num_failed in (1, 2):
+            failed = engine.submit(Request([1, 2], Sampling()))
+            engine.step()
+            engine.step()  # nothing to do: no news
+            assert (failed.answer.done(), engine.num_failed) == (True, num_failed)
+    finish(engine, [engine.submit(Request([1, 2], Sampling(max_new_tokens=1)))])
+    assert engine.num_failed == 0
+
+
+@pytest.mark.parametrize("hears", [True, False])
+def test_a_request_whose_text_cannot_be_told_fails_alone(network, hears):
+    def listen(delta):
+        raise IndexError("piece id is out of range")
+
+    engine, listener = scheduler(network), listen if hears else None
+    failed = engine.submit(Request([1, 2], Sampling(max_new_tokens=3), listen=listener))
+    if not hears:
+        failed.speller.rest = lambda: listen(None)
+    whole = engine.submit(Request([3, 4], Sampling(max_new_tokens=4)))
+    assert finish(engine, [whole])[0].text == network.plain([3, 4], 4)
+    with pytest.raises(EngineFailed, match="IndexError: piece id"):
+        failed.answer.result(timeout=0)
+    assert (engine.load[:3], engine.num_failed) == ((0, 0, 0), 0)
 
 
 def test_prompts_pass_together_and_not_at_every_step(network):

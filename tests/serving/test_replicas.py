@@ -26,7 +26,7 @@ class Engine:
 
     def __init__(self, digest):
         self.digest, self.stalled_s, self.load, self.go, self.closed = digest, 0.0, (1, 2, 3, 4), asyncio.Event(), 0
-        self.steps = self
+        self.steps, self.num_failed = self, 0
 
     def lacks(self, sampling):
         return sampling.asked[:1]
@@ -93,6 +93,11 @@ def test_a_replica_whose_engine_stands_still_is_not_healthy(settings, engines):
     worker.check()
     engines["old"].stalled_s = 61.0
     with pytest.raises(EngineStalled, match="an engine of small has not moved for 61 s"):
+        worker.check()
+    engines["old"].stalled_s, engines["old"].num_failed = 0.0, 4
+    worker.check()
+    engines["old"].num_failed = 5
+    with pytest.raises(EngineStalled, match="an engine of small failed 5 times in a row"):
         worker.check()
 
 
