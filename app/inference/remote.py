@@ -11,6 +11,7 @@ The digest of such a model is that of its description, and nothing proves that t
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -49,6 +50,10 @@ class RemoteRefused(RequestRefused):
 
 class RemoteUnavailable(SignalboxError):
     """No server answered: the message says why each did not; try again later."""
+
+
+class NoAnswer(SignalboxError):
+    """What a server said with status 200 holds no answer, or half of one: look at what stands behind the address."""
 
 
 class Server(Settings):
@@ -145,7 +150,11 @@ class OpenAIEngine:
                 return await self.answer(prompt, sampling)
 
         async def all_of_them() -> list[Generation]:
-            return list(await asyncio.gather(*map(one, prompts)))
+            try:
+                return list(await asyncio.gather(*map(one, prompts)))
+            finally:  # the loop ends here, and with it what its clients' connections are good for
+                for client in self._clients.pop(asyncio.get_running_loop(), []):
+                    await client.close()
 
         return asyncio.run(all_of_them())
 
@@ -212,11 +221,11 @@ class OpenAIEngine:
 
     @staticmethod
     def _faults() -> tuple[type[Exception], ...]:
-        """What a call may raise; a stream that breaks off raises httpx's own."""
+        """What a call may raise; a stream that breaks off raises httpx's own, and json's what is no JSON."""
         import httpx
         from openai import OpenAIError
 
-        return OpenAIError, httpx.HTTPError
+        return OpenAIError, httpx.HTTPError, json.JSONDecodeError, NoAnswer
 
     def _at_hand(self) -> list[AsyncOpenAI]:
         """A client for each server, of the event loop that runs: connections cannot change loops."""
@@ -278,13 +287,15 @@ class _Pieces:
         self._first: Any = None
         self._texts: list[str] = []
         self._tokens: list[TokenLogprob] = []
-        self._finish, self._usage = "stop", None
+        self._finish, self._usage = "", None
 
     async def begun(self) -> _Pieces:
         """The same, once something has come."""
         try:
             self._first = await anext(self._iterator, None)
-        except asyncio.CancelledError:
+            if self._first is None:
+                raise NoAnswer("the stream is empty")
+        except BaseException:
             await self.close()
             raise
         return self
@@ -300,6 +311,8 @@ class _Pieces:
             if text or tokens:
                 yield Delta(text=text, tokens=tokens)
             chunk = await anext(self._iterator, None)
+        if not self._finish:
+            raise NoAnswer("the stream has no end")
         yield Delta(whole=_whole("".join(self._texts), self._tokens, self._finish, self._usage))
 
     def _take(self, chunk: Any) -> tuple[str, tuple[TokenLogprob, ...]]:
@@ -315,6 +328,8 @@ class _Pieces:
 
 
 def _generation(response: Any) -> Generation:
+    if not getattr(response, "choices", None):  # a page of a proxy is text; the client checks nothing else either
+        raise NoAnswer(f"no answer in {response!r}")
     choice = response.choices[0]
     text, tokens = choice.message.content or "", _tokens(choice.logprobs)
     return _whole(text, tokens, choice.finish_reason, response.usage)

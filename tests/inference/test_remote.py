@@ -18,6 +18,7 @@ from app.inference.remote import (
     RemoteKeyMissing,
     RemoteRefused,
     RemoteUnavailable,
+    _Pieces,
 )
 from app.inference.sampling import Sampling, TokenLogprob
 
@@ -134,6 +135,38 @@ def test_a_server_that_fails_is_asked_again_and_then_the_next_one(first):
     assert always.asked[1][1:] == ("Bearer -", {**always.asked[0][2], "model": "other"})
 
 
+NO_ANSWERS = {
+    "a page": lambda: httpx.Response(200, html="<html>log in</html>"),
+    "half": lambda: httpx.Response(200, content=b'{"id":', headers={"content-type": "application/json"}),
+    "an error": lambda: httpx.Response(200, json={"error": {"message": "overloaded"}}),
+    "no choice": lambda: httpx.Response(200, json={**completion().json(), "choices": []}),
+}
+
+
+@pytest.mark.parametrize("first", NO_ANSWERS.values(), ids=NO_ANSWERS)
+def test_a_200_without_an_answer_is_a_servers_failure(first):
+    servers = Servers(one=[first], two=[completion])
+    engine = engine_of(servers, max_retries=0, break_after=1, cool_s=1000)
+    assert [engine.generate(["?"])[0].text for _ in range(2)] == ["42", "42"]
+    assert servers.hosts == ["one", "two", "two"]
+    with pytest.raises(RemoteUnavailable, match="http://one/v1: "):
+        engine_of(Servers(one=[first], two=[first]), max_retries=0).generate(["?"])
+
+
+def test_clients_end_with_the_loop_that_they_were_made_for():
+    closed = []
+
+    class Closes(Servers):
+        async def aclose(self):
+            closed.append(self)
+
+    servers = Closes(one=[completion], two=[completion])
+    engine = engine_of(servers)
+    for _ in range(2):
+        engine.generate(["?", "??"])
+    assert (closed, len(engine._clients)) == ([servers] * 4, 0)
+
+
 def test_a_server_that_fails_for_long_is_left_alone():
     servers = Servers(one=[error(500)], two=[completion])
     engine = engine_of(servers, max_retries=0, break_after=2, cool_s=1000)
@@ -200,6 +233,40 @@ def test_a_stream_that_breaks_off_before_its_first_piece_is_begun_at_the_next_se
     servers = Servers(one=[broken(0)], two=[lambda: events({"content": "42"})])
     assert asyncio.run(said(engine_of(servers, max_retries=0))) == "42"
     assert servers.hosts == ["one", "two"]
+
+
+def stream_of(text):
+    return lambda: httpx.Response(200, text=text, headers={"content-type": "text/event-stream"})
+
+
+@pytest.mark.parametrize("first", ["", "<html>log in</html>", 'data: {"id"\n\n'], ids=["nothing", "a page", "half"])
+def test_a_stream_without_a_piece_is_begun_at_the_next_server(first):
+    servers = Servers(one=[stream_of(first)], two=[lambda: events({"content": "42"})])
+    assert asyncio.run(said(engine_of(servers, max_retries=0))) == "42"
+    assert servers.hosts == ["one", "two"]
+
+
+def test_a_stream_without_an_end_is_no_whole_answer():
+    unended = events({"content": "The fee is not "}, finish=None).text
+    with pytest.raises(RemoteUnavailable, match=r"the stream broke off \(NoAnswer: the stream has no end"):
+        asyncio.run(said(engine_of(Servers(one=[stream_of(unended)]), max_retries=0)))
+
+
+def test_a_stream_whose_beginning_fails_is_closed():
+    class Fails:
+        closed = 0
+
+        async def __aiter__(self):
+            raise httpx.ReadError("connection reset")
+            yield
+
+        async def close(self):
+            self.closed += 1
+
+    stream = Fails()
+    with pytest.raises(httpx.ReadError):
+        asyncio.run(_Pieces(stream).begun())
+    assert stream.closed == 1
 
 
 def test_a_stream_that_breaks_off_later_says_so():
