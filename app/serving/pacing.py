@@ -2,7 +2,8 @@
 
 A piece passes through a replica, a gateway and a proxy before a user sees it; with many streams at once that work, and
 not the model, sets the speed (`python -m benchmarks.serving`). Guarantees: the first piece goes at once, a later one at
-most an interval after it came; texts and tokens are those that came, in order; the last carries the whole.
+most an interval after it came; texts and tokens are those that came, in order, before an error too; the last carries
+the whole.
 """
 
 import asyncio
@@ -23,8 +24,8 @@ async def paced(pieces: AsyncGenerator[Delta], *, interval_s: float) -> AsyncGen
                 coming = coming or asyncio.ensure_future(anext(pieces, None))
                 wait_s = max(0.0, due_s - time.monotonic()) if held else None
                 if (await asyncio.wait({coming}, timeout=wait_s))[0]:
-                    piece, coming = coming.result(), None
-                    if piece is None:
+                    came, coming = coming, None
+                    if came.exception() or (piece := came.result()) is None:
                         break
                     held.append(piece)
                 if held and (held[-1].whole or time.monotonic() >= due_s):
@@ -35,6 +36,7 @@ async def paced(pieces: AsyncGenerator[Delta], *, interval_s: float) -> AsyncGen
                 await _ended(coming)
     if held:
         yield joined(held)
+    came.result()  # raises what ended the pieces
 
 
 async def _ended(coming: "asyncio.Future[Delta | None]") -> None:

@@ -54,9 +54,16 @@ def test_within_an_interval_pieces_are_one_and_the_first_does_not_wait():
     assert rest.whole == whole()
 
 
-def test_an_error_passes():
+def test_an_error_passes_after_what_came_before_it():
+    seen, source = [], Source(error=ValueError("broken"))
+
+    async def run():
+        async for piece in paced(source(), interval_s=FOR_EVER_S):
+            seen.append(piece.text)
+
     with pytest.raises(ValueError, match="broken"):
-        collect(Source(error=ValueError("broken")), FOR_EVER_S)
+        asyncio.run(run())
+    assert (seen, source.closed) == (["one ", "two three four"], True)
 
 
 @pytest.mark.parametrize("hangs", [True, False])
