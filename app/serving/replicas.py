@@ -180,6 +180,7 @@ class Generator:
         load, limit = functools.partial(load_engine, self._registry, settings=settings), settings.max_loaded
         self._bases: Loaded[Any] = Loaded(load, limit=limit)
         self._engines: Loaded[Any] = Loaded(functools.partial(load, bases=self._bases), limit=limit)
+        self._loading: dict[str, asyncio.Future[Any]] = {}
 
     def preload(self, ref: str) -> None:
         """Load the rung's model of a release; a release without the rung loads nothing."""
@@ -222,7 +223,13 @@ class Generator:
                 yield piece
 
     async def _engine(self, model: str) -> Any:
-        return self._engines.find(model) or await asyncio.to_thread(self._engines.get, model)
+        """A model's engine; all who ask while it is loaded wait for the same load, in one thread."""
+        if (found := self._engines.find(model)) is not None:
+            return found
+        if (loading := self._loading.get(model)) is None:
+            loading = self._loading[model] = asyncio.ensure_future(asyncio.to_thread(self._engines.get, model))
+            loading.add_done_callback(lambda _: self._loading.pop(model))
+        return await asyncio.shield(loading)
 
 
 class Reader:

@@ -1,5 +1,6 @@
 import asyncio
 import shutil
+import threading
 
 import faiss
 import numpy as np
@@ -70,6 +71,30 @@ def test_requests_of_two_releases_are_under_way_side_by_side(settings, engines):
     given, load, lacking = asyncio.run(run())
     assert [each.text for each in given] == ["old:a:8", "new:b:8", "old:c:8", "old:d:4"]
     assert (load, lacking) == ((2, 4, 6, 8), ("temperature",))
+
+
+def test_all_who_ask_for_a_model_wait_for_one_load_which_none_of_them_takes_along(settings, monkeypatch):
+    loads, go = [], threading.Event()
+
+    def load(_, digest, **__):
+        loads.append(digest)
+        go.wait(60)
+        raise OSError("damaged")
+
+    monkeypatch.setattr(replicas, "load_engine", load)
+
+    async def run():
+        worker = replicas.Generator("small", settings)
+        calls = [asyncio.ensure_future(worker.generate("old", "a", Sampling())) for _ in range(5)]
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        await asyncio.wait(calls[:1])
+        go.set()
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    given = asyncio.run(run())
+    assert [str(each) for each in given] == ["", *["damaged"] * 4]
+    assert loads == ["old"]
 
 
 def test_a_stream_that_is_closed_is_closed_in_the_engine(settings, engines):
