@@ -201,7 +201,8 @@ class Scheduler:
         room = max(self._max_context_tokens - len(request.tokens), 1)
         request.limit = min(request.sampling.max_new_tokens, room)
         request.speller = Speller(self._vocabulary, request.sampling, follows=request.listen is not None)
-        request.random = random.Random(request.sampling.seed)
+        seed = request.sampling.seed
+        request.random = random.Random(None if seed is None else seed % 2**64)  # Random drops the sign
         with self._changed:
             if bounded and len(self._waiting) >= self._limits.max_waiting:
                 raise EngineBusy(f"{len(self._waiting)} requests wait already: ask again in a moment")

@@ -110,6 +110,14 @@ def test_drawn_answers_depend_on_their_seed_alone(network):
     assert len({each.text for each in batch}) == 4
 
 
+def test_a_seed_and_its_negative_draw_their_own(network):
+    engine = scheduler(network)
+    seeds = [engine.submit(Request([1, 2], Sampling(seed=seed, temperature=1.0))).random for seed in (1, -1, -1)]
+    first = [each.random() for each in seeds]
+    assert (first[0] != first[1], first[1] == first[2]) == (True, True)
+    assert first[0] == random.Random(1).random()
+
+
 def test_log_probabilities_are_the_models_own(network):
     engine, tokens = scheduler(network), prompt(5, 9)
     sampling = Sampling(max_new_tokens=4, temperature=2.0, seed=7, num_logprobs=3)
