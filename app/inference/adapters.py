@@ -44,19 +44,27 @@ class AdaptedNetwork:
         return output.logits[:, -1]
 
     def add(self, folder: Path) -> str:
-        """Load an adapter; its name comes back. No step may be under way.
+        """Load an adapter; its name comes back. No step may be under way; one that cannot be loaded leaves no trace.
 
         Raises:
             NotMixable: it is no plain LoRA.
+            Exception: what PEFT says of files that do not fit the model.
         """
-        from peft import PeftModel
+        from peft import PeftConfig, get_peft_model
 
         _check(folder)
         name = f"adapter-{next(self._numbers)}"
-        if not self._names:
-            self._model = PeftModel.from_pretrained(self._model, folder, adapter_name=name)
-        else:
-            self._model.load_adapter(folder, adapter_name=name)
+        config = PeftConfig.from_pretrained(folder)
+        model = self._model if self._names else get_peft_model(self._model, config, adapter_name=name)
+        try:
+            model.load_adapter(folder, adapter_name=name)
+        except BaseException:
+            if not self._names:
+                model.unload()
+            elif name in model.peft_config:
+                model.delete_adapter(name)
+            raise
+        self._model = model
         self._names.add(name)
         self._model.set_adapter(name)
         self._forget()

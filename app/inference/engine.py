@@ -177,11 +177,17 @@ class TransformersEngine:
 
         Raises:
             NotMixable: the adapter is no plain LoRA.
-            ModelUnusable: it is none at all.
+            ModelUnusable: it is none at all, or none of this model.
         """
+        from safetensors import SafetensorError
+
         _check_adapter(adapter)
-        with self._scheduler.paused():
-            name = self._network.add(adapter)
+        try:
+            with self._scheduler.paused():
+                name = self._network.add(adapter)
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            hint = "run `signalbox verify`, then restore it or train it again"
+            raise ModelUnusable(f"the adapter in {adapter} cannot be loaded ({_line(error)}): {hint}") from error
         view = copy.copy(self)
         view._owner = name
         weakref.finalize(view, self._network.drop, name)

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from app.inference.adapters import NotMixable
 from app.inference.chat import render
@@ -206,6 +208,36 @@ def test_an_adapter_that_cannot_be_mixed_is_refused_and_merges(folder, adapters)
     with pytest.raises(NotMixable, match="no plain LoRA"):
         TransformersEngine(folder).adapted(adapters[2])
     assert TransformersEngine(folder, adapter=adapters[2]).generate(["fee?"])[0].text
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_adapter_that_cannot_be_loaded_leaves_no_trace(folder, adapters, tmp_path, beside):
+    engine = TransformersEngine(folder)
+    good = [engine.adapted(adapters[1])] if beside else []
+    (before,), num_before = engine.generate(["fee?"]), num_weights(engine)
+    for damage in (lambda data: data[:500], swapped):
+        shutil.copytree(adapters[0], tmp_path, dirs_exist_ok=True)
+        weights = tmp_path / "adapter_model.safetensors"
+        weights.write_bytes(damage(weights.read_bytes()))
+        with pytest.raises(ModelUnusable, match="cannot be loaded"):
+            engine.adapted(tmp_path)
+    (after,) = engine.generate(["fee?"])
+    assert (after.text, num_weights(engine)) == (before.text, num_before)
+    assert after.mean_logprob == pytest.approx(before.mean_logprob, abs=1e-6)
+    good.append(engine.adapted(adapters[0]))
+    assert good[-1].generate(["fee?"])[0].text == ROWS[1]["answer"]
+    assert engine.generate(["fee?"])[0].text == before.text
+
+
+def num_weights(engine):
+    return sum(1 for _ in engine._network._model.parameters())
+
+
+def swapped(data):
+    """An adapter's last weights in a shape that does not fit."""
+    weights = load(data)
+    weights[max(weights)] = torch.zeros(3, 3)
+    return save(weights)
 
 
 @pytest.mark.parametrize(
