@@ -16,8 +16,10 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-FIRST_ROWS, FIRST_TOKENS = 8, 128
-"""Room of a new cache; it doubles when it is full."""
+FIRST_TOKENS = 128
+"""Room of a new cache; whenever rows move, there is room for up to twice the rows and four times the longest."""
+KEPT = 16_384
+"""Room, rows times tokens, up to which it is kept while there are no rows."""
 KINDS = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
@@ -130,6 +132,8 @@ class RowCache(Cache):  # type: ignore[misc]
             window.start = window.end - max(self._lengths)
         else:
             window.start = window.end = 0
+            if self._mask.numel() > KEPT:
+                self.layers, self._mask = [], self._mask.new_zeros(0, 0)
 
     def _like(self, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Layers of the given ones' shape, where there are none yet."""
@@ -144,8 +148,7 @@ class RowCache(Cache):  # type: ignore[misc]
         window, (rows, tokens) = self.window, self._mask.shape
         if num_rows <= rows and length <= window.end and window.end + ahead <= tokens:
             return
-        rows = max(FIRST_ROWS, rows) if num_rows <= rows else max(FIRST_ROWS, 2 * rows, num_rows)
-        tokens = max(tokens, FIRST_TOKENS)
+        rows, tokens = 1 << (num_rows - 1).bit_length(), FIRST_TOKENS
         while tokens < 2 * length + ahead:  # half of it is free for tokens to come: moving the rows pays off
             tokens *= 2
         kept = slice(window.start, window.end)

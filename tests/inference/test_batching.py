@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from app.inference import batching
 from app.inference.batching import EngineBusy, EngineFailed, Limits, Request, Scheduler
 from app.inference.sampling import Sampling
+from app.inference.window import RowCache
 
 VOCABULARY, CONTEXT = 64, 512
 
@@ -176,6 +177,32 @@ def test_a_cancelled_request_frees_its_place(network):
     engine.step()
     assert engine.load[:3] == (1, 0, 2)
     assert finish(engine, [third])[0].text == network.plain(prompt(2, 8), 3)
+
+
+def test_the_cache_has_the_room_that_its_rows_need():
+    cache = RowCache()
+
+    def join(num_rows, length):
+        part = torch.zeros(num_rows, 1, length, 2)
+        cache.join([(part, part)], [[slice(0, length)]] * num_rows)
+
+    def room():
+        return [layer.keys.shape[0] * layer.keys.shape[2] for layer in cache.layers]
+
+    join(32, 8)
+    assert room() == [32 * 128]
+    for _ in range(32):
+        cache.leave(0)
+    assert room() == [32 * 128]
+    join(1, 4000)
+    assert room() == [8192]
+    join(2, 3000)
+    assert room() == [4 * 8192]
+    for _ in range(3):
+        cache.leave(0)
+    assert room() == []
+    join(1, 8)
+    assert (room(), cache.mask().tolist()) == ([128], [[1] * 8 + [0]])
 
 
 def test_one_too_many_is_refused(network):
