@@ -3,7 +3,8 @@
 A request is counted against its key (or ``anonymous``) and against every tag that it has: those of the key's rule, and
 those that the request names. Before it runs, an estimate is reserved; afterwards it is settled to what it used; how far
 a limit may be overshot says ``app.serving.meter``. Minutes are those of the clock, so that two bursts around a full
-minute may together reach twice the rate. A changed rule counts within ``limits_refresh_s``.
+minute may together reach twice the rate. A changed rule counts within ``limits_refresh_s``; where the rules were never
+read, nobody is let in.
 """
 
 import asyncio
@@ -166,6 +167,7 @@ class Limits:
         self._counters, self._access = counters, access
         self._refresh_s, self._require_key, self._now = refresh_s, require_key, now
         self._rules, self._read_s = dict[str, Rule](), -math.inf
+        self._reading: asyncio.Task[None] | None = None
         self.meter = Meter(counters)
 
     async def caller(self, authorization: str | None, tags: Iterable[str] = ()) -> Caller:
@@ -195,15 +197,23 @@ class Limits:
         return Reservation(self.meter, counters, caller=caller.name)
 
     async def _current(self) -> Mapping[str, Rule]:
-        if time.monotonic() - self._read_s >= self._refresh_s:
-            self._read_s = time.monotonic()
+        """The rules as read last; one request at a time reads them anew, and before the first ones everybody waits."""
+        is_old = time.monotonic() - self._read_s >= self._refresh_s
+        if self._read_s == -math.inf or (is_old and self._reading is None):
+            self._reading = self._reading or asyncio.ensure_future(self._read())
             try:
-                self._rules = await asyncio.to_thread(self._counters.rules)
+                await asyncio.shield(self._reading)
             except SQLAlchemyError as error:
-                self._read_s = -math.inf
                 said = "the limits cannot be read, since the database does not answer: try again soon"
                 raise unavailable(said, code="limits_unavailable") from error
         return self._rules
+
+    async def _read(self) -> None:
+        try:
+            self._rules = await asyncio.to_thread(self._counters.rules)
+            self._read_s = time.monotonic()
+        finally:
+            self._reading = None
 
 
 def counters_of(rules: Mapping[str, Rule], now: datetime) -> list[Counter]:

@@ -5,6 +5,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
 from app.cli import app
@@ -213,6 +214,30 @@ def test_what_a_key_may_ask_for(registry, rule, action, model, allowed):
     with pytest.raises(ApiError) as refused:
         caller.check(action, model)
     assert (refused.value.status, refused.value.code) == (403, "permission_denied")
+
+
+@pytest.mark.parametrize("fault", [BadLimit("damaged"), OperationalError("x", None, Exception("down"))])
+def test_nobody_is_let_in_before_the_rules_were_read(registry, monkeypatch, fault):
+    """However many ask while they are read: all wait for the one read, and all see what came of it."""
+    change_rule(registry, ANONYMOUS, {"models": ["small"]})
+    counters = Counters(registry.database)
+    limits, reads, rules = Limits(counters, AccessList.of(registry), refresh_s=60.0), [], counters.rules
+
+    def read():
+        reads.append(1)
+        if len(reads) == 1:
+            raise fault
+        return rules()
+
+    monkeypatch.setattr(counters, "rules", read)
+
+    async def run():
+        return await asyncio.gather(*(limits.caller(None) for _ in range(3)), return_exceptions=True)
+
+    refused, let_in = asyncio.run(run()), asyncio.run(run())
+    assert all(isinstance(each, BadLimit | ApiError) for each in refused)
+    assert [each.rule.models for each in let_in] == [("small",)] * 3
+    assert len(reads) == 2
 
 
 def test_a_key_can_be_required(registry):
