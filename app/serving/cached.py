@@ -8,7 +8,7 @@ from typing import Any, Literal
 from app.serving.caches import AnswerCache, Entry, Place
 from app.serving.cascade import Answer, Backends
 from app.serving.errors import invalid
-from app.serving.release import Release
+from app.serving.release import ROUTED, Release
 from app.serving.requests import Asked
 from app.serving.responses import AnyResponse, Head
 from app.serving.schema import Usage
@@ -70,9 +70,15 @@ class Looked:
 class Lookup:
     """A gateway's cache with what it needs to look into it."""
 
-    def __init__(self, cache: AnswerCache, backends: Backends, erased: Callable[[str], Awaitable[str]]) -> None:
-        """Take the cache; ``erased`` gives the mark of an index's last erasure."""
-        self._cache, self._backends, self._erased = cache, backends, erased
+    def __init__(
+        self,
+        cache: AnswerCache,
+        backends: Backends,
+        erased: Callable[[str], Awaitable[str]],
+        void: Callable[[Release], Awaitable[str]],
+    ) -> None:
+        """Take the cache; ``erased`` gives the mark of an index's last erasure, ``void`` why a guarantee is void."""
+        self._cache, self._backends, self._erased, self._void = cache, backends, erased, void
 
     async def of(
         self, mode: str, body: Mapping[str, Any], asked: Asked, release: Release, labels: frozenset[str]
@@ -86,8 +92,9 @@ class Lookup:
             raise invalid(f"{HEADER} is off, exact or semantic", param="cache")
         if mode == "off":
             return Looked()
+        where = {"release": release.digest, "standing": await self._standing(asked, release)}
         erased = await self._erased(release.index)
-        place = Place.of(body, asked.question, kind=asked.kind, release=release.digest, labels=labels, erased=erased)
+        place = Place.of(body, asked.question, kind=asked.kind, labels=labels, erased=erased, **where)
         found, vector = self._cache.exact(place), None
         if mode == "semantic" and found is None:
             embedded = await self._backends.embed(release.index, [asked.question])
@@ -98,6 +105,11 @@ class Lookup:
             self._cache.put(place, _entry(response, given, vector))
 
         return Looked("hit", Hit(found)) if found else Looked("miss", put=put)
+
+    async def _standing(self, asked: Asked, release: Release) -> str:
+        if release.stopped:
+            return "stopped"
+        return await self._void(release) if asked.model == ROUTED else ""
 
 
 def _entry(response: AnyResponse, given: Sequence[Answer], vector: Any) -> Entry:

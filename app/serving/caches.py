@@ -1,10 +1,11 @@
 """Answers given before, given again: to the same request (exact), or to a question that means the same (semantic).
 
 Opt-in by request (header ``x-signalbox-cache`` or field ``cache``: ``exact``, ``semantic``, ``off``) or by the key's
-rule. An entry belongs to one release, one set of access labels, one state of the index (an erasure empties it), and one
-request but for its question; no other request meets it. Guarantees: at most ``max_bytes`` of answers in a replica, each
-for ``ttl_s``; a semantic hit has the same numbers in its question. Not guaranteed: that two questions which the index's
-encoder puts that close mean the same; whoever asks for the semantic cache says that this is good enough.
+rule. An entry belongs to one release and its standing (what a stop or a void guarantee leaves of it), one set of access
+labels, one state of the index (an erasure empties it), and one request but for its question; no other request meets it.
+Guarantees: at most ``max_bytes`` of answers in a replica, each for ``ttl_s``; a semantic hit has the same numbers in
+its question. Not guaranteed: that two questions which the index's encoder puts that close mean the same; whoever asks
+for the semantic cache says that this is good enough.
 """
 
 import re
@@ -42,7 +43,7 @@ class Place:
     """Where a request's answer would be: everything that must be the same, and the question."""
 
     apart: str
-    """Digest of release, labels, index, and the request without its question."""
+    """Digest of release, standing, labels, index, and the request without its question."""
 
     question: str
 
@@ -54,6 +55,7 @@ class Place:
         *,
         kind: str,
         release: str,
+        standing: str,
         labels: frozenset[str],
         erased: str,
     ) -> "Place":
@@ -61,13 +63,14 @@ class Place:
 
         Args:
             body: as it was sent; earlier turns count, as they stand before the question.
+            standing: why not all of the release may answer as it was promoted to; empty while all of it may.
             erased: mark of the index's last erasure.
         """
         turns = list(body.get("messages") or ())
         last = max((place for place, turn in enumerate(turns) if turn.get("role") == "user"), default=-1)
         others = [turn if place != last else None for place, turn in enumerate(turns)]
         rest = {name: value for name, value in body.items() if name not in UNRELATED}
-        whole = {"kind": kind, "release": release, "labels": sorted(labels), "erased": erased}
+        whole = {"kind": kind, "release": release, "standing": standing, "labels": sorted(labels), "erased": erased}
         return cls(digest_bytes(canonical_text({**whole, "others": others, "rest": rest}).encode()), question)
 
     @property

@@ -60,17 +60,18 @@ class Gateway:
         cache = AnswerCache(
             max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s, similarity=settings.cache_similarity
         )
+        steering = steering or Steering(Watch(lambda _: "", period_s=60.0))
         self._parts = Parts(
             settings=settings,
             backends=backends,
             log=log,
             limits=limits,
             gate=Gate(settings.max_queued_requests),
-            lookup=Lookup(cache, backends, self._mark),
+            lookup=Lookup(cache, backends, self._mark, steering.void),
             telemetry=Telemetry(),
             release=self.release,
             tracer=tracer or Tracer([]),
-            steering=steering or Steering(Watch(lambda _: "", period_s=60.0)),
+            steering=steering,
         )
 
     _release: Release | None

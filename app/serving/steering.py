@@ -137,7 +137,7 @@ class Steering:
             max_new_tokens=max_new_tokens,
             deadline_s=self._deadline_s,
             floor=self._conversations.rung(key) if key else "",
-            void=await self._void(release),
+            void=await self.void(release),
             explore=self._share(release),
             chance=self._chance(),
         )
@@ -148,7 +148,8 @@ class Steering:
         if rung and (key := _conversation(request, authorization, answer=given.text)):
             self._conversations.keep(key, rung)
 
-    async def _void(self, release: Release) -> str:
+    async def void(self, release: Release) -> str:
+        """Why what a release's router promised does not hold; empty while it does."""
         if release.router is None or release.router.guarantee is None:
             return release.mismatch
         return release.mismatch or await self._watch.void(release.router_digest)

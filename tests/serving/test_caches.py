@@ -1,5 +1,6 @@
 """Answers given again: only to whom they were given, only under the same release, and free of charge."""
 
+import asyncio
 import json
 from dataclasses import replace
 
@@ -11,8 +12,10 @@ from app.serving.caches import AnswerCache, Entry, Place
 from app.serving.counters import ANONYMOUS
 from app.serving.embeddings import Embedded
 from app.serving.rules import change_rule
+from app.serving.steering import Steering, Watch
 from tests.serving.asked import QUESTION, TEXT, ask, events_of, proven, text_of
 from tests.serving.conftest import make_release
+from tests.serving.test_steering import PROMISED
 
 HEADER = "x-signalbox-cache"
 
@@ -23,7 +26,7 @@ def _serving(releases):
 
 
 def place(question="fee?", **more):
-    where = {"kind": "chat", "release": "r1", "labels": frozenset(), "erased": ""} | more
+    where = {"kind": "chat", "release": "r1", "standing": "", "labels": frozenset(), "erased": ""} | more
     return Place.of({"model": "small"}, question, **where)
 
 
@@ -83,6 +86,29 @@ def test_no_answer_crosses_access_labels_releases_or_erasures(make_gateway, regi
     assert ask(gateway, headers[0]).headers[HEADER] == "miss"
     releases["assistant@production"] = make_release("sha256:" + "b" * 64)
     assert ask(make_gateway(), headers[0]).headers[HEADER] == "miss"
+
+
+def test_no_answer_of_a_stopped_model_or_from_before_a_void_is_given_again(make_gateway, releases):
+    async def void(router):
+        return why[-1]
+
+    why, routed, watch = [""], {"model": "signalbox", "cache": "exact"}, Watch(str, period_s=60.0)
+    watch.void = void
+    router = replace(make_release().router, guarantee=PROMISED)
+    promised = replace(make_release(), router=router, router_digest="sha256:router")
+    releases["assistant@production"] = promised
+    gateway = make_gateway(Steering(watch))
+
+    def asked(**more):
+        given = ask(gateway, **{**routed, **more})
+        return given.headers[HEADER], given.json()["signalbox"]["route"]
+
+    assert [asked()[0], asked()[0], asked(model="large")[0]] == ["miss", "hit", "miss"]
+    why.append("drift")
+    assert [asked()[0], asked()[0], asked(model="large")[0]] == ["miss", "hit", "hit"]
+    releases["assistant@production"] = replace(promised, models={}, router=None, stopped=True)
+    asyncio.run(gateway.take("assistant@production"))
+    assert [asked(), asked()] == [("miss", "extractive"), ("hit", "extractive")]
 
 
 def test_a_semantic_hit_means_the_same_and_holds_the_same_numbers(gateway, backends):
