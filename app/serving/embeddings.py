@@ -26,6 +26,8 @@ MAX_CHARACTERS = 4_000_000
 """Of all texts of a request together."""
 AT_ONCE = 64
 """Texts that a replica encodes in one call; searches come in between."""
+SIGNS = 2
+"""Tokens of a text that are the encoder's own."""
 TEXTS_ONLY = (
     "send a text or a list of texts; token arrays are not understood, as the encoder's tokens are its own "
     "(with LangChain set check_embedding_ctx_length=False)"

@@ -1,8 +1,8 @@
 """One completion from its request to its answer: who asks, what may be done, the answer, its account and its log row.
 
-Guarantees: one release from beginning to end; whatever happens, the reservation is settled and the request is logged,
-with its receipt. ``prepare`` does everything that may be refused, so that a refusal has a status of its own; ``run``
-answers. Not guaranteed: that a model stops at once when its client is gone; its engine is told.
+Guarantees: one release from beginning to end; whatever happens, the reservation is settled to what the models took, and
+the request is logged, with its receipt. ``prepare`` does everything that may be refused, so that a refusal has a status
+of its own; ``run`` answers. Not guaranteed: that a model stops at once when its client is gone; its engine is told.
 """
 
 import asyncio
@@ -40,6 +40,7 @@ from app.serving.responses import (
     respond,
 )
 from app.serving.settings import ServingSettings
+from app.serving.spending import Counted, Spending
 from app.serving.steering import Steering
 from app.serving.structured import Structured
 from app.serving.telemetry import Telemetry
@@ -92,6 +93,7 @@ class Exchange:
             "request_json": incoming.body,
         }
         self._lives: list[Live] = []
+        self._spending = Spending()
         asked = incoming.request.model
         attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": asked, "gen_ai.system": "signalbox"}
         self._trace = Trace(Step(f"chat {asked}", "chat", time.time_ns(), 0, attributes), parent=incoming.traceparent)
@@ -202,7 +204,7 @@ class Exchange:
 
     def _backends(self, emit: Emit | None, place: int) -> Backends:
         """The backends as the choice of that number sees them."""
-        backends = self._parts.backends
+        backends: Backends = Counted(self._parts.backends, self._spending, self.plan)
         if self.plan.routed:
             backends = Passing(backends)
         if emit is not None:
@@ -279,8 +281,7 @@ class Exchange:
         if not isinstance(error, SignalboxError):
             logger.exception("request %s failed", self._incoming.request_id, exc_info=error)
         self._parts.telemetry.refused(refused)
-        num_tokens = sum(live.said.num_tokens for live in self._lives)
-        self._settle(self.plan.priced(num_tokens + self.plan.num_prompt_tokens) if num_tokens else Amounts())
+        self._settle(self._spending.amounts)
         self._traced(error=str(refused), **{"error.type": refused.code or refused.kind})
         ended = {"status": refused.status, "error": _said(error), "latency_s": self._latency_s}
         sealed = self._parts.log.submit({**self._record, **ended, "response_json": refused.body()})

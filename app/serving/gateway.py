@@ -18,13 +18,14 @@ from app.ledger.log import PRODUCTION
 from app.serving.cached import Lookup
 from app.serving.caches import AnswerCache
 from app.serving.cascade import Backends
-from app.serving.embeddings import AT_ONCE, EmbeddingRequest, respond
+from app.serving.embeddings import AT_ONCE, SIGNS, Embedded, EmbeddingRequest, respond
 from app.serving.errors import ApiError, no_receipt, unavailable, unknown_model
 from app.serving.exchange import Exchange, Incoming, Parts
 from app.serving.gate import Gate
 from app.serving.limits import Amounts, Caller, Limits, Reservation
 from app.serving.log import RequestLog
 from app.serving.opened import Opened, open_stream
+from app.serving.plan import BYTES_PER_TOKEN
 from app.serving.release import ENCODER, Release
 from app.serving.requests import Completion
 from app.serving.responses import Completed
@@ -178,11 +179,14 @@ class Gateway:
         if request.model not in release.encoder_names:
             raise unknown_model(request.model, release.encoder_names)
         _, held = await self._enter(authorization)
-        parts = []
-        for start in range(0, len(texts), AT_ONCE):
-            parts.append(await self._backends.embed(release.index, texts[start : start + AT_ONCE]))
-            request.check(parts[-1], start=start)
-        held.settle(Amounts(tokens=sum(num for part in parts for num in part.num_tokens)))
+        parts: list[Embedded] = []
+        try:
+            await held.extend(Amounts(tokens=sum(len(text.encode()) // BYTES_PER_TOKEN + SIGNS for text in texts)))
+            for start in range(0, len(texts), AT_ONCE):
+                parts.append(await self._backends.embed(release.index, texts[start : start + AT_ONCE]))
+                request.check(parts[-1], start=start)
+        finally:
+            held.settle(Amounts(tokens=sum(num for part in parts for num in part.num_tokens)))
         return await asyncio.to_thread(respond, request, parts, release)
 
     async def _enter(self, authorization: str | None) -> tuple[Caller, Reservation]:
