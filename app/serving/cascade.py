@@ -158,6 +158,7 @@ async def answer(
     sampling: Sampling,
     scope: Scope = PUBLIC,
     circumstances: Circumstances = PLAIN,
+    judged: bool = False,
 ) -> Answer:
     """Answer a question under one release.
 
@@ -167,6 +168,7 @@ async def answer(
         sampling: how the answer is drawn.
         scope: what the caller may see of the documents.
         circumstances: what else decides who may answer; by default nothing, and nothing is left to chance.
+        judged: whether an answer by name too goes out only when the judge trusts it; else the documents are quoted.
     """
     searching = asyncio.ensure_future(backends.retrieve(release.index, question, top_k, scope))
     asking = _Asking(question, release, backends, sampling, searching, top_k, scope)
@@ -175,7 +177,8 @@ async def answer(
             return await _routed(asking, rungs, circumstances)
         tried = [await asking.ask(rung) for rung in rungs[:1]]
         found = await searching
-        return _from_model(tried, found) if tried else await _from_documents(question, tried, found, backends)
+        stands = bool(tried) and (tried[-1].sure or not judged)
+        return _from_model(tried, found) if stands else await _from_documents(question, tried, found, backends)
     finally:
         searching.cancel()
 

@@ -22,7 +22,7 @@ class Choices:
         self._plan, self._backends, self._top_k, self._scope = plan, backends, top_k, scope
 
     async def answers(self, request: Completion, steering: Steering, *, authorization: str | None) -> list[Answer]:
-        """The answers, in order: the first one by the router, if it is asked, the others by the model that it chose."""
+        """The answers, in order: the first by the router, if it is asked, the others by its choice, judged like it."""
         asked, rungs, first = self._plan.asked, self._plan.rungs, list[Answer]()
         if not rungs:
             return _copies(await self._answer(0, asked.model, []), asked.num_choices)
@@ -51,6 +51,7 @@ class Choices:
             sampling=self._plan.sampling_of(place),
             scope=self._scope,
             circumstances=about,
+            judged=self._plan.routed,
         )
 
 

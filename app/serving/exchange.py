@@ -226,7 +226,9 @@ class Exchange:
                 granted += GRANT_TOKENS
 
         end_s, prompt = asyncio.get_running_loop().time() + limit_s - self._latency_s, self.plan.num_prompt_tokens
-        live = Live(inner, send, end_s=end_s, limit_s=limit_s, num_prompt_tokens=prompt, allow=allow)
+        live = Live(
+            inner, send, end_s=end_s, limit_s=limit_s, num_prompt_tokens=prompt, allow=allow, choices=self._lives
+        )
         self._lives.append(live)
         return live
 

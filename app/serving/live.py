@@ -1,13 +1,13 @@
 """A model's answer while it comes: its pieces go out, and something may cut it short.
 
 Guarantees: what was said before a cut (a spent budget, the time limit, an engine that failed) is the answer, ends with
-``length``, and has its receipt like any other; whoever does not take the pieces holds up the engine, not memory; ending
-the request closes the engine's stream. Not guaranteed: the exact tokens of an answer that was cut: of pieces that do
-not say their tokens, four bytes count as one.
+``length``, and has its receipt like any other; of several answers each is cut by itself, though nothing was said of it;
+whoever does not take the pieces holds up the engine, not memory; ending the request closes the engine's stream. Not
+guaranteed: the exact tokens of an answer that was cut: of pieces that do not say their tokens, four bytes count as one.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -67,6 +67,7 @@ class Live(Wrapped):
         limit_s: float,
         num_prompt_tokens: int,
         allow: Callable[[int], Awaitable[None]],
+        choices: Sequence["Live"],
     ) -> None:
         """Take what limits the answer.
 
@@ -74,11 +75,12 @@ class Live(Wrapped):
             end_s: by the loop's clock, when the time limit of ``limit_s`` is over.
             num_prompt_tokens: an estimate, for an answer that is cut.
             allow: is told the number of tokens so far before they go out; an ApiError of it cuts the answer.
+            choices: all answers to the request; where one of them has begun, a failure cuts this one alone.
         """
         super().__init__(inner)
         self._emit, self._end_s, self._limit_s = emit, end_s, limit_s
         self._num_prompt_tokens, self._allow = num_prompt_tokens, allow
-        self.said = Said()
+        self._choices, self.said = choices, Said()
         self.cut: ApiError | None = None
 
     async def generate(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> Generation:
@@ -88,7 +90,7 @@ class Live(Wrapped):
                     delta = await self._next(deltas)
                     await self._allow(self.said.num_tokens + num_tokens_of(delta))
                 except Exception as error:
-                    if not self.said.pieces:
+                    if not any(each.said.pieces for each in self._choices):
                         raise
                     self.cut = as_api_error(error)
                     return self.said.generation(self._num_prompt_tokens)

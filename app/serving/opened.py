@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, suppress
 
+from app.ledger.receipts import HEADER
 from app.serving.errors import ApiError
 from app.serving.exchange import Exchange, Piece
 from app.serving.responses import Completed
@@ -86,7 +87,8 @@ async def _live(
     try:
         completed = await running
     except ApiError as error:
-        yield event(error.body())
+        sealed = {"receipt": error.headers[HEADER]} if HEADER in error.headers else {}
+        yield event({**error.body(), **sealed})
         yield DONE
         return
     for said in chunks.end(completed, include_usage=exchange.plan.asked.include_usage, logprobs=False):

@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.inference.sampling import Delta, TokenLogprob
+from app.ledger.receipts import read_header
 from app.serving.http import create_app
 from app.serving.log import read_log
 from tests.serving.asked import CHAT, QUESTION, TEXT, ask, events_of, proven, text_of
@@ -123,13 +124,15 @@ def test_several_choices_have_seeds_of_their_own(gateway, backends):
 
 
 def test_the_router_chooses_once_for_all_choices(gateway, backends):
-    says(backends, "no idea", "2,000 euros", "something else")
-    body = ask(gateway, model="signalbox", n=2, temperature=1).json()
-    assert [choice["message"]["content"] for choice in body["choices"]] == ["2,000 euros", "something else"]
-    assert [each["rung"] for each in body["signalbox"]["attempts"]] == ["small", "large", "large"]
+    says(backends, "no idea", "2,000 euros", "something else", "2000 euros")
+    body = ask(gateway, model="signalbox", n=3, temperature=1).json()
+    quoted = "The fee is 2,000 euros a year."
+    assert [choice["message"]["content"] for choice in body["choices"]] == ["2,000 euros", quoted, "2000 euros"]
+    assert [each["rung"] for each in body["signalbox"]["attempts"]] == ["small", "large", "large", "large"]
+    assert [each["accepted"] for each in body["signalbox"]["attempts"]] == [False, True, False, True]
     says(backends, "no idea", "none")
     extracts = ask(gateway, model="signalbox", n=2).json()
-    assert [choice["message"]["content"] for choice in extracts["choices"]] == ["The fee is 2,000 euros a year."] * 2
+    assert [choice["message"]["content"] for choice in extracts["choices"]] == [quoted] * 2
     assert len(extracts["signalbox"]["attempts"]) == 2
 
 
@@ -298,3 +301,42 @@ def test_a_stream_that_fails_later_ends_with_an_error_and_a_receipt(gateway, bac
     request_log.close()
     row = read_log(registry.workspace.requests_dir).to_pylist()[0]
     assert (row["answer"], row["status"], "the gateway failed" in row["error"]) == ("2000 ", 200, True)
+
+
+def test_a_choice_that_fails_while_another_speaks_is_cut_alone(gateway, backends, registry, request_log):
+    speaking, stream = asyncio.Event(), backends.stream
+
+    async def one_breaks(rung, model, prompt, sampling):
+        if sampling.seed == 8:
+            await speaking.wait()
+            raise RuntimeError("the replica is gone")
+        async for delta in stream(rung, model, prompt, sampling):
+            yield delta
+            speaking.set()
+
+    backends.stream = one_breaks
+    sent = {"stream": True, "n": 2, "seed": 7}
+    response = ask(gateway, **sent)
+    events = events_of(response)
+    assert text_of(events) == "2000 euros"
+    assert [event["choices"][0]["finish_reason"] for event in events[-3:-1]] == ["stop", "length"]
+    assert "the gateway failed" in events[-1]["error"]["message"]
+    assert proven(request_log, registry, response, {"model": "small", "messages": QUESTION, **sent})
+
+
+def test_a_stream_whose_documents_cannot_be_searched_ends_with_an_error_and_a_receipt(gateway, backends):
+    speaking, stream = asyncio.Event(), backends.stream
+
+    async def broken(*_):
+        await speaking.wait()
+        raise RuntimeError("the index is gone")
+
+    async def speak(*asked):
+        async for delta in stream(*asked):
+            yield delta
+            speaking.set()
+
+    backends.retrieve, backends.stream = broken, speak
+    *said, last = events_of(ask(gateway, {"x-request-id": "r1"}, stream=True))
+    assert (text_of(said), last["error"]["type"]) == ("2000 euros", "server_error")
+    assert read_header(last["receipt"])["id"] == "r1"
