@@ -15,7 +15,7 @@ from app.governance.erasure import erase
 from app.ledger.verify import verify
 from app.registry.versions import Registry
 
-SETTINGS = DocumentSettings(limits=LimitSettings(timeout_s=10))
+SETTINGS = DocumentSettings(limits=LimitSettings(timeout_s=60))
 
 
 @pytest.fixture
