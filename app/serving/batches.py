@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core.clock import utc_now
+from app.core.errors import UsageError
 from app.core.files import replace_text
 from app.core.workspace import Workspace
 from app.serving.errors import ApiError, invalid
@@ -29,6 +30,10 @@ ASKED, CANCELLED, ENDED, ABOUT, CONTENT, PARTS = "asked.json", "cancel", "ended.
 ENDS = ("completed", "failed", "expired", "cancelled")
 MAX_ERRORS = 100
 """Faulty lines that a refused batch names."""
+
+
+class NoBatch(UsageError):
+    """No batch has this id: name one that `/v1/batches` gave."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +149,13 @@ class Batches:
         return [folder.name for folder in sorted(found, key=lambda folder: _said(folder / ASKED)["created_at"])]
 
     def owner_of(self, batch_id: str) -> "Batches":
-        """The same, as the owner of a batch sees it."""
-        return Batches(self._workspace, str(_said(self._batches / batch_id / ASKED)["owner"]))
+        """The same, as the owner of a batch sees it; NoBatch when there is no such batch."""
+        path = self._batches / batch_id / ASKED
+        if not path.is_file():
+            raise NoBatch(
+                f"there is no batch {batch_id!r} in this workspace: leave --batch out to answer all that wait"
+            )
+        return Batches(self._workspace, str(_said(path)["owner"]))
 
     @property
     def owner(self) -> str:

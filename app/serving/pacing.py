@@ -1,7 +1,7 @@
 """Pieces of an answer put together, so that a stream costs messages by the second and not by the token.
 
-A piece passes through a replica, a gateway and a proxy before a user sees it; with many streams at once that work, and
-not the model, sets the speed (`python -m benchmarks.serving`). Guarantees: the first piece goes at once, a later one at
+A piece passes through a replica, a gateway and a proxy before a user sees it, and streams have less throughput than
+whole answers (`python -m benchmarks.serving` measures both). Guarantees: the first piece goes at once, a later one at
 most an interval after it came; texts and tokens are those that came, in order, before an error too; the last carries
 the whole.
 """

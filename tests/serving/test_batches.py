@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.serving.batches import Batches, answered, read_lines
+from app.serving.batches import Batches, NoBatch, answered, read_lines
 from app.serving.errors import ApiError
 
 CHAT = "/v1/chat/completions"
@@ -145,3 +145,8 @@ def test_what_unicode_takes_for_ends_of_lines_is_text(batches):
     assert batches.unanswered(batch) == [second]
     ended = batches.finish(batch)
     assert json.loads(batches.content(ended["output_file_id"]).split(b"\n")[0])["response"]["body"] == {"text": odd}
+
+
+def test_a_job_for_no_batch_is_a_sentence(batches):
+    with pytest.raises(NoBatch, match="leave --batch out"):
+        batches.owner_of("batch_none")

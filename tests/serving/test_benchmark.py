@@ -81,9 +81,9 @@ def test_growth_compares_the_last_third_with_the_second():
     assert seen.growth() == pytest.approx(1.2)
 
 
-def test_half_a_set_is_refused(tmp_path):
-    result = CliRunner().invoke(app, ["--passages", str(tmp_path / "p.jsonl")])
-    assert result.exit_code == 2
+@pytest.mark.parametrize("given", [["--passages", "p.jsonl"], ["--in-flight", "1,x"], ["--in-flight", "0"]])
+def test_half_a_set_and_no_users_are_refused(given):
+    assert CliRunner().invoke(app, given).exit_code == 2
 
 
 def test_the_table_has_a_line_for_each_load():
