@@ -48,11 +48,6 @@ class AccessList:
         """The list of a registry's workspace."""
         return cls(registry.workspace.access_path, lambda: recorded_access(registry))
 
-    def labels_of(self, authorization: str | None) -> frozenset[str]:
-        """Labels of the key in an ``Authorization: Bearer KEY`` header; none for no key and for an unknown one."""
-        found = self.find(authorization)
-        return frozenset(found[1].labels) if found else frozenset()
-
     def find(self, authorization: str | None) -> tuple[str, Grant] | None:
         """Digest and grant of the key in such a header; None for no key and for an unknown one."""
         shown = BEARER.fullmatch((authorization or "").strip())

@@ -22,32 +22,38 @@ def path(registry):
     return registry.workspace.access_path
 
 
+def labels_of(access, shown):
+    """Labels of the key in a header; none for an unknown one."""
+    found = access.find(shown)
+    return frozenset(found[1].labels) if found else frozenset()
+
+
 def test_only_the_key_itself_opens_what_it_was_granted(registry, path):
     access = AccessList.of(registry)
-    assert access.labels_of("Bearer anything") == frozenset()
+    assert labels_of(access, "Bearer anything") == frozenset()
     key = add_grant(registry, "jane", ["hr", "board", "hr"])
     held = frozenset({"hr", "board"})
-    assert access.labels_of(f"Bearer {key}") == access.labels_of(f"  bearer  {key} ") == held
+    assert labels_of(access, f"Bearer {key}") == labels_of(access, f"  bearer  {key} ") == held
     digest = next(iter(read_grants(path)))
     wrong = [None, "", "Bearer", f"Basic {key}", key, f"Bearer {key}x", f"Bearer {key[:-1]}", f"Bearer {digest}"]
     wrong += ["Bearer jane", f"Bearer {key} {key}", f"Bearer {key.upper()}", "Bearer \ud800", f"Bearer x, Bearer {key}"]
-    assert {access.labels_of(shown) for shown in wrong} == {frozenset()}
+    assert {labels_of(access, shown) for shown in wrong} == {frozenset()}
     assert key not in path.read_text()
 
 
 def test_a_revocation_and_a_damaged_file_count_at_once(registry, path):
     access, key = AccessList.of(registry), add_grant(registry, "jane", ["hr"])
     other = add_grant(registry, "joe", ["board"])
-    assert access.labels_of(f"Bearer {key}") == {"hr"}
+    assert labels_of(access, f"Bearer {key}") == {"hr"}
     remove_grant(registry, "jane")
-    assert (access.labels_of(f"Bearer {key}"), access.labels_of(f"Bearer {other}")) == (frozenset(), {"board"})
+    assert (labels_of(access, f"Bearer {key}"), labels_of(access, f"Bearer {other}")) == (frozenset(), {"board"})
     for damage in ("{", "[]", json.dumps({"x": {"labels": ["hr"]}}), json.dumps({"x": 1})):
         path.write_text(damage)
-        assert access.labels_of(f"Bearer {other}") == frozenset()
+        assert labels_of(access, f"Bearer {other}") == frozenset()
         with pytest.raises(AccessUnreadable, match="restore it"):
             read_grants(path)
     path.unlink()
-    assert access.labels_of(f"Bearer {other}") == frozenset()
+    assert labels_of(access, f"Bearer {other}") == frozenset()
 
 
 @pytest.mark.parametrize(("name", "labels"), [("", ["hr"]), ("a b", ["hr"]), ("jane", [""]), ("jane", [" hr"])])
@@ -91,7 +97,7 @@ def test_what_the_ledger_does_not_say_opens_nothing_and_is_named(registry, path)
     access, key, gone = AccessList.of(registry), add_grant(registry, "jane", ["hr"]), add_grant(registry, "joe", ["hr"])
     whole = json.loads(path.read_text())
     assert verify(registry.workspace).ok
-    assert access.labels_of(f"Bearer {key}") == {"hr"}
+    assert labels_of(access, f"Bearer {key}") == {"hr"}
     remove_grant(registry, "joe")
     mine, of_jane, of_joe = digest_of("sb-mine"), digest_of(key), digest_of(gone)
     forged = {
@@ -102,13 +108,13 @@ def test_what_the_ledger_does_not_say_opens_nothing_and_is_named(registry, path)
     for name, held in forged.items():
         path.write_text(json.dumps(held))
         shown = {"mallory": "sb-mine", "jane": key, "joe": gone}[name]
-        assert access.labels_of(f"Bearer {shown}") == frozenset()
+        assert labels_of(access, f"Bearer {shown}") == frozenset()
         assert [(fault.kind, name in fault.where) for fault in verify(registry.workspace).faults] == [
             ("unrecorded-access", True)
         ]
     path.write_text(json.dumps({of_jane: whole[of_jane]}))
-    assert access.labels_of(f"Bearer {key}") == {"hr"}
-    assert access.labels_of(f"Bearer {gone}") == frozenset()
+    assert labels_of(access, f"Bearer {key}") == {"hr"}
+    assert labels_of(access, f"Bearer {gone}") == frozenset()
     assert verify(registry.workspace).ok
     assert of_joe in {leaf.statement.subject for leaf in registry.ledger.leaves("access")}
 
@@ -123,7 +129,7 @@ def test_a_ledger_that_cannot_be_asked_grants_nothing_and_is_asked_again(registr
         return recorded_access(registry)
 
     access = AccessList(registry.workspace.access_path, recorded)
-    assert [access.labels_of(f"Bearer {key}") for _ in range(3)] == [frozenset(), {"hr"}, {"hr"}]
+    assert [labels_of(access, f"Bearer {key}") for _ in range(3)] == [frozenset(), {"hr"}, {"hr"}]
     assert len(asked) == 2
 
 
