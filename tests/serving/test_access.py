@@ -138,7 +138,7 @@ def test_the_commands_print_the_key_once_and_never_again(workspace):
         return CliRunner().invoke(app, ["access", *words, "--workspace", str(workspace.root)]).output
 
     key = run("grant", "jane", "--label", "hr", "--label", "board").strip()
-    assert AccessList.of(open_registry(workspace)).labels_of(f"Bearer {key}") == {"hr", "board"}
+    assert labels_of(AccessList.of(open_registry(workspace)), f"Bearer {key}") == {"hr", "board"}
     assert json.loads(run("list", "--json")) == [{"name": "jane", "labels": ["board", "hr"]}]
     assert key not in run("list")
     assert "public chunks alone" in run("revoke", "jane")
