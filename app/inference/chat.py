@@ -5,6 +5,7 @@ what training saw. Not guaranteed: that models from elsewhere know these tokens;
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = (PAD, END, USER, ASSISTANT)
@@ -19,7 +20,8 @@ CHAT_TEMPLATE = (
 )
 """Jinja, as `tokenizer_config.json` carries it; the same text as :func:`render_messages`."""
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+"""``role``, ``content``, and what OpenAI's form may have beside them, such as ``name``."""
 
 
 def render(question: str) -> str:

@@ -251,8 +251,8 @@ class TemplateFormat:
         return str(self._apply(messages, add_generation_prompt=asks, tokenize=False))
 
     def _apply(self, messages: Sequence[Message], **options: Any) -> Any:
-        """What transformers makes of messages; a template without a place for a system turn gets it with the first
-        question."""
+        """What transformers makes of messages; a template that refuses them gets a system's turns as the user's, and
+        neighbours that one side said as one turn."""
         from jinja2 import TemplateError
 
         faults: tuple[type[Exception], ...] = (TemplateError, *_FAULTS)
@@ -260,9 +260,8 @@ class TemplateFormat:
         try:
             return self.tokenizer.apply_chat_template(given, chat_template=self._template, **options)
         except faults as error:
-            if len(given) > 1 and given[0]["role"] == "system" and given[1]["role"] == "user":
-                first = {"role": "user", "content": f"{given[0]['content']}\n\n{given[1]['content']}"}
-                return self._apply([first, *given[2:]], **options)
+            if (simpler := alternating(given)) != given:
+                return self._apply(simpler, **options)
             raise CannotRender(f"the chat template refuses the conversation ({one_line(error)})") from error
 
 
@@ -276,6 +275,18 @@ _FAULTS: tuple[type[Exception], ...] = (
     OverflowError,
 )
 """What a template's code may raise, its filters and its arithmetic among them."""
+
+
+def alternating(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The same as turns of user and assistant by turns, for templates that have a place for nothing else."""
+    turns: list[dict[str, str]] = []
+    for each in messages:
+        role = "assistant" if each["role"] == "assistant" else "user"
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += f"\n\n{each['content']}"
+        else:
+            turns.append({"role": role, "content": each["content"]})
+    return turns
 
 
 def _any_of(texts: Collection[str]) -> re.Pattern[str]:

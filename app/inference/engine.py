@@ -33,6 +33,7 @@ from app.inference.chat_format import (
     load_format,
     load_tokenizer,
 )
+from app.inference.conversation import as_one_text
 from app.inference.kinds import writes
 from app.inference.sampling import Delta, Generation, PromptTooLong, Sampling
 from app.inference.shaping import Shapes
@@ -241,8 +242,7 @@ class TransformersEngine:
         try:
             return self._format.prompt(prompt)
         except CannotRender:  # others are asked in the same batch: what a template has no place for is one question
-            turns = [prompt] if isinstance(prompt, str) else [turn["content"] for turn in prompt]
-            return self._format.prompt("\n\n".join(turns))
+            return self._format.prompt(prompt if isinstance(prompt, str) else as_one_text(prompt))
 
 
 def _load_model(folder: Path, adapter: Path | None, dtype: torch.dtype) -> Any:

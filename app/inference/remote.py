@@ -25,7 +25,7 @@ from app.core.errors import SignalboxError, UsageError
 from app.core.settings import Settings
 from app.inference.chat_format import Prompt
 from app.inference.guarding import Breaker, hedged
-from app.inference.sampling import Delta, Generation, RequestRefused, Sampling, TokenLogprob
+from app.inference.sampling import Delta, Generation, PromptTooLong, RequestRefused, Sampling, TokenLogprob
 
 if TYPE_CHECKING:
     import httpx
@@ -38,6 +38,8 @@ AT_ONCE = 8
 """Calls under way together when many prompts are asked at once."""
 BAD = (400, 413, 422)
 """Statuses that say that the request is at fault: no other server is asked."""
+TOO_LONG = "context_length_exceeded"
+"""What servers call a prompt that they cannot read whole."""
 
 
 class RemoteKeyMissing(UsageError):
@@ -162,6 +164,7 @@ class OpenAIEngine:
         """One answer; cancelling the call ends it at the server.
 
         Raises:
+            PromptTooLong: the server says that it reads less.
             RemoteRefused: the request is wrong.
             RemoteUnavailable: no server answered.
         """
@@ -211,7 +214,9 @@ class OpenAIEngine:
             except self._faults() as error:
                 if getattr(error, "status_code", None) in BAD:
                     breaker.succeeded()
-                    raise RemoteRefused(f"{server.base_url} refuses the request: {_said(error)}") from error
+                    said = f"{server.base_url} refuses the request: {_said(error)}"
+                    too_long = getattr(error, "code", None) == TOO_LONG
+                    raise (PromptTooLong(said) if too_long else RemoteRefused(said)) from error
                 breaker.failed()
                 reasons.append(f"{server.base_url}: {_said(error)}")
             else:

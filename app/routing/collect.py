@@ -15,14 +15,14 @@ from typing import Protocol
 
 from app.core.batches import batched
 from app.core.digests import digest_json
+from app.inference.chat_format import Prompt
+from app.inference.conversation import Conversation
 from app.inference.sampling import Generation, Sampling
 from app.routing import sight
 from app.routing.features import Features, Passage, extract_features, same_answer
 from app.routing.limits import ModelCard
 from app.routing.sample import Row, Sample
 from app.routing.settings import RoutingSettings
-
-Prompt = str | list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,13 @@ class Question:
     source: str
     answers: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
+    within: Conversation | None = None
+    """The conversation that the question ends; None: it stands alone."""
+
+    @property
+    def conversation(self) -> Conversation:
+        """What the models are asked."""
+        return self.within or Conversation.of(self.text)
 
 
 class Found(Protocol):
@@ -59,7 +66,7 @@ def collect(
     engines: Mapping[str, Callable[[], Engine]],
     *,
     search: Search,
-    prompt_for: Callable[[str], Prompt],
+    prompt_for: Callable[[Conversation], Prompt],
     settings: RoutingSettings,
     prices: Mapping[str, float],
 ) -> tuple[Sample, dict[str, ModelCard]]:
@@ -71,9 +78,9 @@ def collect(
     """
     ordered = sorted(questions, key=lambda each: digest_json(each.row_id))
     found: list[Found] = []
-    for batch in batched([each.text for each in ordered], settings.batch_size):
+    for batch in batched([each.conversation.searched for each in ordered], settings.batch_size):
         found += search(batch)
-    prompts = [prompt_for(each.text) for each in ordered]
+    prompts = [prompt_for(each.conversation) for each in ordered]
     given: dict[str, list[Generation]] = {}
     cards: dict[str, ModelCard] = {}
     for rung, build in engines.items():
@@ -117,14 +124,15 @@ def _num_chars(prompt: Prompt) -> int:
 
 
 def _row(question: Question, found: Found, given: Mapping[str, Generation]) -> Row:
-    seen = sight.before(question.text, found.embedding, found.passages)
-    judged = [extract_features(question.text, each, found.passages) for each in given.values()]
+    text = question.conversation.searched
+    seen = sight.before(text, found.embedding, found.passages)
+    judged = [extract_features(text, each, found.passages) for each in given.values()]
     pairs = zip(given.values(), judged, strict=True)
     return Row(
         row_id=question.row_id,
         source=question.source,
         before=seen.tolist(),
-        after=[_after(seen, question.text, each, features) for each, features in pairs],
+        after=[_after(seen, text, each, features) for each, features in pairs],
         judged=judged,
         quality=qualities(question, {rung: each.text for rung, each in given.items()}),
         tokens=[float(each.num_prompt_tokens + each.num_completion_tokens) for each in given.values()],

@@ -14,6 +14,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
+from app.inference.chat_format import Prompt
+from app.inference.conversation import Conversation
 from app.inference.sampling import Delta, Generation, Sampling
 from app.retrieval.filters import PUBLIC, Scope
 from app.routing import sight
@@ -21,7 +23,7 @@ from app.routing.course import Circumstances, Course, set_course
 from app.routing.features import Features, extract_features, find_support
 from app.routing.router import Decision
 from app.serving.embeddings import Embedded
-from app.serving.release import EXTRACTIVE, ROUTED, Prompt, Release
+from app.serving.release import EXTRACTIVE, ROUTED, Release
 from app.serving.schema import Attempt, Citation, Passage, Route, Routing
 
 if TYPE_CHECKING:
@@ -148,7 +150,7 @@ class Answer:
 
 
 async def answer(
-    question: str,
+    conversation: Conversation,
     *,
     release: Release,
     requested: str,
@@ -160,7 +162,7 @@ async def answer(
     circumstances: Circumstances = PLAIN,
     judged: bool = False,
 ) -> Answer:
-    """Answer a question under one release.
+    """Answer a conversation's question under one release.
 
     Args:
         requested: ``signalbox`` asks for the router; any other name takes the answer as it comes.
@@ -170,8 +172,9 @@ async def answer(
         circumstances: what else decides who may answer; by default nothing, and nothing is left to chance.
         judged: whether an answer by name too goes out only when the judge trusts it; else the documents are quoted.
     """
+    question = conversation.searched
     searching = asyncio.ensure_future(backends.retrieve(release.index, question, top_k, scope))
-    asking = _Asking(question, release, backends, sampling, searching, top_k, scope)
+    asking = _Asking(conversation, question, release, backends, sampling, searching, top_k, scope)
     try:
         if requested == ROUTED:
             return await _routed(asking, rungs, circumstances)
@@ -185,8 +188,9 @@ async def answer(
 
 @dataclass(frozen=True)
 class _Asking:
-    """One question under way."""
+    """One question under way; what is searched is what the router and the reader take for the question."""
 
+    conversation: Conversation
     question: str
     release: Release
     backends: Backends
@@ -206,7 +210,7 @@ class _Asking:
         Args:
             seen: what was seen before, where the router forecasts.
         """
-        model, prompt = self.release.models[rung], self.release.prompt_for(self.question)
+        model, prompt = self.release.models[rung], self.release.prompt_for(self.conversation)
         generation = await self.backends.generate(rung, model.digest, prompt, self.sampling)
         return _judge(self.question, rung, generation, await self.searching, self.release, seen)
 

@@ -42,7 +42,7 @@ class Choices:
 
     async def _answer(self, place: int, model: str, rungs: Sequence[str], about: Circumstances = PLAIN) -> Answer:
         return await answer(
-            self._plan.asked.question,
+            self._plan.asked.conversation,
             release=self._plan.release,
             requested=model,
             rungs=rungs,

@@ -21,6 +21,7 @@ from ray.serve.handle import DeploymentHandle
 
 from app.core.cluster import submit
 from app.core.errors import SignalboxError
+from app.inference.chat_format import Prompt
 from app.inference.sampling import Delta, Generation, Sampling
 from app.retrieval.filters import Scope
 from app.retrieval.shards import Call
@@ -31,7 +32,7 @@ from app.serving.embeddings import Embedded
 from app.serving.errors import ApiError, ReleaseNotLoaded
 from app.serving.http import create_app
 from app.serving.pacing import paced
-from app.serving.release import Prompt, Release
+from app.serving.release import Release
 from app.serving.retry import Retry
 from app.serving.scaling import TOKENS
 from app.serving.schema import Passage

@@ -106,7 +106,7 @@ def too_large(limit_bytes: int) -> ApiError:
 
 def context_exceeded(said: str) -> ApiError:
     """The prompt is longer than what is read."""
-    message = f"{said}: ask a shorter question, or for fewer tokens"
+    message = f"{said}: ask a shorter question, leave earlier turns out, or ask for fewer tokens"
     kind, code = "invalid_request_error", "context_length_exceeded"
     return ApiError(message, status=400, kind=kind, code=code, param="messages")
 

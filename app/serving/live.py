@@ -12,10 +12,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from app.inference.chat_format import Prompt
 from app.inference.sampling import Delta, Generation, Sampling, TokenLogprob
 from app.serving.cascade import Backends
 from app.serving.errors import ApiError, as_api_error, timed_out
-from app.serving.release import Prompt
 from app.serving.wrapped import UNSURE_LOGPROB, Wrapped
 
 Emit = Callable[[Delta], Awaitable[None]]

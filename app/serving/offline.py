@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from app.inference.chat_format import Prompt
 from app.inference.sampling import Delta, Generation, Sampling
 from app.ledger.access_book import Grant
 from app.retrieval.filters import Scope
@@ -25,7 +26,7 @@ from app.serving.cascade import Extract, Retrieval
 from app.serving.embeddings import Embedded
 from app.serving.errors import RATE_LIMITED, ApiError, NoRelease, invalid, no_key
 from app.serving.exchange import Incoming
-from app.serving.release import ROUTED, Prompt, Release
+from app.serving.release import ROUTED, Release
 from app.serving.requests import ChatRequest, CompletionRequest
 from app.serving.schema import Passage
 from app.serving.settings import ServingSettings

@@ -20,6 +20,7 @@ from app.core.digests import digest_json
 from app.core.errors import UsageError
 from app.core.parquet import read_rows
 from app.governance.release import MODEL
+from app.inference.conversation import Conversation
 from app.inference.models import find_model
 from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version, VersionNotFound
@@ -28,15 +29,17 @@ from app.routing.collect import Question, collect
 from app.routing.limits import ModelCard
 from app.routing.sample import KIND, PARTS, Sample
 from app.routing.settings import RoutingSettings
+from app.serving.errors import ApiError
 from app.serving.log import read_log
 from app.serving.release import Release
 from app.serving.replicas import Asked, Retriever
+from app.serving.requests import ChatRequest
 from app.serving.schema import Routing
 from app.serving.settings import ServingSettings
 
 CODE_VERSION = "outcomes-1"
 LOG = "log"
-COLUMNS = ["request_id", "release", "route", "status", "question", "response_json"]
+COLUMNS = ["request_id", "release", "route", "status", "question", "request_json", "response_json"]
 KINDS = ("synthetic", "suite", "evaluation")
 
 
@@ -94,8 +97,19 @@ def questions_of_log(
         judged = row["request_id"] in said and row["route"] == routing.used
         if judged or is_sampled(row["request_id"], share):
             scores = {routing.used: said[row["request_id"]]} if judged else {}
-            found.append(Question(row["request_id"], row["question"], "feedback" if judged else "shadow", (), scores))
+            about = ("feedback" if judged else "shadow", (), scores)
+            found.append(Question(row["request_id"], row["question"], *about, within=conversation_of(row)))
     return found
+
+
+def conversation_of(row: Mapping[str, Any]) -> Conversation | None:
+    """The turns of a logged request; None where there is the question alone."""
+    try:
+        sent = json.loads(row["request_json"] or "{}")
+        asked = ChatRequest.model_validate({"messages": sent.get("messages")}).conversation()
+    except (ValueError, ApiError):  # pydantic's errors are ValueErrors
+        return None
+    return asked if len(asked.messages) > 1 else None
 
 
 def routing_of(response_json: str | None) -> Routing | None:
@@ -158,7 +172,10 @@ def ask_models(
     if not questions or not release.models:
         raise NoQuestions(f"there is no question for the models of {release.ref}: give more sources, or a larger share")
     models = {rung: model.digest for rung, model in release.models.items()}
-    asked = [[each.row_id, each.text, each.source, list(each.answers), dict(each.scores)] for each in questions]
+    asked = [
+        [each.row_id, each.text, each.source, list(each.answers), dict(each.scores), *_turns(each)]
+        for each in questions
+    ]
     inputs: dict[str, Any] = {"models": models, "index": release.index, "prompt": release.prompt, "code": CODE_VERSION}
     inputs |= {"questions": digest_json(sorted(asked)), "settings": settings.model_dump(mode="json")}
     if found := registry.find(KIND, name, inputs):
@@ -176,6 +193,11 @@ def ask_models(
         sample.save(Path(folder))
         facts = facts_of(sample, cards, models=models, index=release.index, settings=settings)
         return registry.publish(KIND, name, folder=Path(folder), inputs=inputs, parents=parents, facts=facts)
+
+
+def _turns(question: Question) -> list[Any]:
+    """What the digest of a question has beside the question itself."""
+    return [list(map(dict, question.within.messages))] if question.within else []
 
 
 def facts_of(

@@ -13,7 +13,7 @@ from app.serving.structured import ResponseFormat
 
 BYTES_PER_TOKEN = 3
 TEMPLATE_TOKENS = 16
-"""What is reserved for a prompt: a token for every three bytes, and some for the chat's form."""
+"""What is reserved for a prompt: a token for every three bytes, and some for the form of each turn."""
 GRANT_TOKENS = 64
 """How much of an answer is reserved at a time while it is streamed."""
 SHAPING = ("stop", "num_logprobs", "schema")
@@ -52,8 +52,9 @@ class Plan:
     @property
     def num_prompt_tokens(self) -> int:
         """An estimate."""
-        num_bytes = len(self.asked.question.encode()) + len(self.release.prompt.encode())
-        return math.ceil(num_bytes / BYTES_PER_TOKEN) + TEMPLATE_TOKENS
+        num_bytes = self.asked.conversation.num_bytes + len(self.release.prompt.encode())
+        num_turns = len(self.asked.conversation.messages)
+        return math.ceil(num_bytes / BYTES_PER_TOKEN) + TEMPLATE_TOKENS * num_turns
 
     def estimate(self, *, live: bool) -> Amounts:
         """What is reserved before the answer begins; of a live one only its beginning."""

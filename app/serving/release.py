@@ -10,6 +10,8 @@ from typing import Any
 
 from app.governance.promotion import is_stopped, moves, placed_now
 from app.governance.release import ladder_of, price_name
+from app.inference.chat_format import Prompt
+from app.inference.conversation import Conversation
 from app.inference.encoder import ENCODER_DIGEST, NAME
 from app.inference.retrievers import retriever_of
 from app.ledger.log import PROMOTION
@@ -22,8 +24,6 @@ EXTRACTIVE = "extractive"
 ENCODER = "encoder"
 ROUTED = "signalbox"
 RELEASE = "release"
-
-Prompt = str | list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,9 @@ class Release:
         """US dollars for 1,000 tokens of a model, prompt and completion alike."""
         return float(self.prices.get(price_name(rung), 0.0))
 
-    def prompt_for(self, question: str) -> Prompt:
-        """What a model is given: the question, behind the release's system prompt when it has one."""
-        if not self.prompt:
-            return question
-        return [{"role": "system", "content": self.prompt}, {"role": "user", "content": question}]
+    def prompt_for(self, conversation: Conversation) -> Prompt:
+        """What a model is given: the conversation, behind the release's system prompt when it has one."""
+        return conversation.prompt(self.prompt)
 
     @property
     def model_names(self) -> list[str]:

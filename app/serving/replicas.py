@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from app.core.errors import SignalboxError
 from app.core.workspace import Workspace
+from app.inference.chat_format import Prompt
 from app.inference.retrievers import PINNED, Models, made_with, source_named
 from app.inference.sampling import Delta, Generation, Sampling
 from app.registry.versions import Registry, open_registry
@@ -24,7 +25,7 @@ from app.serving.embeddings import Embedded
 from app.serving.engines import Scatter, load_engine, load_index, load_shard, to_passage
 from app.serving.errors import EngineStalled
 from app.serving.loaded import Loaded
-from app.serving.release import Prompt, resolve_release
+from app.serving.release import resolve_release
 from app.serving.schema import Passage
 from app.serving.settings import ServingSettings
 

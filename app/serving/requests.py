@@ -6,12 +6,14 @@ neutral value; with ``"drop_params": true`` it is left out instead, and the resp
 change an answer (``user``, ``metadata``, ``store``) is accepted. Nothing else is ignored in silence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from app.inference.chat import Message as Turn
+from app.inference.conversation import Conversation
 from app.inference.sampling import Sampling, SamplingInvalid
 from app.serving.errors import ApiError, invalid
 from app.serving.schema import whole
@@ -51,16 +53,22 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
+    name: str | None = Field(default=None, max_length=64)
 
     def text(self) -> str:
         """The message's text; parts of another type are refused."""
-        if isinstance(self.content, list):
-            if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in self.content):
-                raise invalid(
-                    "only text parts are understood: send messages without images, audio and files", param="messages"
-                )
-            return "\n".join(part["text"] for part in self.content)
-        return self.content or ""
+        if not isinstance(self.content, list):
+            return whole(self.content or "")
+        for part in self.content:
+            if part.get("type") != "text" or not isinstance(part.get("text"), str):
+                kind = f"a part of type {str(part.get('type'))[:40]!r}"
+                raise invalid(f"only text parts are understood, not {kind}: send text alone", param="messages")
+        return whole("\n".join(part["text"] for part in self.content))
+
+    def turn(self) -> Turn:
+        """The message as a model gets it."""
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": self.text()} | ({"name": whole(self.name)} if self.name else {})
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class Asked:
 
     kind: Literal["chat", "text"]
     model: str
-    question: str
+    conversation: Conversation
     sampling: Sampling
     num_choices: int = 1
     format: ResponseFormat = field(default_factory=ResponseFormat)
@@ -79,6 +87,11 @@ class Asked:
     cache: str | None = None
     drop: bool = False
     dropped: tuple[str, ...] = ()
+
+    @property
+    def question(self) -> str:
+        """What the user said last."""
+        return self.conversation.question
 
 
 class Completion(BaseModel):
@@ -98,13 +111,9 @@ class Completion(BaseModel):
     cache: Literal["off", "exact", "semantic"] | None = None
     drop_params: bool = False
 
-    def question(self) -> str:
-        """The text that is answered."""
+    def conversation(self) -> Conversation:
+        """What is answered: the turns, with the question."""
         raise NotImplementedError
-
-    def turns(self) -> Sequence[Message]:
-        """The conversation, with the question."""
-        return [Message(role="user", content=self.question())]
 
     def asked(self, longest: int) -> Asked:
         """The request as it will be answered.
@@ -122,7 +131,7 @@ class Completion(BaseModel):
         return Asked(
             kind=self.kind(),
             model=self.model,
-            question=self.question(),
+            conversation=self.conversation(),
             sampling=self._sampling(longest),
             num_choices=self.n or 1,
             format=self.format(),
@@ -168,7 +177,7 @@ class Completion(BaseModel):
 
 
 class ChatRequest(Completion):
-    """A chat completion. The last user message is the question; earlier turns are logged only."""
+    """A chat completion: all turns that say something reach the model; what the user said last is the question."""
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: PositiveInt | None = None
@@ -176,14 +185,16 @@ class ChatRequest(Completion):
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: dict[str, Any] | None = None
 
-    def question(self) -> str:
-        texts = [whole(message.text()).strip() for message in self.messages if message.role == "user"]
-        if not texts or not texts[-1]:
+    def conversation(self) -> Conversation:
+        turns = [message.turn() for message in self.messages]
+        asked = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
+        if not asked or not turns[asked[-1]]["content"].strip():
             raise invalid("there is no question: the last user message must hold some text", param="messages")
-        return texts[-1]
-
-    def turns(self) -> Sequence[Message]:
-        return self.messages
+        if turns[-1]["role"] == "assistant":
+            said = "the last message is an assistant's, which nothing answers: end with a user's"
+            raise invalid(said, param="messages")
+        turns[asked[-1]] = {**turns[asked[-1]], "content": turns[asked[-1]]["content"].strip()}
+        return Conversation(tuple(turn for turn in turns if turn["content"].strip()))
 
     def kind(self) -> Literal["chat", "text"]:
         return "chat"
@@ -206,7 +217,7 @@ class CompletionRequest(Completion):
     prompt: Any
     logprobs: int | None = Field(default=None, ge=0, le=5)
 
-    def question(self) -> str:
+    def conversation(self) -> Conversation:
         given = self.prompt[0] if isinstance(self.prompt, list) and len(self.prompt) == 1 else self.prompt
         if not isinstance(given, str):
             raise invalid(
@@ -214,7 +225,7 @@ class CompletionRequest(Completion):
             )
         if not whole(given).strip():
             raise invalid("there is no question: the prompt must hold some text", param="prompt")
-        return whole(given).strip()
+        return Conversation.of(whole(given).strip())
 
     def num_logprobs(self) -> int:
         return -1 if self.logprobs is None else self.logprobs

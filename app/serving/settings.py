@@ -30,7 +30,7 @@ class ServingSettings(Settings):
     """Largest file of a batch (`/v1/files`)."""
 
     max_prompt_characters: PositiveInt = 400_000
-    """Longest question; what a model reads at most, its engine says."""
+    """Longest conversation, all turns together; what a model reads at most, its engine says."""
 
     max_queued_requests: PositiveInt = 256
     """Completions that one gateway holds at once, those that wait for an engine too; beyond that it refuses."""

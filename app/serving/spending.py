@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from app.inference.chat_format import Prompt
 from app.inference.sampling import Delta, Generation, Sampling
 from app.serving.cascade import Backends
 from app.serving.limits import Amounts
 from app.serving.live import num_tokens_of
 from app.serving.plan import Plan
-from app.serving.release import Prompt
 from app.serving.wrapped import Wrapped
 
 

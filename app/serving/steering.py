@@ -133,7 +133,7 @@ class Steering:
         """The circumstances of a request."""
         key = _conversation(request, authorization)
         return Circumstances(
-            num_chars=len(release.prompt) + len(request.question()),
+            num_chars=len(release.prompt) + request.conversation().num_chars,
             max_new_tokens=max_new_tokens,
             deadline_s=self._deadline_s,
             floor=self._conversations.rung(key) if key else "",
@@ -167,8 +167,9 @@ def _conversation(request: Completion, authorization: str | None, *, answer: str
     named = (request.model_extra or {}).get("metadata")
     if isinstance(named, dict) and isinstance(named.get("conversation"), str):
         return _digest([authorization or "", named["conversation"]])
-    first = {role: next((each.text() for each in request.turns() if each.role == role), "") for role in ROLES}
-    first["assistant"] = first["assistant"] or answer
+    turns = request.conversation().messages
+    first = {role: next((each["content"].strip() for each in turns if each["role"] == role), "") for role in ROLES}
+    first["assistant"] = first["assistant"] or answer.strip()
     return _digest([authorization or "", *first.values()]) if first["assistant"] else ""
 
 

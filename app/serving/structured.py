@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app.inference.chat_format import Prompt
 from app.inference.sampling import Generation, Sampling
 from app.serving.cascade import Backends
 from app.serving.errors import ApiError, invalid
-from app.serving.release import Prompt
 from app.serving.wrapped import Wrapped
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}

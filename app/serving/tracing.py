@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 from app.core.errors import UsageError
 from app.core.workspace import Workspace
+from app.inference.chat_format import Prompt
 from app.inference.sampling import Generation, Sampling
 from app.retrieval.filters import Scope
 from app.serving.cascade import Backends, Extract, Retrieval
-from app.serving.release import Prompt
 from app.serving.schema import Passage
 from app.serving.wrapped import Wrapped
 

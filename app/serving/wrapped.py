@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncGenerator, Sequence
 
+from app.inference.chat_format import Prompt
 from app.inference.sampling import Delta, Generation, PromptTooLong, Sampling
 from app.retrieval.filters import Scope
 from app.serving.cascade import Backends, Extract, Retrieval
 from app.serving.embeddings import Embedded
-from app.serving.release import Prompt, Release
+from app.serving.release import Release
 from app.serving.schema import Passage
 
 UNSURE_LOGPROB = -20.0

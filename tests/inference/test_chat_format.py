@@ -102,8 +102,10 @@ def test_a_token_across_the_border_is_parted_as_inference_parts_it(chat):
 def test_a_template_without_a_system_turn_gets_it_with_the_first_question(chat):
     form = chat(STRICT)
     assert "user\nBe short.\n\nwhat is the annual fee?<|im_end|>" in text_of(form, form.prompt([SYSTEM, USER]))
+    both = f"user\n{USER['content']}\n\n{AGAIN['content']}<|im_end|>"
+    assert both in text_of(form, form.prompt([USER, AGAIN]))
     with pytest.raises(CannotRender, match="must alternate"):
-        form.prompt([USER, AGAIN])
+        form.prompt([ANSWER, USER])
 
 
 @pytest.mark.parametrize("template", [CHATML, MARKED, FORGETFUL, STRICT, None])

@@ -20,7 +20,7 @@ from app.inference.remote import (
     RemoteUnavailable,
     _Pieces,
 )
-from app.inference.sampling import Sampling, TokenLogprob
+from app.inference.sampling import PromptTooLong, Sampling, TokenLogprob
 
 SERVERS = [
     {"base_url": "http://one/v1", "model": "big", "api_key_env": "ONE_KEY"},
@@ -187,6 +187,13 @@ def test_a_request_that_is_wrong_is_not_sent_elsewhere():
     with pytest.raises(RemoteRefused, match="http://one/v1 refuses the request: 400: context length exceeded"):
         engine_of(servers).generate(["?"])
     assert servers.hosts == ["one"]
+
+
+def test_a_prompt_that_the_server_cannot_read_is_too_long_as_it_is_for_an_engine_here():
+    body = {"error": {"message": "at most 4096 tokens", "code": "context_length_exceeded"}}
+    engine = engine_of(Servers(one=[lambda: httpx.Response(400, json=body)]))
+    with pytest.raises(PromptTooLong, match="at most 4096 tokens"):
+        engine.generate(["?"])
 
 
 def test_a_slow_call_gets_a_second_one_beside_it():

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.console.routing import render_audit
+from app.inference.conversation import Conversation
 from app.inference.sampling import Generation
 from app.routing.collect import Question, collect, qualities
 from app.routing.limits import ModelCard
@@ -169,7 +170,7 @@ def test_every_model_is_asked_and_the_largest_is_the_measure_where_nothing_else_
         questions,
         engines,
         search=search,
-        prompt_for=str,
+        prompt_for=Conversation.prompt,
         settings=RoutingSettings(),
         prices={"small": 0.1, "large": 1.0},
     )

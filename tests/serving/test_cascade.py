@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from app.inference.conversation import Conversation
 from app.inference.sampling import Sampling
 from app.serving.cascade import answer, cost_large_only_usd, cost_usd
 from tests.serving.conftest import make_release
@@ -11,7 +12,9 @@ from tests.serving.conftest import make_release
 def ask(backends, *, release=None, requested="signalbox"):
     release = release or make_release()
     asked = {"requested": requested, "rungs": release.rungs_for(requested), "backends": backends}
-    return asyncio.run(answer("What is the fee?", release=release, top_k=4, sampling=Sampling(), **asked))
+    return asyncio.run(
+        answer(Conversation.of("What is the fee?"), release=release, top_k=4, sampling=Sampling(), **asked)
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from app.governance.guarantees import state_guarantee, void_guarantee
+from app.inference.conversation import Conversation
 from app.inference.sampling import Sampling
 from app.routing.course import Circumstances
 from app.routing.guarantee import Guarantee
@@ -33,7 +34,9 @@ def release_of(router, **more):
 def ask(backends, release, **circumstances):
     asked = {"requested": "signalbox", "rungs": list(release.models), "backends": backends, "sampling": Sampling()}
     about = Circumstances(**circumstances)
-    return asyncio.run(answer("What is the fee?", release=release, top_k=4, circumstances=about, **asked))
+    return asyncio.run(
+        answer(Conversation.of("What is the fee?"), release=release, top_k=4, circumstances=about, **asked)
+    )
 
 
 @pytest.mark.parametrize(
