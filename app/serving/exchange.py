@@ -44,7 +44,7 @@ from app.serving.spending import Counted, Spending
 from app.serving.steering import Steering
 from app.serving.structured import Structured
 from app.serving.telemetry import Telemetry
-from app.serving.tracing import Step, Trace, Traced, Tracer
+from app.serving.tracing import Trace, Traced, Tracer, root_of
 from app.serving.wrapped import Passing
 
 logger = logging.getLogger(__name__)
@@ -94,9 +94,7 @@ class Exchange:
         }
         self._lives: list[Live] = []
         self._spending = Spending()
-        asked = incoming.request.model
-        attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": asked, "gen_ai.system": "signalbox"}
-        self._trace = Trace(Step(f"chat {asked}", "chat", time.time_ns(), 0, attributes), parent=incoming.traceparent)
+        self._trace = Trace(root_of(incoming.request), parent=incoming.traceparent)
         self.head = Head.now(incoming.request_id, incoming.request.kind())
 
     plan: Plan
@@ -257,6 +255,7 @@ class Exchange:
     def _traced(self, *, answer: str = "", error: str = "", **attributes: Any) -> None:
         if self._parts.tracer.on:
             trace, plan = self._trace, getattr(self, "plan", None)
+            trace.turns = plan.asked.conversation.messages if plan else ()
             trace.question, trace.answer, trace.error = plan.asked.question if plan else "", answer, error
             trace.root.attributes.update(attributes)
             self._parts.tracer.record(trace)

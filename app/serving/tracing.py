@@ -4,9 +4,10 @@ A trace is a span for the completion and one for each search, each model's call 
 it is made when the answer is done, in a thread of its own, from the times that were noted. Spans hold no text unless
 $OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is true; MLflow's hold question and answer. Guarantees: nothing is
 recorded where no tracing is set up; a tracer that cannot keep up loses traces, which are counted, and holds up nobody.
-Source: OpenTelemetry's semantic conventions for generative AI, 1.38; W3C Trace Context for the header ``traceparent``.
+Source: OpenTelemetry's semantic conventions for generative AI (in development); W3C Trace Context (``traceparent``).
 """
 
+import json
 import logging
 import os
 import queue
@@ -16,12 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from app.core.errors import UsageError
 from app.core.workspace import Workspace
+from app.inference.chat import Message as Turn
 from app.inference.chat_format import Prompt
 from app.inference.sampling import Generation, Sampling
 from app.retrieval.filters import Scope
 from app.serving.cascade import Backends, Extract, Retrieval
+from app.serving.requests import Completion
 from app.serving.schema import Passage
 from app.serving.wrapped import Wrapped
 
@@ -29,10 +31,7 @@ logger = logging.getLogger(__name__)
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 MAX_WAITING = 1000
 EXPERIMENT = "signalbox-serving"
-
-
-class TracingUnavailable(UsageError):
-    """Tracing is switched on and a library for it is missing; the message says which."""
+PROVIDER = "signalbox"
 
 
 @dataclass
@@ -53,15 +52,19 @@ class Trace:
     root: Step
     steps: list[Step] = field(default_factory=list)
     parent: str = ""
+    turns: Sequence[Turn] = ()
+    """The conversation, whose last user turn is ``question``."""
+
     question: str = ""
     answer: str = ""
     error: str = ""
 
 
 class Sink(Protocol):
-    """Where traces go."""
+    """Where traces go; ``flush`` is called when no more come."""
 
     def write(self, trace: Trace) -> None: ...
+    def flush(self) -> None: ...
 
 
 class Tracer:
@@ -93,6 +96,8 @@ class Tracer:
         if self._thread.is_alive():
             self._waiting.put(None, timeout=timeout_s)
             self._thread.join(timeout_s)
+            for sink in self._sinks:
+                sink.flush()
 
     def _run(self) -> None:
         while (trace := self._waiting.get()) is not None:
@@ -130,7 +135,8 @@ class Traced(Wrapped):
         return extract
 
     def _begin(self, kind: str, name: str, attributes: Mapping[str, Any]) -> Step:
-        step = Step(f"{kind} {name}", kind, time.time_ns(), 0, {"gen_ai.operation.name": kind, **attributes})
+        about = {"gen_ai.operation.name": kind, "gen_ai.provider.name": PROVIDER}
+        step = Step(f"{kind} {name}", kind, time.time_ns(), 0, {**about, **attributes})
         self._trace.steps.append(step)
         return step
 
@@ -143,12 +149,9 @@ class OpenTelemetry:
     """Spans for an OpenTelemetry provider."""
 
     def __init__(self, provider: Any = None) -> None:
-        """``provider``: by default one that exports by OTLP, as the standard variables of the environment say.
-
-        Raises:
-            TracingUnavailable: the exporter is not installed.
-        """
-        self._tracer = (provider or _otlp_provider()).get_tracer("signalbox")
+        """``provider``: by default one that exports by OTLP over HTTP, as the environment's standard variables say."""
+        self._provider = provider or _otlp_provider()
+        self._tracer = self._provider.get_tracer("signalbox")
 
     def write(self, trace: Trace) -> None:
         """End a span for the completion and for each of its steps."""
@@ -156,8 +159,7 @@ class OpenTelemetry:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         parent = TraceContextTextMapPropagator().extract({"traceparent": trace.parent}) if trace.parent else None
-        said = {"gen_ai.input.messages": trace.question, "gen_ai.output.messages": trace.answer}
-        captured = said if os.environ.get(CAPTURE, "").lower() == "true" else {}
+        captured = _messages(trace) if os.environ.get(CAPTURE, "").lower() == "true" else {}
         root = self._start(trace.root, parent, SpanKind.SERVER, captured)
         if trace.error:
             root.set_status(StatusCode.ERROR, trace.error)
@@ -165,6 +167,10 @@ class OpenTelemetry:
         for step in trace.steps:
             self._start(step, inside, SpanKind.CLIENT, {}).end(step.end_ns or trace.root.end_ns)
         root.end(trace.root.end_ns)
+
+    def flush(self) -> None:
+        """Export what is left."""
+        self._provider.force_flush()
 
     def _start(self, step: Step, context: Any, kind: Any, more: Mapping[str, Any]) -> Any:
         attributes = {**step.attributes, **more}
@@ -207,30 +213,52 @@ class MLflow:
         outputs = {"error": trace.error} if trace.error else {"answer": trace.answer}
         root.end(outputs=outputs, status="ERROR" if trace.error else "OK", end_time_ns=trace.root.end_ns)
 
+    def flush(self) -> None:
+        """MLflow keeps nothing back."""
+
+
+def root_of(request: Completion) -> Step:
+    """The span of a completion, which begins now."""
+    operation = "chat" if request.kind() == "chat" else "text_completion"
+    attributes: dict[str, Any] = {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": PROVIDER,
+        "gen_ai.request.model": request.model,
+        "gen_ai.request.stream": bool(request.stream),
+    }
+    attributes |= {"gen_ai.request.choice.count": request.n} if (request.n or 1) > 1 else {}
+    return Step(f"{operation} {request.model}", operation, time.time_ns(), 0, attributes)
+
 
 def tracer_of(names: Sequence[str], workspace: Workspace) -> Tracer:
-    """The tracer that the settings ask for.
-
-    Raises:
-        TracingUnavailable: a library is missing.
-    """
+    """The tracer that the settings ask for."""
     made: dict[str, Callable[[], Sink]] = {"otel": OpenTelemetry, "mlflow": lambda: MLflow(workspace)}
     return Tracer([made[name]() for name in dict.fromkeys(names)])
 
 
 def _otlp_provider() -> Any:
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    except ImportError as error:
-        said = "spans are to be exported, and the exporter is missing"
-        raise TracingUnavailable(f"{said}: pip install opentelemetry-exporter-otlp-proto-http") from error
-    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    provider = TracerProvider(resource=Resource.create({"service.name": "signalbox"}))
+    named = Resource.create({"service.name": PROVIDER}).merge(OTELResourceDetector().detect())
+    provider = TracerProvider(resource=named)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
+
+
+def _messages(trace: Trace) -> dict[str, str]:
+    """Question and answer as the conventions spell messages."""
+    (finish, *_) = trace.root.attributes.get("gen_ai.response.finish_reasons") or ["error"]
+    answer = {"role": "assistant", "parts": [_text(trace.answer)], "finish_reason": finish}
+    asked = [{"role": each["role"], "parts": [_text(each["content"])]} for each in trace.turns]
+    spelled = {"gen_ai.input.messages": asked, "gen_ai.output.messages": [answer] if trace.answer else []}
+    return {name: json.dumps(said, ensure_ascii=False) for name, said in spelled.items() if said}
+
+
+def _text(content: str) -> dict[str, str]:
+    return {"type": "text", "content": content}
 
 
 def _asked(sampling: Sampling) -> dict[str, Any]:

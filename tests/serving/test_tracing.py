@@ -1,22 +1,27 @@
 """Traces and metrics: what a span says, what it keeps to itself, and that nobody waits for it."""
 
 import asyncio
+import gzip
+import json
 import sys
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from starlette.testclient import TestClient
 
 from app.registry.tracking import tracking_uri
 from app.serving.counters import ANONYMOUS
 from app.serving.http import create_app
 from app.serving.rules import change_rule
-from app.serving.tracing import MAX_WAITING, OpenTelemetry, Step, Trace, Tracer, TracingUnavailable, tracer_of
-from tests.serving.asked import ask
+from app.serving.tracing import MAX_WAITING, OpenTelemetry, Step, Trace, Tracer, tracer_of
+from tests.serving.asked import QUESTION, TEXT, ask
 from tests.serving.conftest import make_release
 
 
@@ -58,7 +63,7 @@ def test_text_is_recorded_only_when_the_environment_says_so(gateway, spans, monk
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
     ask(gateway, stream=True)
     root = spans()["chat small"]
-    assert root.attributes["gen_ai.output.messages"] == "2000 euros"
+    assert json.loads(root.attributes["gen_ai.output.messages"])[0]["parts"][0]["content"] == "2000 euros"
 
 
 def test_an_error_is_one_in_the_trace_too(gateway, spans):
@@ -76,6 +81,9 @@ def test_a_tracer_that_is_slow_or_broken_loses_traces_and_holds_up_nobody():
             written.append(trace)
             raise RuntimeError("the collector is gone")
 
+        def flush(self):
+            pass
+
     tracer = Tracer([Slow()])
     for _ in range(MAX_WAITING + 2):
         tracer.record(Trace(Step("chat", "chat", 0)))
@@ -86,10 +94,70 @@ def test_a_tracer_that_is_slow_or_broken_loses_traces_and_holds_up_nobody():
     assert (len(written), tracer.num_lost) == (MAX_WAITING + 2 - lost, MAX_WAITING + 2)
 
 
-def test_tracing_is_off_unless_asked_for_and_says_what_is_missing(workspace):
+def test_tracing_is_off_unless_asked_for(workspace):
     assert not tracer_of((), workspace).on
-    with pytest.raises(TracingUnavailable, match="pip install opentelemetry-exporter-otlp-proto-http"):
-        tracer_of(("otel",), workspace)
+
+
+@pytest.fixture
+def collector():
+    """A collector of OTLP over HTTP on this machine: its address, and what was exported to it."""
+    received = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            plain = gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body
+            received.append((self.path, ExportTraceServiceRequest.FromString(plain)))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", received
+    server.shutdown()
+    server.server_close()
+
+
+def test_spans_reach_a_collector_as_the_standard_variables_say(gateway, workspace, collector, monkeypatch):
+    address, received = collector
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true")
+    tracer = tracer_of(("otel",), workspace)
+    gateway.trace_with(tracer)
+    ask(gateway, messages=[{"role": "system", "content": "Be brief."}, *QUESTION], temperature=0.5, seed=3, stop=["x"])
+    ask(gateway, path=TEXT, n=2)
+    tracer.close()
+    assert {path for path, _ in received} == {"/v1/traces"}
+    groups = [group for _, request in received for group in request.resource_spans]
+    named = {each.key: each.value.string_value for group in groups for each in group.resource.attributes}
+    assert (named["service.name"], named["deployment.environment.name"]) == ("signalbox", "test")
+    spans = [span for group in groups for scope in group.scope_spans for span in scope.spans]
+    known = {value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")}
+    told = {each.key for span in spans for each in span.attributes}
+    assert {name for name in told if name.startswith("gen_ai.")} <= known - {gen_ai_attributes.GEN_AI_SYSTEM}
+    assert sorted({span.name for span in spans}) == [
+        "chat small", "retrieval sha256:index", "text_completion small"
+    ]  # fmt: skip
+    roots = [span for span in spans if not span.parent_span_id]
+    assert [_value(span, "gen_ai.operation.name").string_value for span in roots] == ["chat", "text_completion"]
+    assert all(_value(span, "gen_ai.provider.name").string_value == "signalbox" for span in spans)
+    assert _value(roots[1], "gen_ai.request.choice.count").int_value == 2
+    asked, said = (json.loads(_value(roots[0], f"gen_ai.{way}.messages").string_value) for way in ("input", "output"))
+    assert asked[0] == {"role": "system", "parts": [{"type": "text", "content": "Be brief."}]}
+    assert said == [
+        {"role": "assistant", "parts": [{"type": "text", "content": "2000 euros"}], "finish_reason": "stop"}
+    ]
+    call = next(span for span in spans if span.name == "chat small" and span.parent_span_id)
+    assert (_value(call, "gen_ai.request.seed").int_value, call.parent_span_id) == (3, roots[0].span_id)
+    assert [each.string_value for each in _value(call, "gen_ai.request.stop_sequences").array_value.values] == ["x"]
+
+
+def _value(span, name):
+    return next(each.value for each in span.attributes if each.key == name)
 
 
 def test_mlflow_gets_question_answer_and_steps(gateway, workspace, monkeypatch):
