@@ -94,7 +94,7 @@ INSTEAD = {
     "target_patterns": "osft takes every linear layer of the blocks: leave it out",
     "trust_remote_code": "code of a model is never run: name a model that transformers knows",
     "load_in_8bit": "set load_in_4bit, or leave it out",
-    "bf16": "set settings={'dtype': 'bfloat16'}, as it is by default",
+    "bf16": "set settings={'dtype': 'bfloat16'}; by default it is where the hardware multiplies it",
     "fp16": "set settings={'dtype': 'bfloat16'}",
     "beta1": "AdamW's betas are 0.9 and 0.95: leave it out",
     "beta2": "AdamW's betas are 0.9 and 0.95: leave it out",

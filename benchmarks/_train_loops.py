@@ -1,7 +1,8 @@
 """The loops that benchmarks.training sets side by side, each measured in processes of its own.
 
-All take the same steps on the same batches of the same model in bf16 with fp32 masters: ours by DeepSpeed, the others
-by autocast, as one would write them. Attention is computed alike (``ATTENTION`` of :mod:`app.training.model`).
+All take the same steps on the same batches of the same model in bf16 with fp32 masters (in fp32 where the processor has
+no products of bf16): ours by DeepSpeed, the others by autocast, as one would write them. Attention is computed alike
+(``ATTENTION`` of :mod:`app.training.model`).
 """
 
 import json
@@ -111,6 +112,8 @@ def plain(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -> 
     """A loop in PyTorch: autocast, AdamW, clipping."""
     import torch
 
+    from app.training.extensions import number_type
+
     model, given, tokens = _model_and_batches(plan, folder)
     settings = plan.settings
     options = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "weight_decay": settings.weight_decay}
@@ -118,7 +121,7 @@ def plain(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -> 
     losses, seconds = [], []
     for batch in given:
         started_s = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=number_type(settings.dtype) == "bfloat16"):
             loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
@@ -134,7 +137,7 @@ def trainer(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -
     from torch.utils.data import SequentialSampler
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    from app.training.extensions import on_gpu
+    from app.training.extensions import number_type, on_gpu
 
     class InOrder(Trainer):
         def _get_train_sampler(self, *_: Any) -> Any:
@@ -151,8 +154,8 @@ def trainer(plan: Plan, folder: Path, rank: int, num_workers: int, store: str) -
     seconds: list[float] = []
     settings = plan.settings
     options = TrainingArguments(
-        output_dir=str(folder / "trainer"), use_cpu=not on_gpu(), bf16=True, per_device_train_batch_size=1,
-        max_steps=len(given),
+        output_dir=str(folder / "trainer"), use_cpu=not on_gpu(), bf16=number_type(settings.dtype) == "bfloat16",
+        per_device_train_batch_size=1, max_steps=len(given),
         learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm,
         adam_beta2=0.95, lr_scheduler_type="constant", save_strategy="no", logging_strategy="no", report_to=[],
         disable_tqdm=True,

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from app.core.digests import digest_json
 from app.core.errors import exit_status
 from app.inference.encoder import MAX_TOKENS, Encoder, encoder_folder, load_tokenizer
+from app.inference.processor import computes_bf16
 from app.inference.retrievers import Source
 from app.retrieval.bank import Bank
 from app.retrieval.embedding import embed_chunks
@@ -250,7 +251,8 @@ def alone(index: SearchIndex, raw: Raw, encoder: Encoder, asked: Sequence[str]) 
 
 
 def encoding(encoder: Encoder, texts: Sequence[str], asked: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Passages a second and ms a question, of our forward pass and of transformers' ``BertModel``, in turns; bf16."""
+    """Passages a second and ms a question, of our forward pass and of transformers' ``BertModel``, in turns;
+    both in bf16 where the processor has products of it."""
     others: dict[str, Callable[[Sequence[str]], Any]] = {"ours": encoder.encode, "bert_model": bert_model()}
     sample = list(texts)[:: max(1, len(texts) // NUM_ENCODED)][:NUM_ENCODED]
     taken: dict[str, list[float]] = {name: [] for name in others}
@@ -276,7 +278,9 @@ def bert_model() -> Callable[[Sequence[str]], Any]:
     from transformers import BertConfig, BertModel
 
     tokenizer, folder = load_tokenizer(max_tokens=MAX_TOKENS), encoder_folder()
-    model = BertModel(BertConfig.from_json_file(folder / "config.json")).bfloat16().eval()
+    model = BertModel(BertConfig.from_json_file(folder / "config.json")).eval()
+    if computes_bf16():
+        model = model.bfloat16()
     weights = load_file(folder / "model.safetensors")
     model.load_state_dict({name: value for name, value in weights.items() if name != "embeddings.position_ids"})
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.core.errors import SignalboxError
+from app.inference.processor import computes_bf16
 
 if TYPE_CHECKING:
     import torch
@@ -129,15 +130,20 @@ def read_shape(folder: Path) -> Shape:
     return shape
 
 
-def load_bert(folder: Path, *, dtype: "torch.dtype") -> tuple[Bert, Shape]:
-    """The BERT of a folder, its weights held against its configuration.
+def load_bert(folder: Path) -> tuple[Bert, Shape]:
+    """The BERT of a folder, its weights held against its configuration and rounded to bf16; it computes in fp32 where
+    the processor has no products of bf16.
 
     Raises:
         EncoderUnusable: weights are missing, no safetensors, or of other sizes than ``config.json`` says.
     """
+    import torch
+
     shape, weights = read_shape(folder), read_weights(folder)
     try:
-        model = Bert(weights, dtype=dtype, num_heads=shape.num_heads, epsilon=shape.epsilon)
+        rounded = {name: value.to(torch.bfloat16) for name, value in weights.items()}
+        dtype = torch.bfloat16 if computes_bf16() else torch.float32
+        model = Bert(rounded, dtype=dtype, num_heads=shape.num_heads, epsilon=shape.epsilon)
     except (KeyError, RuntimeError) as error:
         raise EncoderUnusable(f"{folder} has no weights of a BERT ({error!r}): name a folder that has") from error
     if model.sizes != (shape.num_words, shape.num_positions, shape.dim, shape.num_layers):

@@ -83,7 +83,7 @@ class Encoder:
             raise DigestMismatch(f"the encoder in {folder or PACKAGE} is {self.digest}, not {digest}: restore it")
         place = folder or encoder_folder()
         torch.set_num_threads(num_threads)
-        self._model, shape = load_bert(place, dtype=torch.bfloat16)
+        self._model, shape = load_bert(place)
         self._torch, self.dim = torch, shape.dim
         self.max_tokens = min(MAX_TOKENS, shape.num_positions)
         self._tokenizer = load_tokenizer(place, max_tokens=self.max_tokens)

@@ -72,7 +72,7 @@ class Reranker:
             raise DigestMismatch(f"the re-ranker in {folder} is {self.digest}, not {digest}: restore it")
         torch.set_num_threads(num_threads)
         self._torch = torch
-        self._model, shape = load_bert(folder, dtype=torch.bfloat16)
+        self._model, shape = load_bert(folder)
         self._pairs = Pairs(load_tokenizer(folder), max_tokens=min(MAX_PAIR_TOKENS, shape.num_positions))
         weights = read_weights(folder)
         try:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from app.inference.bert import read_weights
 from app.inference.encoder import cut_batches, load_tokenizer
+from app.inference.processor import computes_bf16
 from app.inference.reranker import Pairs
 from app.retrieval.bank import Bank
 from app.retrieval.examples import Example, Examples, batches
@@ -233,8 +234,8 @@ def inverse(order: Sequence[int]) -> Tensor:
 
 
 def autocast() -> Any:
-    """Matrix products in bf16; weights stay float32."""
-    return torch.autocast("cpu", dtype=torch.bfloat16)
+    """Matrix products in bf16 where the processor has them; weights stay float32."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=computes_bf16())
 
 
 def make_optimizer(stage: Stage) -> torch.optim.AdamW:

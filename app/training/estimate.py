@@ -23,6 +23,7 @@ from app.registry.versions import Registry, Version
 from app.training.architecture import with_architecture
 from app.training.data import Size
 from app.training.errors import OutOfMemory, OverBudget, TrainingFailed
+from app.training.extensions import number_type
 from app.training.plan import Plan, make_batches
 from app.training.prepare import prepare
 from app.training.settings import ModelSettings, TrainSettings
@@ -202,7 +203,7 @@ def _is_frozen(settings: TrainSettings) -> bool:
 
 
 def _width(settings: TrainSettings) -> int:
-    return 2 if settings.dtype == "bfloat16" else 4
+    return 2 if number_type(settings.dtype) == "bfloat16" else 4
 
 
 def _gradients(trained: int, width: int, stage: int, among: int) -> int:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from app.inference.processor import computes_bf16
+
 VARIABLE = "SIGNALBOX_EXTENSIONS_DIR"
 DEFAULT_FOLDER = "~/.cache/signalbox/torch_extensions"
 ACCELERATOR, GPU = "DS_ACCELERATOR", "cuda"
@@ -58,6 +60,14 @@ def prepare_environment(*, num_threads: int = 1, on_gpu: bool = False) -> None:
 def on_gpu() -> bool:
     """Whether this process was prepared for a GPU."""
     return os.environ.get(ACCELERATOR) == GPU
+
+
+def number_type(asked: str) -> str:
+    """The type of numbers for a recipe's ``dtype``: for `auto` bfloat16 on a GPU and on a processor that multiplies it,
+    elsewhere float32."""
+    if asked != "auto":
+        return asked
+    return "bfloat16" if on_gpu() or computes_bf16() else "float32"
 
 
 def quieten() -> None:

@@ -26,7 +26,7 @@ import torch
 from app.training.data import Batch, Batches
 from app.training.dpo import PreferenceLoss, reference_of
 from app.training.energy import Meter
-from app.training.extensions import on_gpu, quieten, without_autotuning
+from app.training.extensions import number_type, on_gpu, quieten, without_autotuning
 from app.training.foreign import check_held, check_packs, end_with, heads_plainly, keep_config
 from app.training.heads.model import HeadLoss
 from app.training.heldout import heldout_figures
@@ -189,7 +189,7 @@ def deepspeed_config(settings: TrainSettings, *, num_workers: int, on_gpu: bool 
         "train_micro_batch_size_per_gpu": settings.batch_size // num_workers,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": settings.max_grad_norm,
-        "bf16": {"enabled": settings.dtype == "bfloat16"},
+        "bf16": {"enabled": number_type(settings.dtype) == "bfloat16"},
         "zero_optimization": {"stage": settings.zero_stage, "overlap_comm": False, **offloaded},
         **({"zero_force_ds_cpu_optimizer": False} if offloaded else {}),
         "zero_allow_untested_optimizer": True,
@@ -282,7 +282,7 @@ def save(
     if rank == 0 and subspaces:
         (folder / SUBSPACE_FILE).write_text(json.dumps({"step": progress.step, **found}))
     if rank == 0 and is_last:
-        (folder / SUMMARY_FILE).write_text(json.dumps(summary(engine, progress) | found))
+        (folder / SUMMARY_FILE).write_text(json.dumps(summary(engine, progress, plan.settings) | found))
         export(engine, plan, folder / EXPORT, state=state)
     figures = {"step": progress.step, "duration_s": progress.duration_s, "num_tokens": progress.num_tokens}
     report({**figures, **found}, folder)
@@ -293,7 +293,7 @@ def export(engine: Any, plan: Plan, folder: Path, *, state: Any) -> None:
     model = _published(engine.module.model, plan.settings)
     if plan.end_tokens:
         end_with(model, plan.end_tokens)
-    save_model(model, folder, dtype=plan.settings.dtype, base_digest=plan.base_digest, state=state)
+    save_model(model, folder, dtype=number_type(plan.settings.dtype), base_digest=plan.base_digest, state=state)
     if plan.end_tokens and plan.base_folder:
         keep_config(plan.base_folder, folder)
 
@@ -302,11 +302,12 @@ def _published(model: Any, settings: TrainSettings) -> Any:
     return merged(model) if settings.merges else model
 
 
-def summary(engine: Any, progress: Progress) -> dict[str, Any]:
+def summary(engine: Any, progress: Progress, settings: TrainSettings) -> dict[str, Any]:
     """The run's figures, for the driver."""
     parameters = list(engine.module.parameters())
     return {
         **vars(progress),
+        "dtype": number_type(settings.dtype),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "num_parameters": sum(map(size_of, parameters)),
         "num_trained_parameters": sum(size_of(p) for p in parameters if p.requires_grad),

@@ -27,7 +27,8 @@ from app.training.replay import ReplayBy
 from app.training.workers import WorkerSettings
 
 Recipe = Literal["cpt", "sft", "lora", "osft", "dpo", "head"]
-DType = Literal["bfloat16", "float32"]
+DType = Literal["auto", "bfloat16", "float32"]
+"""`auto`: bfloat16 on a GPU and on processors with products of it, elsewhere float32."""
 HeadBase = Literal["frozen", "adapted", "trained"]
 
 
@@ -252,8 +253,9 @@ class TrainSettings(Settings):
     """Most tokens, padding counted, that a worker takes through the model at once; a step with more takes several
     passes, whose gradients add up to the same. Lower it when memory does not suffice."""
 
-    dtype: DType = "bfloat16"
-    """Type of the weights and gradients; masters and optimiser state are float32 in any case."""
+    dtype: DType = "auto"
+    """Type of the weights and gradients; masters and optimiser state are float32 in any case. `auto` is bfloat16 on a
+    GPU and on processors that multiply it, elsewhere float32: there bfloat16 takes a hundred times as long."""
 
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage: what is divided among the workers (1: optimiser state, 2: gradients too, 3: weights)."""

@@ -318,6 +318,7 @@ def _facts(
         "base": plan.base_digest,
         "dataset": inputs["data"][0],
         "run_id": run_id,
+        "dtype": summary["dtype"],
         "num_parameters": summary["num_parameters"],
         "num_trained_parameters": summary["num_trained_parameters"],
         **({"tokens_per_text": plan.tokens_per_text} if plan.tokens_per_text else {}),

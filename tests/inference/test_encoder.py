@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from app.inference import encoder as module
+from app.inference.bert import load_bert
 from app.inference.encoder import (
     ENCODER_DIGEST,
     PINNED,
@@ -17,6 +19,7 @@ from app.inference.encoder import (
     TokenCounter,
     check_files,
     digest_of,
+    encoder_folder,
 )
 from tests.inference.tiny_bert import write_encoder
 
@@ -173,3 +176,11 @@ def test_a_swapped_or_missing_file_of_an_encoder_is_refused(tmp_path: Path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(EncoderUnusable, match=r"has no model.safetensors: name a folder with config.json"):
         Encoder(folder=folder)
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_a_processor_without_bf16_computes_the_same_weights_in_fp32(monkeypatch, has_bf16):
+    monkeypatch.setattr("app.inference.bert.computes_bf16", lambda: has_bf16)
+    model, _ = load_bert(encoder_folder())
+    assert model._words.dtype == (torch.bfloat16 if has_bf16 else torch.float32)
+    assert torch.equal(model._words.bfloat16().to(model._words.dtype), model._words)

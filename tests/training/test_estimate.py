@@ -104,7 +104,7 @@ def test_the_sizes_of_passes_are_those_that_are_made(tmp_path):
         ({"recipe": "dpo", "dpo": {"adapters": True}}, {"recipe": "dpo"}),
         ({"recipe": "lora"}, {"recipe": "osft"}),
         ({"recipe": "sft"}, {"recipe": "osft"}),
-        ({"zero_stage": 1}, {"zero_stage": 0}),
+        ({"zero_stage": 1, "dtype": "bfloat16"}, {"zero_stage": 0, "dtype": "bfloat16"}),
         ({"zero_stage": 3}, {"zero_stage": 1}),
         ({"num_workers": 4, "zero_stage": 1}, {"num_workers": 2, "zero_stage": 1}),
         ({"dtype": "bfloat16"}, {"dtype": "float32"}),

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from app.training import extensions
 from app.training.extensions import UNUSED, VARIABLE, extensions_dir, without_autotuning
 
 
@@ -28,3 +29,19 @@ def test_what_is_left_out_can_be_imported_afterwards_and_stays_where_it_was_in_u
         with pytest.raises(ImportError):
             __import__(left_out)
     assert left_out not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_bf16", "on_gpu", "expected"),
+    [
+        ("auto", True, False, "bfloat16"),
+        ("auto", False, False, "float32"),
+        ("auto", False, True, "bfloat16"),
+        ("bfloat16", False, False, "bfloat16"),
+        ("float32", True, True, "float32"),
+    ],
+)
+def test_numbers_are_of_the_type_that_the_hardware_multiplies(monkeypatch, asked, has_bf16, on_gpu, expected):
+    monkeypatch.setattr(extensions, "computes_bf16", lambda: has_bf16)
+    monkeypatch.setattr(extensions, "on_gpu", lambda: on_gpu)
+    assert extensions.number_type(asked) == expected
