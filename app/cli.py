@@ -11,6 +11,7 @@ import typer
 from app.commands import (
     access,
     approvals,
+    canary,
     cluster,
     datasets,
     erase,
@@ -31,6 +32,7 @@ from app.core.errors import UsageError, exit_status
 GROUPS = (
     access,
     approvals,
+    canary,
     cluster,
     datasets,
     erase,

@@ -14,6 +14,7 @@ from app.datasets.pipeline import assess_on_cluster
 from app.documents.pipeline import ingest
 from app.escalation.ladder import machine_cost_usd
 from app.evaluation.pipeline import evaluate
+from app.governance import canary
 from app.governance.evidence import TARGET, Evidence, find_ancestors
 from app.governance.gate import judge
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
@@ -400,11 +401,35 @@ def put_into_production(release: Version, *, registry: Registry, reason: str, si
         PromotionRefused: the verdict or the approvals do not carry it.
         StopLight: the gate before traffic is red.
     """
+    promote(release, **_grounds(release, registry), registry=registry, signer=signer, reason=reason)
+    tell_mlflow(release, registry=registry)
+
+
+def run_beside_production(
+    release: Version,
+    *,
+    registry: Registry,
+    reason: str,
+    share: float = 0.0,
+    callers: Sequence[str] = (),
+    signer: Signer | None = None,
+) -> None:
+    """Run a release as a canary by its own verdict and policy; see ``app.governance.canary.begin``.
+
+    Raises:
+        PromotionRefused: the verdict or the approvals do not carry it, or no canary can run now.
+        StopLight: the gate before traffic is red.
+    """
+    whose: dict[str, Any] = {"share": share, "callers": callers}
+    canary.begin(release, **_grounds(release, registry), registry=registry, signer=signer, reason=reason, **whose)
+
+
+def _grounds(release: Version, registry: Registry) -> dict[str, Any]:
+    """The verdict that a release was built on and its policy, once the gate before traffic was asked."""
     verdict = verdict_of(release, registry=registry)
     ask_about_release(release, verdict=verdict, registry=registry)
     policy = policy_of(registry.get("policy", str(verdict.stated("inputs", "policy"))))
-    promote(release, verdict=verdict, registry=registry, policy=policy, signer=signer, reason=reason)
-    tell_mlflow(release, registry=registry)
+    return {"verdict": verdict, "policy": policy}
 
 
 def verdict_of(release: Version, *, registry: Registry) -> Version:

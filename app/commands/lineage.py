@@ -116,6 +116,8 @@ def _moment(at: str | None) -> Any:
 def _said(proof: dict[str, Any]) -> list[str]:
     named = f": {proof['ref'] or ''} {proof['digest']}" if proof["digest"] else ""
     lines = [f"{proof['name']} at {proof['at']}: {proof['state']}{named}"]
+    if proof.get("canary"):
+        lines.append(f"  beside it the canary {proof['canary_ref'] or ''} {proof['canary']}")
     for number, move in enumerate(proof["moves"]):
         leaf = json.loads(move["leaf"])
         mark = "in force" if number == proof["in_force"] else ""

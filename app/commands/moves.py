@@ -36,10 +36,10 @@ def promote(
     from app.loop import put_into_production
     from app.serving.deploy import deploy
 
-    registry, signer = _open(workspace, key)
+    registry, signer = open_for(workspace, key)
     chosen = registry.get("release", release)
     put_into_production(chosen, registry=registry, reason=reason, signer=signer)
-    if config := _config(serve, serve_config):
+    if config := config_of(serve, serve_config):
         deploy(workspace=registry.workspace, release_ref=chosen.digest, config_path=config)
     typer.echo(f"{chosen.ref} ({chosen.short}) is in production")
 
@@ -57,13 +57,13 @@ def rollback(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Put an earlier release back into production and serve it; its own verdict and approvals stand behind it."""
-    from app.governance.promotion import previous_of
+    from app.governance.moves import previous_of
     from app.serving.production import in_production, roll_back
 
-    registry, signer = _open(workspace, key)
+    registry, signer = open_for(workspace, key)
     now = None if release else in_production(name, registry=registry)
     to = previous_of(now, registry=registry) if now else registry.get("release", str(release))
-    roll_back(to, registry=registry, reason=reason, signer=signer, config_path=_config(serve, serve_config))
+    roll_back(to, registry=registry, reason=reason, signer=signer, config_path=config_of(serve, serve_config))
     typer.echo(f"{to.ref} ({to.short}) is in production again")
 
 
@@ -82,9 +82,9 @@ def stop(
     """
     from app.serving import production
 
-    registry, signer = _open(workspace, key)
+    registry, signer = open_for(workspace, key)
     release = production.in_production(name, registry=registry)
-    config = _config(serve, serve_config)
+    config = config_of(serve, serve_config)
     production.stop(release, registry=registry, reason=reason, signer=signer, config_path=config)
     typer.echo(f"{release.ref} is stopped: the extractive reader answers alone")
 
@@ -101,14 +101,15 @@ def resume(
     """End a stop: the release that was stopped serves with its models again."""
     from app.serving import production
 
-    registry, signer = _open(workspace, key)
+    registry, signer = open_for(workspace, key)
     release = production.in_production(name, registry=registry)
-    config = _config(serve, serve_config)
+    config = config_of(serve, serve_config)
     production.resume(release, registry=registry, reason=reason, signer=signer, config_path=config)
     typer.echo(f"{release.ref} serves with its models again")
 
 
-def _open(workspace: Path | None, key: str) -> "tuple[Registry, Signer | None]":
+def open_for(workspace: Path | None, key: str) -> "tuple[Registry, Signer | None]":
+    """The workspace's registry, and the key of that name which signs the move; None for the log's own."""
     from app.ledger.key_sources import open_signer
     from app.registry.versions import open_registry
 
@@ -116,7 +117,8 @@ def _open(workspace: Path | None, key: str) -> "tuple[Registry, Signer | None]":
     return registry, open_signer(registry.workspace.keys_dir, key) if key else None
 
 
-def _config(serve: bool, path: Path | None) -> Path | None:
+def config_of(serve: bool, path: Path | None) -> Path | None:
+    """The Serve config that a move deploys; None where it deploys nothing."""
     from app.serving.deploy import LOCAL_CONFIG
 
     return (path or LOCAL_CONFIG) if serve else None

@@ -20,7 +20,7 @@ FAMILIES = {
     "data": ("document", "documents", "chunk", "citation", "dataset", "index", "suite"),
     "learnt": ("synthetic", "synthetic row", "run", "model", "retriever", "router"),
     "judged": ("evaluation", "verdict", "policy", "approval"),
-    "moved": ("erasure", "release", "promotion", "rollback", "stop", "resume"),
+    "moved": ("erasure", "release", "promotion", "rollback", "stop", "resume", "canary", "canary-end"),
     "asked": ("answer", "request", "request-batch"),
 }
 """Colours of the picture, and the kinds that bear them; all other kinds are grey."""

@@ -19,8 +19,9 @@ from app.governance.approvals import (
     rejections,
 )
 from app.governance.checks import Approvals
+from app.governance.moves import is_stopped
 from app.governance.policy import BadPolicy, policy_of
-from app.governance.promotion import is_stopped, judge_signed
+from app.governance.promotion import judge_signed
 from app.governance.release import index_verdict_of
 from app.ledger.decisions import APPROVAL, REJECTION
 from app.registry.versions import PRODUCTION, Registry, Version, VersionNotFound

@@ -14,7 +14,7 @@ from app.core.digests import PREFIX
 from app.core.errors import UsageError
 from app.governance.evidence import published_leaves
 from app.ledger.erasures import ErasedFile, read_erasures
-from app.ledger.log import ERASURE, MOVES, PRODUCTION, Leaf
+from app.ledger.log import ERASURE, PRODUCTION, STEPS, Leaf
 from app.registry.versions import LATEST, Registry, Version, VersionNotFound
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ class Graph:
 
     @cached_property
     def moves(self) -> dict[str, list[Leaf]]:
-        """Promotions, rollbacks, stops and resumes by the digest they are about."""
+        """Promotions, rollbacks, stops, resumes and canaries by the digest they are about."""
         found: dict[str, list[Leaf]] = defaultdict(list)
-        for kind in MOVES:
+        for kind in STEPS:
             for leaf in self.registry.ledger.leaves(kind):
                 found[leaf.statement.subject].append(leaf)
         return found

@@ -1,7 +1,8 @@
 """What was in production at a moment, and the proof of it: for ``signalbox production --at``.
 
-A proof holds every move leaf of one name (promotion, rollback, stop, resume) with its inclusion proof, and the signed
-checkpoint that all of them lead to. The one in force is the last that is not later than the moment.
+A proof holds every step of one name (promotion, rollback, stop, resume, canary, end of a canary) with its inclusion
+proof, and the signed checkpoint that all of them lead to. In force is the last move that is not later than the moment;
+a canary runs beside it where it is the last step of all until then.
 Guarantees: ``check`` needs the log's public key and nothing else; it names each leaf, proof or signature that does not
 hold, and a move that is left out between two others, since each names what was there before.
 Not guaranteed by a proof alone: that no last move of the name was left out, and that times are right. Both rest on the
@@ -19,7 +20,8 @@ from app.core.digests import canonical_json, digest_bytes
 from app.core.errors import UsageError
 from app.ledger import merkle
 from app.ledger.keys import Verifier
-from app.ledger.log import MOVES, STOP, Leaf, NotAStatement, Statement
+from app.ledger.log import MOVES, STEPS, STOP, Leaf, NotAStatement, Statement
+from app.ledger.moves import running_canary
 from app.ledger.note import BadNote, Checkpoint, read_checkpoint
 from app.ledger.verify_lineage import TIME, is_back_dated
 from app.registry.versions import Registry, VersionNotFound
@@ -61,10 +63,12 @@ def production_at(registry: Registry, moment: datetime, *, name: str, kind: str 
     note = ledger.checkpoint()
     size = read_checkpoint(note, [ledger.signer.public]).size
     target = f"{kind}/{name}"
-    leaves = sorted((leaf for each in MOVES for leaf in ledger.leaves(each)), key=lambda leaf: leaf.index)
+    leaves = sorted((leaf for each in STEPS for leaf in ledger.leaves(each)), key=lambda leaf: leaf.index)
     moves = [leaf for leaf in leaves if leaf.statement.name == target and leaf.index < size]
     force = in_force([leaf.statement for leaf in moves], moment)
+    beside = canary_at(moves, moment)
     stated = {"name": target, "at": rfc3339(moment), **_state(moves[force] if force is not None else None)}
+    stated |= {"canary": beside, "canary_ref": _ref(registry, kind, beside)}
     proofs = [_proven(registry, leaf, size) for leaf in moves]
     key = {
         "checkpoint": note,
@@ -75,9 +79,16 @@ def production_at(registry: Registry, moment: datetime, *, name: str, kind: str 
 
 
 def in_force(moves: Sequence[Statement], moment: datetime) -> int | None:
-    """Which of the moves, in the order of the log, decides at a moment; None before the first."""
+    """Which of the steps, in the order of the log, decides at a moment what is in production; None before the first."""
     at = rfc3339(moment)
-    return max((number for number, move in enumerate(moves) if move.time <= at), default=None)
+    decides = (number for number, move in enumerate(moves) if move.time <= at and move.kind in MOVES)
+    return max(decides, default=None)
+
+
+def canary_at(steps: Sequence[Leaf], moment: datetime) -> str | None:
+    """Digest of the canary that ran at a moment."""
+    leaf = running_canary(step for step in steps if step.statement.time <= rfc3339(moment))
+    return leaf.statement.subject if leaf else None
 
 
 def check(proof: Mapping[str, Any], verifier: Verifier) -> list[str]:
@@ -92,11 +103,13 @@ def check(proof: Mapping[str, Any], verifier: Verifier) -> list[str]:
         moves = [_read(move) for move in proof["moves"]]
         moment, _ = parse_moment(str(proof["at"]))
         stated = {key: proof[key] for key in ("name", "state", "digest", "in_force")}
+        stated["canary"] = proof.get("canary")
     except (BadMoment, BadNote, NotAStatement, LookupError, TypeError, ValueError, RecursionError) as error:
         return [f"the proof cannot be read ({error}): ask for it again"]
     found = [fault for move in moves for fault in _check_move(move, str(stated["name"]), checkpoint)]
     force = in_force([move.leaf.statement for move in moves], moment)
     true = {"in_force": force, **_state(moves[force].leaf if force is not None else None)}
+    true["canary"] = canary_at([move.leaf for move in moves], moment)
     found += [
         f"it says {key} {stated[key]!r}, its leaves say {true[key]!r}" for key in true if stated[key] != true[key]
     ]
@@ -160,7 +173,7 @@ def _check_move(move: _Move, name: str, checkpoint: Checkpoint) -> list[str]:
     found = []
     if not merkle.verify_inclusion(hashed, index=leaf.index, size=size, proof=move.proof, root=root):
         found.append(f"{where}: its proof does not lead to the checkpoint's root")
-    if statement.kind not in MOVES or statement.name != name:
+    if statement.kind not in STEPS or statement.name != name:
         found.append(f"{where}: it is no move of {name}")
     if move.record_digest != statement.payload:
         found.append(f"{where}: its record is not the one that it names")
@@ -171,12 +184,13 @@ def _check_chain(moves: Sequence[_Move]) -> list[str]:
     """Leaves stand in the order of the log and of time, and each move's record names what the one before put there."""
     found: list[str] = []
     last: Leaf | None = None
+    placed: str | None = None
     for move in moves:
         leaf, where = move.leaf, f"leaf {move.leaf.index}"
         if last and (leaf.index <= last.index or is_back_dated(leaf.statement.time, after=last.statement.time)):
             found.append(f"{where}: it stands out of the order of the log or of time")
-        if move.record_digest and move.previous != (last.statement.subject if last else None):
+        if move.record_digest and move.previous != placed:
             said = f"its record says that {move.previous} was there before"
             found.append(f"{where}: {said}; a move is missing or was changed")
-        last = leaf
+        last, placed = leaf, leaf.statement.subject if leaf.statement.kind in MOVES else placed
     return found

@@ -10,13 +10,14 @@ the policies ask for, and no rejection that stands, all judged on what the ledge
 Not guaranteed: against somebody who edits the database; ``signalbox verify`` names an alias moved that way.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select
 
 from app.core.clock import timestamp
-from app.core.errors import SignalboxError, UsageError
+from app.core.errors import UsageError
 from app.core.schema import aliases, leaves, versions
 from app.governance.approvals import check_records, judge_approvals, rejections, valid_approvals
 from app.governance.checks import Approvals
@@ -24,6 +25,7 @@ from app.governance.evidence import INDEX
 from app.governance.findings import Finding
 from app.governance.gate import replay
 from app.governance.keys import key_book
+from app.governance.moves import NeverPromoted, PromotionRefused, is_stopped, moves, target_of
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
 from app.governance.release import FURTHER, ROUTER_VERDICT, check_served, further_of, index_verdict_of
 from app.governance.strictness import asks_less
@@ -31,7 +33,7 @@ from app.inference.retrievers import retriever_of
 from app.ledger.binding import LOG
 from app.ledger.decisions import DECISIONS, Decision
 from app.ledger.keys import Signer, sign_facts
-from app.ledger.log import KEY, MOVES, PRODUCTION, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
+from app.ledger.log import CANARY_END, KEY, PRODUCTION, PROMOTION, RESUME, ROLLBACK, STEPS, STOP, Statement
 from app.ledger.moves import may_be_judged, may_move, models_of
 from app.registry.versions import Registry, Version, VersionNotFound
 
@@ -39,8 +41,12 @@ TRAFFIC, TRAFFIC_FACT = "release", "traffic"
 """The gate before traffic and its shipped policy; the fact of a promotion that names its verdict."""
 
 
-class PromotionRefused(SignalboxError):
-    """Production stays as it is: the message names what is missing."""
+@dataclass(frozen=True)
+class Grounds:
+    """What a move rests on: digests of verdict, policies and approvals, and the same by name."""
+
+    parents: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class VerdictRefused(PromotionRefused):
@@ -65,10 +71,6 @@ class ApprovalsMissing(PromotionRefused):
 
 class Rejected(PromotionRefused):
     """Somebody rejected it: have them withdraw that, or make a better candidate."""
-
-
-class NeverPromoted(PromotionRefused):
-    """A rollback goes only to what was in production before: promote it instead."""
 
 
 class MoverRefused(PromotionRefused):
@@ -114,7 +116,20 @@ def promote(
         MoverRefused, ReasonMissing: who moves, or why, is not in order.
         ArtifactChanged: what would serve is not what was published.
     """
-    mover, seen = _check_mover(PROMOTION, signer, reason, registry)
+    mover, seen = check_mover(PROMOTION, signer, reason, registry)
+    grounds = judge_grounds(release, verdict, policy, registry)
+    if is_stopped(registry, release):
+        raise ProductionStopped(f"{release.ref} was stopped: run `signalbox resume --reason ...`, or roll back")
+    if not _stands(release, grounds.parents, registry):
+        move(PROMOTION, release, grounds, registry=registry, signer=mover, reason=reason, seen=seen)
+
+
+def judge_grounds(release: Version, verdict: Version, policy: Policy, registry: Registry) -> Grounds:
+    """On what a release may be brought traffic: what ``promote`` and a canary demand alike.
+
+    Raises:
+        PromotionRefused: as for ``promote``, but for what concerns who moves and why.
+    """
     policy_version = publish_policy(policy, registry)
     _check_verdict(release, verdict, policy_version, registry)
     _check_policy(release, policy_version, registry)
@@ -127,14 +142,9 @@ def promote(
     finding = judge_signed(release, verdict, rule=policy_of(policy_version).approvals, registry=registry)
     if finding.light != "green":
         raise ApprovalsMissing(f"{release.ref} is not promoted, {finding.reason}: have it approved, then try again")
-    if is_stopped(registry, release):
-        raise ProductionStopped(f"{release.ref} was stopped: run `signalbox resume --reason ...`, or roll back")
     parents = (verdict.digest, policy_version.digest, *traffic.values(), *finding.inputs)
-    if _stands(release, parents, registry):
-        return
     facts: dict[str, Any] = {"light": verdict.facts["light"], "verdict": verdict.digest}
-    facts |= {"policy": policy_version.digest, **traffic, "approvals": list(finding.inputs)}
-    _move(PROMOTION, release, parents, facts, registry=registry, signer=mover, reason=reason, seen=seen)
+    return Grounds(parents, {**facts, "policy": policy_version.digest, **traffic, "approvals": list(finding.inputs)})
 
 
 def rollback(to: Version, *, registry: Registry, reason: str, signer: Signer | None = None) -> None:
@@ -146,7 +156,7 @@ def rollback(to: Version, *, registry: Registry, reason: str, signer: Signer | N
         ProductionStopped: it is in production, but stopped.
         MoverRefused, ReasonMissing: who moves, or why, is not in order.
     """
-    mover, seen = _check_mover(ROLLBACK, signer, reason, registry)
+    mover, seen = check_mover(ROLLBACK, signer, reason, registry)
     promoted = [leaf for leaf in moves(registry, to) if leaf.statement.kind == PROMOTION]
     behind = [leaf for leaf in promoted if leaf.statement.subject == to.digest]
     if not behind:
@@ -156,7 +166,8 @@ def rollback(to: Version, *, registry: Registry, reason: str, signer: Signer | N
         raise ProductionStopped(f"{to.ref} is what was stopped: run `signalbox resume --reason ...` to serve it again")
     if registry.alias(to.kind, to.name, PRODUCTION) == to.digest:
         return
-    _move(ROLLBACK, to, behind[-1].statement.parents, {}, registry=registry, signer=mover, reason=reason, seen=seen)
+    grounds = Grounds(behind[-1].statement.parents)
+    move(ROLLBACK, to, grounds, registry=registry, signer=mover, reason=reason, seen=seen)
 
 
 def stop(release: Version, *, registry: Registry, reason: str, signer: Signer | None = None) -> None:
@@ -166,10 +177,10 @@ def stop(release: Version, *, registry: Registry, reason: str, signer: Signer | 
         NothingToStop: it is not in production, or stopped already.
         MoverRefused, ReasonMissing: who stops, or why, is not in order.
     """
-    mover, seen = _check_mover(STOP, signer, reason, registry)
+    mover, seen = check_mover(STOP, signer, reason, registry)
     if registry.alias(release.kind, release.name, PRODUCTION) != release.digest or is_stopped(registry, release):
         raise NothingToStop(f"{release.ref} is not in production, or stopped already: nothing to stop")
-    _move(STOP, release, (), {}, registry=registry, signer=mover, reason=reason, seen=seen)
+    move(STOP, release, Grounds(), registry=registry, signer=mover, reason=reason, seen=seen)
 
 
 def resume(release: Version, *, registry: Registry, reason: str, signer: Signer | None = None) -> None:
@@ -179,10 +190,10 @@ def resume(release: Version, *, registry: Registry, reason: str, signer: Signer 
         NothingToResume: it is not stopped.
         MoverRefused, ReasonMissing: who resumes, or why, is not in order.
     """
-    mover, seen = _check_mover(RESUME, signer, reason, registry)
+    mover, seen = check_mover(RESUME, signer, reason, registry)
     if not is_stopped(registry, release):
         raise NothingToResume(f"{release.ref} is not stopped: nothing to resume")
-    _move(RESUME, release, (), {}, registry=registry, signer=mover, reason=reason, seen=seen)
+    move(RESUME, release, Grounds(), registry=registry, signer=mover, reason=reason, seen=seen)
 
 
 def judge_signed(release: Version, verdict: Version, *, rule: Approvals, registry: Registry) -> Finding:
@@ -195,59 +206,14 @@ def judge_signed(release: Version, verdict: Version, *, rule: Approvals, registr
     return next((each for each in findings if each.light != "green"), findings[0])
 
 
-def is_stopped(registry: Registry, version: Version) -> bool:
-    """Whether the last move of the version's name was a stop of this very version."""
-    last = list(moves(registry, version))[-1:]
-    return bool(last) and (last[0].statement.kind, last[0].statement.subject) == (STOP, version.digest)
-
-
-def previous_of(release: Version, *, registry: Registry) -> Version:
-    """What was in production before what is there now, as a rollback without a name needs it.
-
-    Raises:
-        NeverPromoted: nothing was.
-    """
-    placed = _placed(registry, release)
-    now = registry.alias(release.kind, release.name, PRODUCTION)
-    earlier = [digest for digest in placed if digest != now]
-    if not earlier:
-        raise NeverPromoted(f"nothing was in production before {release.ref}: `signalbox stop` takes its models out")
-    return registry.get(release.kind, earlier[-1])
-
-
-def placed_now(registry: Registry, version: Version) -> str | None:
-    """The digest that the last promotion or rollback of a version's name put into production; None before the first.
-
-    The alias ``production`` says the same, unless somebody moved it behind the ledger's back.
-    """
-    return next(reversed(_placed(registry, version)), None)
-
-
-def moves(registry: Registry, version: Version) -> Iterator[Leaf]:
-    """Move leaves of the name that ``version`` bears, oldest first."""
-    target = target_of(version)
-    found = (leaf for kind in MOVES for leaf in registry.ledger.leaves(kind) if leaf.statement.name == target)
-    yield from sorted(found, key=lambda leaf: leaf.index)
-
-
-def _placed(registry: Registry, version: Version) -> list[str]:
-    """All that was put into production under the name of a version, oldest first."""
-    return [leaf.statement.subject for leaf in moves(registry, version) if leaf.statement.kind in (PROMOTION, ROLLBACK)]
-
-
-def target_of(version: Version) -> str:
-    """How leaves name the alias ``production`` of a version."""
-    return f"{version.kind}/{version.name}"
-
-
-def _check_mover(kind: str, signer: Signer | None, reason: str, registry: Registry) -> tuple[Signer, int]:
+def check_mover(kind: str, signer: Signer | None, reason: str, registry: Registry) -> tuple[Signer, int]:
     """Who moves, and the last leaf that could matter to the move; all else must be judged after this.
 
     The log's own key is put on record with its first move; all others by ``signalbox keys new``.
     """
     if not reason.strip():
         raise ReasonMissing(f"a {kind} goes into the ledger with its reason: give one")
-    if kind != STOP:
+    if kind not in (STOP, CANARY_END):
         check_records(registry)  # the emergency brake works whatever was taken away
     mover = signer or registry.ledger.signer
     if mover.public == registry.ledger.signer.public:
@@ -267,7 +233,7 @@ def _check_rejections(release: Version, stood: Sequence[Decision]) -> None:
 
 def _last_decisive(connection: Connection) -> int:
     """Index of the last leaf that decides, moves, or is about a key; -1 when there is none."""
-    decisive = leaves.c.kind.in_((KEY, *DECISIONS, *MOVES))
+    decisive = leaves.c.kind.in_((KEY, *DECISIONS, *STEPS))
     last = connection.execute(select(func.max(leaves.c.leaf_index)).where(decisive)).scalar_one_or_none()
     return -1 if last is None else int(last)
 
@@ -421,44 +387,35 @@ def _stands(release: Version, parents: Sequence[str], registry: Registry) -> boo
     return bool(last) and last[0].statement.parents == tuple(parents)
 
 
-def _move(
+def move(
     kind: str,
     version: Version,
-    parents: Sequence[str],
-    facts: Mapping[str, Any],
+    grounds: Grounds,
     *,
     registry: Registry,
     signer: Signer,
     reason: str,
     seen: int,
+    said: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the signed record to the store, then alias and leaf in one transaction.
 
+    Args:
+        seen: from ``check_mover``, which comes before whatever the move was judged by.
+        said: what is signed besides.
+
     Raises:
-        MovedMeanwhile: a leaf that could matter came after ``seen``, from which on the move was judged.
+        MovedMeanwhile: a leaf that could matter came after ``seen``.
     """
-    previous = registry.alias(version.kind, version.name, PRODUCTION)
+    previous, parents = registry.alias(version.kind, version.name, PRODUCTION), list(grounds.parents)
     actor, name = signer.public.key_name, target_of(version)
-    body = {
-        LOG: registry.ledger.log_key,
-        "move": kind,
-        "name": name,
-        "subject": version.digest,
-        "previous": previous,
-        "parents": list(parents),
-    }
+    body: dict[str, Any] = {LOG: registry.ledger.log_key, "move": kind, "name": name, "subject": version.digest}
+    body |= {"previous": previous, "parents": parents, **(said or {})}
     signed = sign_facts({**body, "reason": reason, "time": timestamp()}, signer)
     record = {"kind": kind, "name": name, "inputs": {"subject": version.digest, "previous": previous}}
-    record |= {"parents": list(parents), "facts": {**facts, "actor": actor, "reason": reason, "signed": signed}}
+    record |= {"parents": parents, "facts": {**grounds.facts, "actor": actor, "reason": reason, "signed": signed}}
     payload = registry.store.publish(kind, None, record)
-    statement = Statement(
-        kind=kind,
-        subject=version.digest,
-        name=name,
-        parents=tuple(parents),
-        payload=payload,
-        actor=actor,
-    )
+    statement = Statement(kind, version.digest, name, grounds.parents, payload, actor)
     with registry.database.write() as connection:
         if _last_decisive(connection) != seen:
             raise MovedMeanwhile(f"the ledger went on while this {kind} was judged: run it again")

@@ -35,9 +35,12 @@ WITNESS = "witness"
 ACCESS = "access"
 GUARANTEE, VOID = "guarantee", "void"
 """Kinds of statements that publish no version; all others are kinds of versions."""
+CANARY, CANARY_END = "canary", "canary-end"
 MOVES = (PROMOTION, ROLLBACK, STOP, RESUME)
 PRODUCTION = "production"
 """The alias that only statements of the kinds ``MOVES`` may move; a stop leaves it where it is."""
+STEPS = (*MOVES, CANARY, CANARY_END)
+"""The moves, and canaries: a release beside production for a share of the requests, from its leaf to the next step."""
 
 
 PLAIN = r'[^"\\\x00-\x1f]*+'

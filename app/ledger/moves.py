@@ -1,28 +1,61 @@
-"""Moves of production: who may make one, and whether a move leaf is what somebody signed.
+"""Moves of production, canaries among them: who may make one, and whether its leaf is what somebody signed.
 
 A move's payload names a record whose facts hold ``signed``: the log, the move, what it moves where from, its parents,
-its reason and time, under the key that made it.
+its reason and time, under the key that made it; of a canary also its share and the digests of API keys.
 Guarantees: pure functions, the same for promotion and for verification.
 Not guaranteed: that the service's key was used by its owner; whoever holds the server holds that key, which is why a
 promotion needs approvals by other keys.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from app.ledger.binding import find_foreign
 from app.ledger.decisions import MAX_SKEW_S, read_time
 from app.ledger.key_book import END, KeyBook
 from app.ledger.keys import Verifier, facts_signer
-from app.ledger.log import PROMOTION, RESUME, ROLLBACK, STOP, Leaf
+from app.ledger.log import CANARY, CANARY_END, PROMOTION, RESUME, ROLLBACK, STOP, Leaf
 
 MOVERS = {
     PROMOTION: ("service", "approver"),
     ROLLBACK: ("service", "approver"),
     RESUME: ("service", "approver"),
     STOP: ("service", "approver", "reviewer", "auditor", "trainer"),
+    CANARY: ("service", "approver"),
+    CANARY_END: ("service", "approver", "reviewer", "auditor", "trainer"),
 }
-"""Roles whose keys may make a move; the emergency brake is everybody's."""
+"""Roles whose keys may make a move; the emergency brake, and the end of a canary, are everybody's."""
+JUDGED = (PROMOTION, CANARY)
+"""Moves that bring a release traffic that it did not have: they name verdict, policy and approvals."""
+MAX_CALLERS = 1000
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Whose requests a canary answers: a share of all, and all of some API keys, by their digests."""
+
+    share: float = 0.0
+    callers: tuple[str, ...] = ()
+
+    @property
+    def objection(self) -> str:
+        """Why this is nobody's audience; empty where it is somebody's."""
+        if type(self.share) not in (int, float) or not 0 <= self.share <= 1:
+            return f"a canary's share lies between 0 and 1, not at {self.share}"
+        if len(self.callers) > MAX_CALLERS or not all(isinstance(each, str) for each in self.callers):
+            return f"a canary is for at most {MAX_CALLERS} API keys, each by its digest"
+        return "" if self.share or self.callers else "a canary is for a share above 0, or for API keys"
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> "Audience":
+        """What a signed body says; one that says anything else has an objection."""
+        callers = body.get("callers")
+        return cls(body.get("share", -1.0), tuple(callers) if isinstance(callers, list) else (None,))  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the signed body has it."""
+        return {"share": self.share, "callers": list(self.callers)}
 
 
 def may_move(kind: str, verifier: Verifier, keys: KeyBook, before: int = END) -> str | None:
@@ -30,6 +63,12 @@ def may_move(kind: str, verifier: Verifier, keys: KeyBook, before: int = END) ->
     if verifier.role not in MOVERS[kind]:
         return f"its role is {verifier.role}, a {kind} is made by {' or '.join(MOVERS[kind])}"
     return keys.objection(verifier, before)
+
+
+def running_canary(steps: Iterable[Leaf]) -> Leaf | None:
+    """The canary that runs after the steps of one name, in the order of the log: every later step ends it."""
+    last = list(steps)[-1:]
+    return last[0] if last and last[0].statement.kind == CANARY else None
 
 
 def models_of(manifest: Mapping[str, Any]) -> list[str]:
@@ -56,7 +95,7 @@ def find_move_faults(leaf: Leaf, manifest: Mapping[str, Any], keys: KeyBook, *, 
     signed = facts.get("signed", {})
     signer = facts_signer(signed)
     if signer is None:
-        yield "nobody's signature stands behind it: it was not made by promote, rollback, stop or resume"
+        yield "nobody's signature stands behind it: it was not made by promote, rollback, stop, resume or canary"
         return
     body = signed["body"]
     if foreign := find_foreign(body, log_key):
@@ -70,7 +109,9 @@ def find_move_faults(leaf: Leaf, manifest: Mapping[str, Any], keys: KeyBook, *, 
         yield "its record gives another reason than the one signed"
     if manifest.get("inputs", {}).get("previous") != body.get("previous"):
         yield "its record names another predecessor than the one signed"
-    if statement.kind == PROMOTION:
+    if statement.kind == CANARY and (nobody := Audience.of(body).objection):
+        yield nobody
+    if statement.kind in JUDGED:
         named = [facts.get(name) for name in ("verdict", "policy", "traffic") if name != "traffic" or name in facts]
         named += facts.get("approvals") or ()
         if named != list(statement.parents):

@@ -17,7 +17,8 @@ from app.core.schema import aliases, versions
 from app.ledger.decisions import MAX_SKEW_S, read_time
 from app.ledger.faults import Report
 from app.ledger.keys import Verifier
-from app.ledger.log import MOVES, PRODUCTION, PROMOTION, REQUEST_BATCH, Leaf
+from app.ledger.log import MOVES, PRODUCTION, REQUEST_BATCH, Leaf
+from app.ledger.moves import JUDGED
 from app.ledger.verify_lineage import TIME
 from app.ledger.verify_mlflow import verify_mlflow
 from app.ledger.verify_signatures import verify_statements
@@ -58,13 +59,13 @@ def verify_registry(
 
 
 def _check_answers(log: Sequence[Leaf], report: Report) -> None:
-    """Nobody was answered by a release that had not been promoted."""
-    promoted: set[str] = set()
+    """Nobody was answered by a release that had neither been promoted nor been a canary."""
+    let_in: set[str] = set()
     for leaf in log:
         statement = leaf.statement
-        if statement.kind == PROMOTION:
-            promoted.add(statement.subject)
-        for release in set(statement.parents) - promoted if statement.kind == REQUEST_BATCH else ():
+        if statement.kind in JUDGED:
+            let_in.add(statement.subject)
+        for release in set(statement.parents) - let_in if statement.kind == REQUEST_BATCH else ():
             where = f"leaf {leaf.index}, request log {statement.name}"
             report.add("unpromoted-release", where, f"answers were given by {release}, which was never promoted")
 

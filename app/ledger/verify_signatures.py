@@ -2,8 +2,9 @@
 
 Guarantees: named are a key of two roles, a key revived after its revocation, every decision that does not count and
 why, a move that nobody signed or may make, a promotion without verdict, of models without that of the gate before
-traffic, without the approvals that its policy asked for at that moment, or against a rejection, a rollback, stop or
-resume of what it cannot concern, and a training that is not what its trainer signed.
+traffic, without the approvals that its policy asked for at that moment, or against a rejection, a canary without the
+same or beside nothing, a rollback, stop or resume of what it cannot concern, and a training that is not what its
+trainer signed.
 Not guaranteed: that a verdict was right; ``app.governance.gate.replay`` judges it again.
 """
 
@@ -16,8 +17,8 @@ from app.ledger.decisions import APPROVAL, DECISIONS, MAX_SKEW_S, REJECTION, Dec
 from app.ledger.faults import Report
 from app.ledger.key_book import NEW, KeyBook
 from app.ledger.keys import KeyUnreadable, Verifier
-from app.ledger.log import KEY, MOVES, PROMOTION, RESUME, ROLLBACK, STOP, Leaf, Statement
-from app.ledger.moves import find_move_faults, may_be_judged, models_of
+from app.ledger.log import CANARY, CANARY_END, KEY, MOVES, PROMOTION, RESUME, ROLLBACK, STEPS, STOP, Leaf, Statement
+from app.ledger.moves import JUDGED, find_move_faults, may_be_judged, models_of
 from app.ledger.trainings import MODEL, Trainers, find_training_fault
 from app.ledger.verify_lineage import TIME
 
@@ -110,12 +111,12 @@ def _find_misplaced(log: Sequence[Leaf], position: int) -> str | None:
 def _check_moves(
     log: Sequence[Leaf], decisions: DecisionBook, keys: KeyBook, manifests: Manifests, report: Report
 ) -> None:
-    """Every move is signed; promotions have verdict and approvals, all others something that they can concern."""
+    """Every step is signed; promotions and canaries have verdict and approvals, all others what they can concern."""
     known: dict[str, Statement] = {}
     history: dict[str, list[Statement]] = defaultdict(list)
     for position, leaf in enumerate(log):
         statement = leaf.statement
-        if statement.kind in MOVES:
+        if statement.kind in STEPS:
             where = f"leaf {leaf.index}, {statement.kind} of {statement.name}"
             record = manifests.get(statement.payload, {})
             faults = [
@@ -126,7 +127,7 @@ def _check_moves(
                 faults.append(misplaced)
             if any(each.payload == statement.payload for each in history[statement.name]):
                 faults.append("a leaf before it made this very move already: what was signed once is used twice")
-            if statement.kind == PROMOTION:
+            if statement.kind in JUDGED:
                 faults.extend(_find_promotion_faults(leaf, known, decisions, manifests))
             for fault in faults:
                 report.add(f"bad-{statement.kind}", where, fault)
@@ -136,14 +137,22 @@ def _check_moves(
 
 
 def _find_out_of_place(statement: Statement, history: Sequence[Statement]) -> Iterator[str]:
-    """Rollbacks go where production was; a stop concerns what is there, a resume what was stopped."""
+    """Rollbacks go where production was; a stop concerns what is there, a resume what was stopped, and so on."""
     placed = [each.subject for each in history if each.kind in (PROMOTION, ROLLBACK)]
+    moved = [each.kind for each in history if each.kind in MOVES]
+    last = (history[-1].kind, history[-1].subject) if history else ("", "")
     if statement.kind == ROLLBACK and statement.subject not in placed:
         yield f"{statement.name} was never promoted to what it names"
     if statement.kind in (STOP, RESUME) and placed[-1:] != [statement.subject]:
         yield f"what it names was not in production as {statement.name}"
-    if statement.kind == RESUME and (not history or history[-1].kind != STOP):
+    if statement.kind == RESUME and moved[-1:] != [STOP]:
         yield f"{statement.name} was not stopped"
+    if statement.kind == CANARY and (not placed or placed[-1] == statement.subject or moved[-1] == STOP):
+        yield f"there was nothing else in production as {statement.name}, or it was stopped: a canary runs beside it"
+    if statement.kind == CANARY and last[0] == CANARY and last[1] != statement.subject:
+        yield f"another canary ran beside {statement.name}"
+    if statement.kind == CANARY_END and last != (CANARY, statement.subject):
+        yield f"what it names was no canary beside {statement.name}"
 
 
 def _find_promotion_faults(
@@ -151,7 +160,7 @@ def _find_promotion_faults(
 ) -> Iterator[str]:
     statement = leaf.statement
     if statement.subject not in known:
-        yield "no leaf before it publishes what it promotes"
+        yield "no leaf before it publishes what it names"
     parents = {
         kind: [digest for digest in statement.parents if _kind(known, digest) == kind] for kind in ("verdict", "policy")
     }

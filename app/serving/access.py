@@ -76,6 +76,15 @@ class AccessList:
         return counted
 
 
+def digests_of(registry: Registry, names: Iterable[str]) -> list[str]:
+    """Digests of the keys of these holders; BadGrant when there is none of a name."""
+    held = {grant.name: digest for digest, grant in read_grants(registry.workspace.access_path).items()}
+    for name in names:
+        if name not in held:
+            raise BadGrant(f"there is no key named {name!r}: `signalbox access list` shows them")
+    return [held[name] for name in names]
+
+
 def recorded_access(registry: Registry) -> Held:
     """What the ledger grants."""
     return read_access(registry.ledger.leaves(ACCESS), manifests_of(registry))

@@ -4,6 +4,7 @@ import functools
 
 from app.registry.versions import Registry
 from app.serving.access import AccessList
+from app.serving.canary import resolve_canary
 from app.serving.cascade import Backends
 from app.serving.counters import Counters
 from app.serving.gateway import Gateway
@@ -40,6 +41,7 @@ class Assembly:
             backends=backends,
             resolve=functools.partial(resolve_release, registry),
             log=self._log,
+            canary=functools.partial(resolve_canary, registry),
             limits=self._limits,
             erased=functools.partial(registry.store.erased_mark, "index"),
             steering=Steering.of(settings, registry),

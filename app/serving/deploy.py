@@ -21,9 +21,10 @@ from app.core.errors import UsageError
 from app.core.files import FileUnusable, read_yaml
 from app.core.jobs import ClusterUnreachable, Dashboard
 from app.core.workspace import Workspace
+from app.governance.moves import canary_of
 from app.registry.versions import open_registry
 from app.serving.errors import NotDeployed
-from app.serving.release import resolve_production
+from app.serving.release import RELEASE, resolve_production
 from app.serving.settings import ReleaseConfig
 
 LOCAL_CONFIG = Path(__file__).resolve().parents[2] / "serve_configs" / "local.yaml"
@@ -40,16 +41,20 @@ def deploy(
 ) -> str:
     """Make the cluster of a workspace serve a release and wait until it does; the release's digest comes back.
 
+    The canary that the ledger names is served with it.
+
     Raises:
         NoRelease: there is no such release.
         NotPromoted: it is not in production: promote it, or roll back to it.
         ClusterNotUp, ClusterUnreachable: there is no cluster, or it refused the config.
         NotDeployed: the application was not up in time.
     """
-    found = resolve_production(open_registry(workspace), release_ref)
-    release, stopped = found.digest, found.stopped
+    registry = open_registry(workspace)
+    found = resolve_production(registry, release_ref)
+    beside = None if found.stopped else canary_of(registry, registry.get(RELEASE, found.digest).name)
+    release, canary = found.digest, beside.digest if beside else ""
     board, url = dashboard(workspace), find_serve_url(workspace)
-    asked = ReleaseConfig(release=release, stopped=stopped, attempt=uuid4().hex)
+    asked = ReleaseConfig(release=release, stopped=found.stopped, canary=canary, attempt=uuid4().hex)
     board.put_serve(render_config(read_config(config_path), asked, serve_url=url))
     wait_until_serving(asked, board=board, serve_url=url, timeout_s=timeout_s)
     return release
@@ -136,7 +141,17 @@ def _health_trouble(response: httpx.Response, asked: ReleaseConfig) -> str:
         raise NotDeployed(f"the gateway keeps what it serves, as the new release failed: {body['reason']}")
     if serves == asked.release and bool(body.get("stopped")) != asked.stopped:
         return f"the gateway serves {serves} {'with' if asked.stopped else 'without'} its models still"
-    return "" if serves == asked.release else f"the gateway serves {serves or body.get('reason')}"
+    if serves != asked.release:
+        return f"the gateway serves {serves or body.get('reason')}"
+    return _canary_trouble(body, asked)
+
+
+def _canary_trouble(body: Mapping[str, Any], asked: ReleaseConfig) -> str:
+    """Why the gateway has not the canary that was asked for, or has one still."""
+    if asked.canary and body.get("canary_refused") and body.get("attempt") == asked.attempt:
+        raise NotDeployed(f"production serves, but its canary does not: {body['canary_refused']}")
+    runs = (body.get("canary") or {}).get("release", "")
+    return "" if runs == asked.canary else f"the canary of the gateway is {runs or 'not loaded yet'}"
 
 
 def _render_application(application: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class RetrieverDeployment:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         self._loop = asyncio.get_running_loop()
-        await asyncio.to_thread(replicas.preload_if_possible, self._worker, ReleaseConfig(**user_config).release)
+        await asyncio.to_thread(replicas.preload_if_possible, self._worker, ReleaseConfig(**user_config).releases)
 
     async def preload(self, release: str) -> None:
         await asyncio.to_thread(self._worker.preload, release)
@@ -130,7 +130,7 @@ class GeneratorDeployment:
         self._worker, self._interval_s = replicas.Generator(rung, settings), settings.stream_interval_s
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        await asyncio.to_thread(replicas.preload_if_possible, self._worker, ReleaseConfig(**user_config).release)
+        await asyncio.to_thread(replicas.preload_if_possible, self._worker, ReleaseConfig(**user_config).releases)
 
     async def preload(self, release: str) -> None:
         await asyncio.to_thread(self._worker.preload, release)
@@ -290,7 +290,7 @@ class GatewayDeployment:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         config = ReleaseConfig(**user_config)
         if self._search:
-            await asyncio.to_thread(replicas.preload_if_possible, self._search.worker, config.release)
+            await asyncio.to_thread(replicas.preload_if_possible, self._search.worker, config.releases)
         await self._gateway.take(config.release, attempt=config.attempt)
 
     def __serve_build_asgi_app__(self) -> FastAPI:

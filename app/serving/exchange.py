@@ -19,6 +19,7 @@ from app.core.errors import SignalboxError
 from app.inference.sampling import Delta
 from app.retrieval.filters import Scope
 from app.serving.cached import Looked, Lookup
+from app.serving.canary import Canaries, belongs_to
 from app.serving.cascade import Answer, Backends
 from app.serving.choices import Choices
 from app.serving.errors import ApiError, as_api_error, context_exceeded, gone, timed_out, unknown_model
@@ -77,6 +78,7 @@ class Parts:
     lookup: Lookup
     telemetry: Telemetry
     release: Callable[[], Awaitable[Release]]
+    canaries: Canaries
     steering: Steering
     tracer: Tracer
 
@@ -182,6 +184,7 @@ class Exchange:
         if (num_chars := asked.conversation.num_chars) > (most := parts.settings.max_prompt_characters):
             raise context_exceeded(f"the messages have {num_chars:,} characters, at most {most:,} are read")
         self._caller = await parts.limits.caller(incoming.authorization, [*asked.tags, *tags_of(incoming.tags)])
+        release = self._assigned(release, asked.model)
         rungs = release.rungs_for(asked.model)
         if rungs is None:
             raise unknown_model(asked.model, release.model_names)
@@ -194,6 +197,13 @@ class Exchange:
         self._lookup = await parts.lookup.of(mode, incoming.body, asked, release, self._caller.labels)
         if self._lookup.hit is None:
             await self._held.extend(self.plan.estimate(live=self.is_live))
+
+    def _assigned(self, production: Release, model: str) -> Release:
+        """The release that answers: production, or the canary beside it; from here on there is no other."""
+        belongs, subject = functools.partial(belongs_to, self._incoming.request), self._caller.subject
+        release = self._parts.canaries.choose(production, subject=subject, belongs=belongs, model=model)
+        self._record["release"] = release.digest
+        return release
 
     def _choices(self, emit: Emit | None) -> Choices:
         """What asks for the answers."""

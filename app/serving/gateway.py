@@ -7,6 +7,7 @@ word when it is known.
 """
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from app.core.errors import SignalboxError
 from app.ledger.log import PRODUCTION
 from app.serving.cached import Lookup
 from app.serving.caches import AnswerCache
+from app.serving.canary import Beside, Canaries
 from app.serving.cascade import Backends
 from app.serving.embeddings import AT_ONCE, SIGNS, Embedded, EmbeddingRequest, respond
 from app.serving.errors import ApiError, no_receipt, unavailable, unknown_model
@@ -26,7 +28,7 @@ from app.serving.limits import Amounts, Caller, Limits, Reservation
 from app.serving.log import RequestLog
 from app.serving.opened import Opened, open_stream
 from app.serving.plan import BYTES_PER_TOKEN
-from app.serving.release import ENCODER, Release
+from app.serving.release import ENCODER, ROUTED, Release
 from app.serving.requests import Completion
 from app.serving.responses import Completed
 from app.serving.schema import SearchRequest
@@ -49,14 +51,22 @@ class Gateway:
         resolve: Callable[[str], Release],
         log: RequestLog,
         limits: Limits,
+        canary: Callable[[Release], Beside | None] = lambda production: None,
         erased: Callable[[str], str] = lambda index: "",
         steering: Steering | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """Take what the gateway works with; ``erased`` gives the mark of an index's last erasure."""
+        """Take what the gateway works with.
+
+        Args:
+            canary: what runs beside a release, by the ledger.
+            erased: the mark of an index's last erasure.
+        """
         self._limits, self._erased = limits, erased
         self.settings, self._backends, self._resolve, self._log = settings, backends, resolve, log
         self._ref, self._attempt, self._release, self._looked_s = "", "", None, 0.0
+        self._resolve_canary = canary
+        self._canaries = Canaries(backends.preload, max_loaded=settings.max_loaded)
         self._reason, self._refused = "no release has been named yet: deploy with a release", ""
         cache = AnswerCache(
             max_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s, similarity=settings.cache_similarity
@@ -71,6 +81,7 @@ class Gateway:
             lookup=Lookup(cache, backends, self._mark, steering.void),
             telemetry=Telemetry(),
             release=self.release,
+            canaries=self._canaries,
             tracer=tracer or Tracer([]),
             steering=steering,
         )
@@ -89,7 +100,8 @@ class Gateway:
     async def take(self, ref: str, *, attempt: str = "") -> None:
         """Serve another release once its versions are loaded; until then, and when it cannot be loaded, the old one.
 
-        ``attempt`` names who asked, for ``health``.
+        The canary that the ledger names is loaded after it, in the background. ``attempt`` names who asked, for
+        ``health``.
         """
         self._ref, self._attempt, self._looked_s = ref, attempt, time.monotonic()
         try:
@@ -101,6 +113,15 @@ class Gateway:
             logger.warning("%s", error)
         else:
             self._release, self._reason, self._refused = release, "", ""
+        if self._release is not None:
+            await self._take_canary(self._release)
+
+    async def _take_canary(self, release: Release) -> None:
+        """Look what runs beside a release; whatever is wrong with that leaves the release alone."""
+        try:
+            self._canaries.take(await asyncio.to_thread(self._resolve_canary, release))
+        except SignalboxError as error:
+            self._canaries.refuse(str(error))
 
     @property
     def production(self) -> str:
@@ -126,7 +147,7 @@ class Gateway:
         ``refused`` names one that could not be, in the deployment that ``attempt`` names.
         """
         counted = {"logged": self._log.num_logged, "dropped": self._log.num_dropped}
-        about = {"refused": self._refused, "attempt": self._attempt, "log": counted}
+        about = {"refused": self._refused, "attempt": self._attempt, "log": counted, **self._canaries.health()}
         try:
             release = await self.release()
         except ApiError as error:
@@ -165,12 +186,16 @@ class Gateway:
     async def search(self, request: SearchRequest, *, authorization: str | None = None) -> dict[str, Any]:
         """``/v1/search``: passages of the index that serves, best first; only those that the caller's key may see."""
         release, (caller, _) = await self.release(), await self._enter(authorization)
+        belongs = functools.partial(str, request.query)
+        release = self._canaries.choose(release, subject=caller.subject, belongs=belongs, model=ROUTED)
         scope = request.filter.scope(caller.labels)
         found = await self._backends.retrieve(release.index, request.query, request.top_k, scope)
         return {"object": "list", "release": release.digest, "data": found.passages}
 
     async def embed(self, request: EmbeddingRequest, *, authorization: str | None = None) -> dict[str, Any]:
         """``/v1/embeddings``: vectors by the encoder of the index that serves. They show nothing of the documents.
+
+        Production's always, never a canary's: a caller's vectors must be of one encoder to be compared.
 
         Raises:
             ApiError: there is no such encoder in the release, or the request cannot be met.

@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import inspect
 
 from app.governance import promotion
+from app.governance.moves import is_stopped
 from app.ledger.keys import Signer
 from app.registry.tracking import Tracker
 from app.registry.versions import PRODUCTION, Registry, Version
@@ -54,7 +55,7 @@ def stop(
     config_path: Path | None = LOCAL_CONFIG,
 ) -> None:
     """Take a release's models out of service; the extractive reader answers alone."""
-    if not promotion.is_stopped(registry, release):
+    if not is_stopped(registry, release):
         promotion.stop(release, registry=registry, reason=reason, signer=signer)
     _deploy(release, registry, config_path)
 

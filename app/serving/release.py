@@ -1,14 +1,14 @@
 """A release as the gateway needs it: which versions answer, at which prices, under which router.
 
-Guarantees: a release that no promotion leaf put into production is refused here, so that neither a Serve config nor the
-Python API brings it traffic; and one that was stopped has no models.
+Guarantees: a release that no promotion leaf put into production, and that is not the canary which runs, is refused
+here, so that neither a Serve config nor the Python API brings it traffic; and one that was stopped has no models.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.governance.promotion import is_stopped, moves, placed_now
+from app.governance.moves import canary_of, is_stopped, moves, placed_now
 from app.governance.release import ladder_of, price_name
 from app.inference.chat_format import Prompt
 from app.inference.conversation import Conversation
@@ -87,7 +87,7 @@ def resolve_release(registry: Registry, ref: str) -> Release:
 
     Raises:
         NoRelease: there is no such release, which before the first promotion is the normal state.
-        NotPromoted: it never was in production.
+        NotPromoted: it never was in production, and is not the canary that runs.
         ArtifactChanged: its manifest or its router is not what was published.
         RetrieverMismatch: its index and the index's retriever do not belong together.
     """
@@ -131,7 +131,10 @@ def resolve_production(registry: Registry, ref: str) -> Release:
 
 def _check_promoted(version: Version, registry: Registry) -> None:
     promoted = (leaf.statement for leaf in moves(registry, version) if leaf.statement.kind == PROMOTION)
-    if not any(each.subject == version.digest for each in promoted):
+    if any(each.subject == version.digest for each in promoted):
+        return
+    running = canary_of(registry, version.name)
+    if running is None or running.digest != version.digest:
         said = f"{version.ref} was never promoted, and nothing else may serve"
         raise NotPromoted(f"{said}: have it approved, then run `signalbox promote {version.ref} --reason ...`")
 

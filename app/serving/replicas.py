@@ -47,15 +47,16 @@ class Worker(Protocol):
     def preload(self, ref: str) -> None: ...
 
 
-def preload_if_possible(worker: Worker, ref: str) -> None:
-    """Load a release's versions ahead of its requests; what cannot be loaded is said in the log and by the requests.
+def preload_if_possible(worker: Worker, refs: Sequence[str]) -> None:
+    """Load releases' versions ahead of their requests; what cannot be loaded is said in the log and by the requests.
 
-    A replica must come up without: it may still have to serve the release before.
+    A replica must come up without: it may still have to serve the release before, or production without its canary.
     """
-    try:
-        worker.preload(ref)
-    except (SignalboxError, OSError, RuntimeError, ValueError, KeyError) as error:
-        logger.warning("release %s is not loaded ahead: %s", ref, error)
+    for ref in refs:
+        try:
+            worker.preload(ref)
+        except (SignalboxError, OSError, RuntimeError, ValueError, KeyError) as error:
+            logger.warning("release %s is not loaded ahead: %s", ref, error)
 
 
 @dataclass(frozen=True)

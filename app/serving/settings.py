@@ -161,5 +161,13 @@ class ReleaseConfig(Settings):
     stopped: bool = False
     """What the ledger said when this was deployed; a change makes the gateway ask the ledger, which decides."""
 
+    canary: str = ""
+    """Digest of the release that runs as a canary, which every replica then loads too; the gateway asks the ledger."""
+
     attempt: str = ""
     """Names one deployment, so that deploying the same release again is a change; the gateway's refusal names it."""
+
+    @property
+    def releases(self) -> tuple[str, ...]:
+        """Every release that replicas load ahead."""
+        return tuple(each for each in (self.release, self.canary) if each)

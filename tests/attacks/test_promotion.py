@@ -10,6 +10,7 @@ from app.cli import app
 from app.core.schema import aliases, versions
 from app.governance import promotion
 from app.governance.keys import revoke_key
+from app.governance.moves import is_stopped, previous_of
 from app.governance.promotion import (
     ApprovalsMissing,
     MovedMeanwhile,
@@ -19,8 +20,6 @@ from app.governance.promotion import (
     NothingToStop,
     ProductionStopped,
     ReasonMissing,
-    is_stopped,
-    previous_of,
 )
 from app.ledger.keys import Signer
 from app.ledger.log import Statement

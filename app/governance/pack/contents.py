@@ -12,13 +12,13 @@ from app.core.digests import PREFIX
 from app.core.errors import SignalboxError
 from app.governance.evidence import find_ancestors, published_leaves
 from app.governance.gate import replay
+from app.governance.moves import target_of
 from app.governance.pack.weights import KIND as SIGNATURE
 from app.governance.pack.weights import sign_weights
-from app.governance.promotion import target_of
 from app.governance.release import parts_of
 from app.inference.retrievers import retriever_of
 from app.ledger.decisions import DECISIONS
-from app.ledger.log import ERASURE, KEY, MOVES, REQUEST_BATCH, WITNESS, Leaf
+from app.ledger.log import ERASURE, KEY, REQUEST_BATCH, STEPS, WITNESS, Leaf
 from app.registry.versions import Registry, Version, VersionNotFound
 
 ALWAYS = (KEY, WITNESS, ERASURE)
@@ -130,7 +130,7 @@ class _Log:
         target = target_of(self.release)
         for leaf in self.registry.ledger.leaves():
             statement = leaf.statement
-            moves = statement.kind in MOVES and statement.name == target
+            moves = statement.kind in STEPS and statement.name == target
             if statement.kind in ALWAYS or moves:
                 self.events.append(leaf)
             elif self.release.digest in statement.parents and statement.kind in JUDGED:
@@ -139,7 +139,7 @@ class _Log:
 
     def near(self, found: Iterable[str]) -> Iterator[Leaf]:
         """Leaves of what moves name, of an earlier release too, and of whatever else a replay looked up."""
-        moved = [leaf.statement for leaf in self.events if leaf.statement.kind in MOVES]
+        moved = [leaf.statement for leaf in self.events if leaf.statement.kind in STEPS]
         digests = [digest for statement in moved for digest in (statement.subject, *statement.parents)]
         yield from (self.published[digest] for digest in [*digests, *found] if digest in self.published)
 

@@ -16,7 +16,7 @@ from app.governance.pack import layout
 from app.governance.pack.cards import figures
 from app.governance.pack.contents import Contents
 from app.governance.pack.weights import KIND as SIGNATURE
-from app.ledger.log import KEY, MOVES
+from app.ledger.log import KEY, MOVES, STEPS
 from app.ledger.note import Checkpoint
 from app.registry.versions import Registry, Version
 
@@ -159,7 +159,7 @@ def _moves(contents: Contents, registry: Registry) -> Iterator[dict[str, Any]]:
     refs = {version.digest: version.ref for version in contents.versions}
     for leaf in contents.leaves:
         statement = leaf.statement
-        if statement.kind in MOVES:
+        if statement.kind in STEPS:
             record = registry.store.manifest(statement.kind, statement.payload) if statement.payload else {}
             yield {
                 "leaf": leaf,

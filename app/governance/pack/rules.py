@@ -14,7 +14,8 @@ from app.governance.pack.contents import served_models
 from app.governance.pack.weights import KIND as SIGNATURE
 from app.governance.pack.weights import weights_fault
 from app.governance.policy import policy_of
-from app.ledger.log import MOVES, PROMOTION, Leaf
+from app.ledger.log import PROMOTION, STEPS, Leaf
+from app.ledger.moves import JUDGED
 from app.registry.versions import Version
 
 if TYPE_CHECKING:
@@ -66,14 +67,14 @@ def check_promotion(check: "PackCheck") -> None:
     if release is None:
         return
     known = {leaf.statement.subject for leaf in check.log}
-    moves = [leaf for leaf in check.log if leaf.statement.kind in MOVES and leaf.statement.subject == release.digest]
+    moves = [leaf for leaf in check.log if leaf.statement.kind in STEPS and leaf.statement.subject == release.digest]
     for leaf in moves:
         for parent in sorted(set(leaf.statement.parents) - known):
             message = f"it names {parent}, which is not in the pack: an approval, a policy or a verdict was taken out"
             check.report.add("incomplete-pack", _where(leaf), message)
-        if leaf.statement.kind == PROMOTION:
+        if leaf.statement.kind in JUDGED:
             _check_approved(check, leaf, release)
-    if not moves:
+    if not any(leaf.statement.kind == PROMOTION for leaf in moves):
         check.report.notes.append(f"{release.ref} was never promoted, as far as this pack shows")
 
 
@@ -124,7 +125,7 @@ def _behind(check: "PackCheck") -> set[str]:
     if check.release is None:
         return set()
     release = check.release.digest
-    moved = [leaf.statement for leaf in check.log if leaf.statement.kind in MOVES and leaf.statement.subject == release]
+    moved = [leaf.statement for leaf in check.log if leaf.statement.kind in STEPS and leaf.statement.subject == release]
     named = [parent for statement in moved for parent in statement.parents]
     named += [leaf.statement.subject for leaf in check.log if release in leaf.statement.parents]
     return set(find_ancestors(check.registry, [release])[0]) | set(named)

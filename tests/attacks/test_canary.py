@@ -1,0 +1,260 @@
+"""Attacks on canaries: what no promotion would let through, nonsense, two at once, and leaves that nobody signed."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app
+from app.core.clock import utc_now
+from app.governance import canary, promotion
+from app.governance.canary import BadAudience, CanaryRefused, NoCanary
+from app.governance.history import check, production_at
+from app.governance.moves import canary_of
+from app.governance.promotion import (
+    ApprovalsMissing,
+    MoverRefused,
+    NeverPromoted,
+    ProductionStopped,
+    ReasonMissing,
+    Rejected,
+)
+from app.ledger.key_sources import open_signer
+from app.serving.access import add_grant
+from app.serving.errors import NotPromoted
+from app.serving.release import resolve_production, resolve_release
+from tests.attacks.world import stage
+
+
+@pytest.fixture
+def play(registry, tmp_path, monkeypatch):
+    monkeypatch.setattr("app.serving.release._load_router", lambda *_: None)
+    return stage(registry, tmp_path)
+
+
+@pytest.fixture
+def served(play):
+    """A stage, the release in production, and another that is judged: ``(stage, release, other, its verdict)``."""
+    release, verdict = play.candidate()
+    play.approve(release, verdict, play.key())
+    play.promote(release, verdict)
+    return play, release, *play.candidate()
+
+
+@pytest.fixture
+def ready(served):
+    """As ``served``, the other approved."""
+    play, _, other, verdict = served
+    play.approve(other, verdict, jane(play))
+    return served
+
+
+def jane(play):
+    return open_signer(play.registry.workspace.keys_dir, "jane")
+
+
+def begin(play, release, verdict, **said):
+    said = {"share": 0.05, "reason": "a test", "policy": play.policy, **said}
+    canary.begin(release, verdict=verdict, registry=play.registry, **said)
+
+
+def end(play, **said):
+    return canary.end("assistant", registry=play.registry, **{"reason": "a test", **said})
+
+
+def running(play):
+    found = canary_of(play.registry, "assistant")
+    return found and found.digest
+
+
+def test_a_canary_is_a_signed_leaf_beside_production(ready):
+    play, release, other, verdict = ready
+    before = utc_now()
+    begin(play, other, verdict, share=0.25, callers=["sha256:key"], reason="a first look")
+    found = canary_of(play.registry, "assistant")
+    assert (found.digest, found.audience.share, found.audience.callers) == (other.digest, 0.25, ("sha256:key",))
+    assert found.reason == "a first look"
+    assert play.production() == release.digest
+    assert resolve_release(play.registry, other.digest).digest == other.digest
+    with pytest.raises(NotPromoted):
+        resolve_production(play.registry, other.digest)
+    proof = json.loads(json.dumps(production_at(play.registry, utc_now(), name="assistant")))
+    assert (proof["digest"], proof["canary"], proof["canary_ref"]) == (release.digest, other.digest, other.ref)
+    public = play.registry.ledger.signer.public
+    assert check(proof, public) == []
+    assert check({**proof, "canary": None}, public) != []
+    assert production_at(play.registry, before - timedelta(seconds=1), name="assistant")["canary"] is None
+    assert end(play) == other
+    assert running(play) is None
+    assert production_at(play.registry, utc_now(), name="assistant")["canary"] is None
+    with pytest.raises(NotPromoted):
+        resolve_release(play.registry, other.digest)
+    assert play.faults() == []
+
+
+def test_a_canary_demands_what_a_promotion_demands(served):
+    play, _, other, verdict = served
+    with pytest.raises(ApprovalsMissing):
+        begin(play, other, verdict)
+    play.approve(other, verdict, jane(play))
+    rejection = play.reject(other, verdict, jane(play))
+    with pytest.raises(Rejected):
+        begin(play, other, verdict)
+    play.withdraw(rejection, jane(play))
+    with pytest.raises(ReasonMissing):
+        begin(play, other, verdict, reason=" ")
+    with pytest.raises(MoverRefused, match="its role is trainer"):
+        begin(play, other, verdict, signer=play.key("bob", "trainer", "Bob"))
+    assert running(play) is None
+    begin(play, other, verdict)
+    assert play.faults() == []
+
+
+@pytest.mark.parametrize("share", [2.0, -0.1, float("nan"), float("inf"), True, "0.5", 0.0])
+def test_a_share_that_is_none_is_refused(ready, share):
+    play, _, other, verdict = ready
+    with pytest.raises(BadAudience, match="--share"):
+        begin(play, other, verdict, share=share)
+    assert running(play) is None
+
+
+def test_where_no_canary_can_run(ready):
+    play, release, other, verdict = ready
+    stranger, judged = play.candidate()
+    play.approve(stranger, judged, jane(play))
+    with pytest.raises(CanaryRefused, match="is in production itself"):
+        begin(play, release, verdict)
+    begin(play, other, verdict)
+    with pytest.raises(CanaryRefused, match="end it first"):
+        begin(play, stranger, judged)
+    end(play)
+    with pytest.raises(NoCanary):
+        end(play)
+    promotion.stop(release, registry=play.registry, reason="rude")
+    with pytest.raises(ProductionStopped):
+        begin(play, other, verdict)
+    assert play.faults() == []
+
+
+def test_before_the_first_promotion_there_is_nothing_to_run_beside(play):
+    release, verdict = play.candidate()
+    play.approve(release, verdict, play.key())
+    with pytest.raises(CanaryRefused, match="nothing is in production"):
+        begin(play, release, verdict)
+
+
+def test_another_share_is_another_leaf_and_the_same_none(ready):
+    play, _, other, verdict = ready
+    for share in (0.05, 0.05, 0.2):
+        begin(play, other, verdict, share=share)
+    assert len(list(play.registry.ledger.leaves("canary"))) == 2
+    assert canary_of(play.registry, "assistant").audience.share == 0.2
+    assert play.faults() == []
+
+
+@pytest.mark.parametrize("how", ["stop", "promotion", "rollback"])
+def test_every_move_of_production_ends_it(ready, how):
+    play, release, other, verdict = ready
+    second, judged = play.candidate()
+    play.approve(second, judged, jane(play))
+    play.promote(second, judged)
+    begin(play, other, verdict)
+    with pytest.raises(NeverPromoted):
+        promotion.rollback(other, registry=play.registry, reason="it never was")
+    if how == "stop":
+        promotion.stop(second, registry=play.registry, reason="rude")
+    elif how == "promotion":
+        play.promote(other, verdict)
+    else:
+        promotion.rollback(release, registry=play.registry, reason="slow")
+    assert running(play) is None
+    if how == "stop":
+        promotion.resume(second, registry=play.registry, reason="mended")
+        assert running(play) is None
+    assert play.faults() == []
+
+
+def test_everybody_on_record_may_end_it(ready):
+    play, _, other, verdict = ready
+    begin(play, other, verdict)
+    end(play, signer=play.key("ann", "auditor", "Ann Auditor"))
+    assert play.faults() == []
+
+
+def forge(play, release, parents, *, kind="canary", **changes):
+    """Append a canary's leaf past every check."""
+    from app.ledger.log import Statement
+
+    signer = play.registry.ledger.signer
+    signed = play.signed_move(release, parents, signer, kind=kind, **{"share": 0.5, "callers": [], **changes})
+    verdict, policy, traffic, *approvals = [*parents, None, None, None][: max(len(parents), 3)]
+    facts = {"actor": signer.public.key_name, "reason": "because", "signed": signed, "verdict": verdict}
+    facts |= {"policy": policy, "traffic": traffic, "approvals": approvals}
+    record = {"kind": kind, "name": "release/assistant", "parents": list(parents), "facts": facts}
+    record["inputs"] = {"subject": release.digest, "previous": None}
+    payload = play.registry.store.publish(kind, None, record)
+    leaf = Statement(kind, release.digest, "release/assistant", tuple(parents), payload, signer.public.key_name)
+    play.registry.ledger.append([leaf])
+
+
+def test_a_canary_past_every_check_is_named(served):
+    play, release, other, verdict = served
+    forge(play, other, play.parents(other, verdict))
+    assert any("0 of 1 approvals" in fault for fault in play.faults() if fault.startswith("bad-canary"))
+    forge(play, release, play.parents(other, verdict))
+    found = " ".join(play.faults())
+    assert "nothing else in production" in found
+    assert "another canary ran" in found
+
+
+@pytest.mark.parametrize("changes", [{"share": 2}, {"share": "all"}, {"callers": "jane"}, {"share": 0}])
+def test_a_signed_audience_that_is_none_is_named(ready, changes):
+    play, _, other, verdict = ready
+    begin(play, other, verdict)
+    parents = next(play.registry.ledger.leaves("canary")).statement.parents
+    forge(play, other, parents, **changes)
+    assert [fault for fault in play.faults() if "a canary" in fault]
+
+
+def test_the_end_of_what_was_no_canary_is_named(served):
+    play, _, other, _ = served
+    forge(play, other, (), kind="canary-end")
+    assert any("was no canary" in fault for fault in play.faults())
+
+
+def test_answers_of_a_canary_are_no_fault_and_those_of_others_are(ready):
+    from app.ledger.log import REQUEST_BATCH, Statement
+
+    play, _, other, verdict = ready
+    begin(play, other, verdict)
+    batch = Statement(REQUEST_BATCH, "sha256:" + "1" * 64, "a.parquet", (other.digest,), actor="gateway")
+    play.registry.ledger.append([batch])
+    assert not any(fault.startswith("unpromoted-release") for fault in play.faults())
+    stranger, _ = play.candidate()
+    play.registry.ledger.append([Statement(REQUEST_BATCH, "sha256:" + "2" * 64, "b.parquet", (stranger.digest,))])
+    assert any(fault.startswith("unpromoted-release") for fault in play.faults())
+
+
+def test_the_command_line(ready):
+    play, release, other, _ = ready
+    place = ["--no-serve", "--workspace", str(play.registry.workspace.root)]
+
+    def run(*words, code=0):
+        ended = CliRunner().invoke(app, [*words, *place[-2:], *(place[:1] if words[0] == "canary" else [])])
+        assert (ended.exit_code == 0) == (code == 0), (ended.output, ended.exception)
+        return ended.exception if code else ended.output
+
+    add_grant(play.registry, "joe", [])
+    assert "named 'eve'" in str(run("canary", other.ref, "--caller", "eve", "--reason", "x", code=1))
+    assert "give --end alone" in str(run("canary", other.ref, "--end", "--reason", "x", code=2))
+    assert "give --end alone" in str(run("canary", "--share", "0.1", code=2))
+    said = run("canary", other.ref, "--share", ".05", "--caller", "joe", "--reason", "a first look")
+    assert said.strip() == f"{other.ref} runs as a canary for 0.05 of the requests and all of joe"
+    assert f"beside it the canary {other.ref}" in run("production")
+    held = canary_of(play.registry, "assistant").audience.callers
+    assert [each.startswith("sha256:") for each in held] == [True]
+    assert "production answers alone" in run("canary", "--end", "--reason", "enough")
+    assert isinstance(run("canary", "--end", "--reason", "again", code=2), NoCanary)
+    assert play.production() == release.digest
+    assert play.faults() == []
