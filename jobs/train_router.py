@@ -9,6 +9,7 @@ import typer
 from app.loop_router import train_router
 from app.registry.versions import Version
 from app.routing.sample import KIND
+from app.serving.feedback import Scores
 from app.serving.outcomes import LOG, ask_models, find_source, questions_of, questions_of_log, read_feedback
 from app.serving.release import Release, resolve_release
 from jobs.common import Config, Job, Json, TrainerKey, WorkspaceOption, job, report
@@ -26,7 +27,7 @@ def main(
     release: Annotated[str, typer.Option(help="Release whose models answer.")] = "assistant@production",
     share: Annotated[float, typer.Option(min=0, max=1, help="Of the log: the shadow sample's share.")] = 0.1,
     days: Annotated[float | None, typer.Option(help="Of the log: only so many days back.")] = None,
-    feedback: Annotated[Path | None, typer.Option(help="Scores, JSON lines of request_id and score.")] = None,
+    feedback: Annotated[Path | None, typer.Option(help="Scores besides those of /v1/feedback, JSON lines.")] = None,
     again: Annotated[str | None, typer.Option(help="A router whose guarantee alone is made anew.")] = None,
     outcomes_only: Annotated[bool, typer.Option("--outcomes-only", help="Publish the outcomes, no router.")] = False,
     key: TrainerKey = None,
@@ -62,7 +63,7 @@ def _outcomes(
     """Outcomes of a source; those that are outcomes already are taken as they are."""
     how: dict[str, Any] = {"registry": here.registry, "settings": here.settings.routing}
     if ref == LOG:
-        said = read_feedback(feedback) if feedback else {}
+        said = Scores.read(here.registry, read_feedback(feedback) if feedback else {})
         folder = here.workspace.requests_dir
         asked = questions_of_log(folder, release=release.digest, share=share, since=since, feedback=said)
         return ask_models(LOG, asked, release, sources=[], **how)

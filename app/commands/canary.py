@@ -76,4 +76,7 @@ def _deploy(registry: "Registry", name: str, config: "Path | None") -> None:
 
 
 def _compare(registry: "Registry", name: str, *, as_json: bool) -> None:
-    raise NotImplementedError
+    from app.serving.comparison import compare, lines
+
+    found = compare(registry, name)
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))

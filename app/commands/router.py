@@ -96,7 +96,8 @@ def propose(
 @app.command()
 def audit(
     feedback: Annotated[
-        Path | None, typer.Option(help="Scores of answers, JSON lines of request_id and score (0 to 1).")
+        Path | None,
+        typer.Option(help="Further scores of answers, JSON lines of request_id and score (0 to 1); they count first."),
     ] = None,
     shadow: Annotated[
         list[str] | None, typer.Option(help="Outcomes of the log, name or digest; may be repeated.")
@@ -107,12 +108,16 @@ def audit(
     as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Estimate what routing cost and kept against always one model, by workload and week, without bias."""
+    """Estimate what routing cost and kept against always one model, by workload and week, without bias.
+
+    What answers were worth is what callers said by /v1/feedback, else a shadow sample.
+    """
     from datetime import UTC, datetime, timedelta
 
     from app.console.routing import render_audit
     from app.routing.sample import KIND
     from app.serving import audit as auditing
+    from app.serving.feedback import Scores
     from app.serving.outcomes import read_feedback
 
     registry = _registry(workspace)
@@ -120,7 +125,8 @@ def audit(
     digest = registry.get("release", release).digest if release else None
     requests = auditing.read_requests(registry, since=since, release=digest)
     known = auditing.load_shadow([registry.get(KIND, each) for each in shadow or ()], registry)
-    rewards = auditing.rewards_of(requests, read_feedback(feedback) if feedback else {}, known)
+    scores = Scores.read(registry, read_feedback(feedback) if feedback else {})
+    rewards = auditing.rewards_of(requests, scores, known)
     report = auditing.audit(requests, rewards)
     if out:
         about = f"Requests of {release or 'all releases'}{f', the last {days:g} days' if days else ''}"

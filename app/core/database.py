@@ -20,7 +20,7 @@ from app.core.errors import SignalboxError
 
 BUSY_TIMEOUT_S = 60
 VERSION_TABLE = "signalbox_version"
-HEAD = "0003"
+HEAD = "0004"
 CACHE_KIB = 65_536
 WAL_PAGES = 16_384
 """Indexes of digests are written all over: a page is copied from the log into the file once for many batches."""

@@ -7,6 +7,7 @@ hashed is what is stored.
 from sqlalchemy import (
     BigInteger,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -143,3 +144,16 @@ used = Table(
     PrimaryKeyConstraint("subject", "name", "period"),
 )
 """How much of a limit was used or reserved: ``period`` is a minute, a day, a month (UTC), or empty for always."""
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("asked_by", String(71), primary_key=True),
+    Column("request_id", Text, nullable=False),
+    Column("release", String(71), nullable=False),
+    Column("score", Float, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("updated_at", String(32), nullable=False),
+)
+"""What a caller said of an answer last: ``asked_by`` is the digest of the request and its caller."""

@@ -82,6 +82,18 @@ def wilson(num_hits: int, num: int, *, confidence: float = 0.95) -> Interval:
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
+def difference(before: Interval, after: Interval) -> Interval:
+    """``after - before`` of two independent estimates, from their own intervals of one confidence.
+
+    Source: Newcombe, Interval estimation for the difference between independent proportions (Statistics in Medicine,
+    1998), method 10; for other estimates Zou and Donner (Statistics in Medicine, 2008).
+    """
+    value = after.value - before.value
+    below = math.hypot(after.value - after.low, before.high - before.value)
+    above = math.hypot(after.high - after.value, before.value - before.low)
+    return Interval(value, value - below, value + above)
+
+
 def mcnemar_gain(a: ArrayLike, b: ArrayLike) -> float:
     """Chance of so many rows won by ``b``, or more, if each row where the two differ were a coin's toss (one-sided).
 

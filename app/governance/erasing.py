@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sqlalchemy import delete, select
 
 from app.core.digests import digest_file, hex_of
 from app.core.parquet import ROW_GROUP_SIZE, parts_of
+from app.core.schema import feedback
 from app.governance.matching import Matcher
 from app.ledger.batches import SCHEMA, read_part, read_receipts, receipts_path, root_of, row_leaves, write_table
 from app.ledger.erasures import ErasedFile
@@ -68,6 +70,24 @@ def left_over(matcher: Matcher, registry: Registry) -> list[str]:
     rest = (path for path in sorted(root.rglob("*")) if not path.relative_to(root).parts[0].startswith(LOOKED_AT))
     found += [str(path.relative_to(root)) for path in rest if _holds(matcher, path)]
     return [*found, *_strays(matcher, registry), *_database(matcher, registry)]
+
+
+def feedback_of(matcher: Matcher, registry: Registry) -> list[str]:
+    """What callers said of requests that go, or in words that hold a subject: by the rows' keys."""
+    with registry.database.read() as connection:
+        found = connection.execute(select(feedback).order_by(feedback.c.asked_by)).mappings().all()
+    names = ("request_id", "comment", "answer")
+    mask = matcher.rows(pa.table({name: pa.array([row[name] for row in found], pa.string()) for name in names}))
+    return [row["asked_by"] for row, goes in zip(found, mask, strict=True) if goes]
+
+
+def forget_feedback(keys: Sequence[str], registry: Registry) -> None:
+    """Remove what callers said, and on SQLite overwrite where it stood."""
+    with registry.database.write() as connection:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA secure_delete=ON")
+        for key in keys:
+            connection.execute(delete(feedback).where(feedback.c.asked_by == key))
 
 
 def sweep(requests_dir: Path) -> None:
@@ -229,11 +249,11 @@ def _in_rows(matcher: Matcher, path: Path) -> bool:
 
 def _database(matcher: Matcher, registry: Registry) -> Iterator[str]:
     """Columns of the metadata database, MLflow's tables among them, in which a subject stands."""
-    from sqlalchemy import String, column, inspect, select, table
+    from sqlalchemy import String, column, inspect, table
 
     with registry.database.read() as connection:
         inspector = inspect(connection)
-        for name in sorted(inspector.get_table_names()):
+        for name in sorted(set(inspector.get_table_names()) - {feedback.name}):
             for each in inspector.get_columns(name):
                 query: Any = select(column(each["name"])).select_from(table(name))
                 if isinstance(each["type"], String) and _any(matcher, connection.execute(query).scalars()):

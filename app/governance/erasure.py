@@ -4,7 +4,8 @@ Order of things: find every row, write what stays aside with a plan, append the 
 the plan. An erasure that is killed goes on with ``resume``; until then ``verify`` names the files that are left.
 
 Guarantees: rows of datasets, synthetic rows, suites, evaluations, baselines, vectors and chunks of indexes and rows of
-the request log go, with what descends from them; manifests, leaves and receipts stay, so that every older proof holds.
+the request log go, with what descends from them and what callers said of them; manifests, leaves and receipts stay, so
+that every older proof holds.
 Neither leaf nor record holds the subject, only a commitment under a salt that the caller alone gets.
 Not guaranteed: weights of models trained on what went (they are named, and deleted only when asked to); texts that
 stand in manifests, database tables, model files or logs (they are named); copies and backups elsewhere; answers given
@@ -19,13 +20,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from app.core.digests import canonical_json, digest_file
 from app.core.errors import SignalboxError, UsageError
-from app.governance.erasing import LEARNT, Change, changes_of, left_over, sweep
+from app.governance.erasing import LEARNT, Change, changes_of, feedback_of, forget_feedback, left_over, sweep
 from app.governance.graph import Graph
 from app.governance.matching import Matcher
 from app.ledger.erasures import ErasedFile, commit_documents
@@ -57,6 +58,9 @@ class Erasure:
     sources: Sequence[str]
     """Documents outside of the store that hold the content: the next ingest would read them again."""
     left_over: Sequence[str]
+    feedback: Sequence[str] = ()
+    """What callers said of answers, by its keys in the database."""
+
     leaf: int | None = None
     opening: str = ""
     """Salt that opens the leaf's commitment; kept nowhere."""
@@ -78,6 +82,7 @@ class Plan:
     manifest: dict[str, Any]
     parents: list[str]
     actor: str
+    feedback: list[str] = field(default_factory=list)
 
     @property
     def files(self) -> list[ErasedFile]:
@@ -117,18 +122,19 @@ def erase(
         if unfinished(registry):
             raise ErasureBlocked("an erasure was cut short: run `signalbox erase --resume` first")
         found = changes_of(matcher, registry, aside=Path(aside))
-        if not found:
+        said = feedback_of(matcher, registry)
+        if not found and not said:
             raise NothingToErase("nothing in the store or the request log holds it: check its spelling")
         models, rebuild = _descendants(registry, found)
         if delete_models:
             found += _deletions(registry, models)
-        result = _result(found, models, rebuild, matcher, left_over(matcher, registry))
+        result = replace(_result(found, models, rebuild, matcher, left_over(matcher, registry)), feedback=said)
         if dry_run:
             return result
         salt, target = new_salt(), canonical_json({"documents": sorted(documents), "subjects": sorted(subjects)})
         plan = _plan(commit(salt, target), found, result, matcher, reason=reason, actor=actor)
         leaf = _execute(_stage(plan, found, home), registry)
-    return Erasure(**{**vars(result), "leaf": leaf, "opening": salt.hex()})
+    return replace(result, leaf=leaf, opening=salt.hex())
 
 
 def lines(result: Erasure) -> list[str]:
@@ -138,6 +144,8 @@ def lines(result: Erasure) -> list[str]:
         f"{ref}: {entry.num_rows} rows {done}" if entry.new else f"{ref}: the file {done}"
         for ref, entry in zip(result.refs, result.files, strict=True)
     ]
+    if result.feedback:
+        changed.append(f"feedback on answers: {len(result.feedback)} {done}")
     left = [
         *(f"must be retrained: model {ref}" for ref in result.retrain),
         *(f"must be made again: {ref}" for ref in result.rebuild),
@@ -189,11 +197,12 @@ def _plan(subject: str, found: Sequence[Change], result: Erasure, matcher: Match
     facts = {
         "files": [change.entry.to_json() for change in found],
         "num_rows": result.num_rows,
+        "num_feedback": len(result.feedback),
         "retrain": list(result.retrain),
         "rebuild": list(result.rebuild),
     }
     manifest = {"kind": ERASURE, "name": identity, "inputs": inputs, "parents": parents, "facts": facts}
-    return Plan(identity, subject, manifest, parents, actor)
+    return Plan(identity, subject, manifest, parents, actor, list(result.feedback))
 
 
 def _stage(plan: Plan, found: Sequence[Change], home: Path) -> Path:
@@ -217,6 +226,7 @@ def _execute(folder: Path, registry: Registry) -> int:
         _apply(entry, folder / str(number), registry)
     for kind, digest in {(entry.kind, entry.digest) for entry in plan.files if entry.kind != REQUEST_BATCH}:
         registry.store.mark_erased(kind, digest)
+    forget_feedback(plan.feedback, registry)
     sweep(registry.workspace.requests_dir)
     shutil.rmtree(folder)
     return index

@@ -62,12 +62,12 @@ def placed_now(registry: Registry, version: Version) -> str | None:
 
 def moves(registry: Registry, version: Version) -> Iterator[Leaf]:
     """Move leaves of the name that ``version`` bears, oldest first."""
-    yield from _steps(registry, target_of(version), MOVES)
+    yield from steps_of(registry, target_of(version), MOVES)
 
 
 def canary_of(registry: Registry, name: str, *, kind: str = "release") -> Canary | None:
     """The canary that runs beside what is in production under a name now."""
-    leaf = running_canary(_steps(registry, f"{kind}/{name}", STEPS))
+    leaf = running_canary(steps_of(registry, f"{kind}/{name}"))
     if leaf is None:
         return None
     body = registry.store.manifest(CANARY, leaf.statement.payload)["facts"]["signed"]["body"]
@@ -75,7 +75,8 @@ def canary_of(registry: Registry, name: str, *, kind: str = "release") -> Canary
     return Canary(said.subject, Audience.of(body), leaf.index, said.time, str(body["reason"]))
 
 
-def _steps(registry: Registry, target: str, kinds: tuple[str, ...]) -> list[Leaf]:
+def steps_of(registry: Registry, target: str, kinds: tuple[str, ...] = STEPS) -> list[Leaf]:
+    """Leaves of moves and canaries of a target, as ``target_of`` names it, oldest first."""
     found = (leaf for kind in kinds for leaf in registry.ledger.leaves(kind) if leaf.statement.name == target)
     return sorted(found, key=lambda leaf: leaf.index)
 

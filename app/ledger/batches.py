@@ -142,13 +142,21 @@ def batch_statement(part: Path) -> Statement:
 
 def find_receipt(folder: Path, request_id: str) -> tuple[Path, list[str], str] | None:
     """The newest part with a receipt of that request: part, its receipts, the one; None when there is none."""
+    return next(parts_with(folder, request_id), None)
+
+
+def parts_with(folder: Path, request_id: str, *, since: str = "") -> Iterator[tuple[Path, list[str], str]]:
+    """Every part with a receipt of that request, newest first: part, its receipts, the last one of it.
+
+    Args:
+        since: leaves out parts whose name sorts before this; names begin with the time.
+    """
     wanted = f'"request_id":{json.dumps(request_id, ensure_ascii=False)},'
     for part in reversed(_known_parts(folder)):
-        data = receipts_path(part).read_bytes()
-        if wanted.encode() in data:
+        data = receipts_path(part).read_bytes() if part.name >= since else b""
+        if wanted.encode("utf-8", "replace") in data:
             receipts = _lines(data)
-            return part, receipts, [leaf for leaf in receipts if wanted in leaf][-1]
-    return None
+            yield part, receipts, [leaf for leaf in receipts if wanted in leaf][-1]
 
 
 def row_leaves(table: pa.Table) -> Iterator[str]:

@@ -20,8 +20,15 @@ class Assembly:
     """A gateway over a workspace's registry, and what has to be ended with it."""
 
     def __init__(
-        self, settings: ServingSettings, registry: Registry, backends: Backends, *, access: AccessList | None = None
+        self,
+        settings: ServingSettings,
+        registry: Registry,
+        backends: Backends,
+        *,
+        access: AccessList | None = None,
+        with_canary: bool = True,
     ) -> None:
+        """Put it together; ``with_canary``: some requests may be a canary's."""
         self._log = RequestLog(
             registry.workspace.requests_dir,
             ledger=registry.ledger,
@@ -41,7 +48,7 @@ class Assembly:
             backends=backends,
             resolve=functools.partial(resolve_release, registry),
             log=self._log,
-            canary=functools.partial(resolve_canary, registry),
+            canary=functools.partial(resolve_canary, registry) if with_canary else lambda production: None,
             limits=self._limits,
             erased=functools.partial(registry.store.erased_mark, "index"),
             steering=Steering.of(settings, registry),

@@ -21,6 +21,7 @@ from app.governance.release import ladder_of, price_name
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.routing.audit import ROUTER, Logged, estimate, grouped
 from app.routing.sample import Sample
+from app.serving.feedback import Scores, asker_of
 from app.serving.log import read_log
 from app.serving.outcomes import routing_of
 from app.serving.release import RELEASE
@@ -47,6 +48,9 @@ class Request:
     """What went out: the used model's answer, or a quotation in its place."""
 
     cost_usd: float
+    asked_by: str
+    """Digest of the request and its caller, as feedback names it."""
+
     model_costs_usd: Mapping[str, float]
     """What each model alone would have cost: by its own tokens where it was asked, else by those of another."""
 
@@ -66,17 +70,15 @@ def read_requests(registry: Registry, *, since: datetime | None = None, release:
     return found
 
 
-def rewards_of(
-    requests: Iterable[Request], feedback: Mapping[str, float], shadow: Sequence[Sample]
-) -> dict[str, float]:
+def rewards_of(requests: Iterable[Request], feedback: Scores, shadow: Sequence[Sample]) -> dict[str, float]:
     """Rewards by request: a person's score of what went out, else the quality of the model's answer that did, from a
     shadow sample; a quotation has none there."""
     known = {row.row_id: dict(zip(each.rungs, row.quality, strict=True)) for each in shadow for row in each.rows}
     found = {}
     for request in requests:
         quality = known.get(request.request_id, {}).get(request.route)
-        reward = feedback.get(request.request_id, quality)
-        if reward is not None:
+        said = feedback.of(request.request_id, request.asked_by)
+        if (reward := quality if said is None else said) is not None:
             found[request.request_id] = float(reward)
     return found
 
@@ -179,6 +181,7 @@ def _request(row: Mapping[str, Any], routing: Routing, prices: Mapping[str, floa
         routing=routing,
         route=row["route"],
         cost_usd=float(row["cost_usd"] or 0.0),
+        asked_by=asker_of(row["response_json"]),
         model_costs_usd={model: attempts.get(model, typical) * price / 1000 for model, price in prices.items()},
     )
 
@@ -210,7 +213,7 @@ def _notes(whole: Mapping[str, Any]) -> list[str]:
     if not whole["num_explored"]:
         found.append("nothing was explored: what another model would have been worth is a guess where it had no chance")
     if not whole["num_rewarded"]:
-        found.append("no reward is known: give feedback, or outcomes of the log (jobs.train_router --from log)")
+        found.append("no reward is known: have answers rated by /v1/feedback, or run jobs.train_router --from log")
     for name, each in whole["quality"].items():
         if each.get("num_left_out"):
             found.append(f"{each['num_left_out']} requests are left out for {name}: a model that it uses had no chance")

@@ -31,7 +31,7 @@ class Hit:
         """What the request log says of it."""
         return self.entry.given
 
-    def again(self, head: Head, *, latency_s: float) -> AnyResponse:
+    def again(self, head: Head, *, latency_s: float, asker: str = "") -> AnyResponse:
         """The response under another id: it costs nothing, and names the request that it was made for."""
         before = self.entry.response
         zero = dict.fromkeys(("num_prompt_tokens", "num_completion_tokens", "num_cached_tokens", "cost_usd"), 0)
@@ -39,6 +39,7 @@ class Hit:
         changed = {
             **zero,
             "request_id": head.request_id,
+            "asked_by": asker,
             "latency_s": latency_s,
             "cached_from": made_for,
             "routing": None,

@@ -23,6 +23,7 @@ from app.serving.canary import Canaries, belongs_to
 from app.serving.cascade import Answer, Backends
 from app.serving.choices import Choices
 from app.serving.errors import ApiError, as_api_error, context_exceeded, gone, timed_out, unknown_model
+from app.serving.feedback import asked_by
 from app.serving.gate import Gate
 from app.serving.limits import Amounts, Caller, Limits, Reservation
 from app.serving.live import Live
@@ -151,7 +152,8 @@ class Exchange:
         settings, asked = self._parts.settings, self.plan.asked
         with self._watched():
             if (hit := self._lookup.hit) is not None:
-                return self._end(hit.again(self.head, latency_s=self._latency_s), hit.given, Amounts())
+                again = hit.again(self.head, latency_s=self._latency_s, asker=self._asker)
+                return self._end(again, hit.given, Amounts())
             left_s = max(settings.request_timeout_s - self._latency_s, 0)
             async with asyncio.timeout(None if emit else left_s):
                 given = await self._choices(emit).answers(
@@ -160,7 +162,8 @@ class Exchange:
                 for each in given if asked.format.schema is not None else ():
                     await asyncio.to_thread(asked.format.refuse, each.text, each.finish_reason)
             cut = next((live.cut.body()["error"] for live in self._lives if live.cut), None)
-            response = respond(given, asked, self.plan.release, self.head, latency_s=self._latency_s, error=cut)
+            about: dict[str, Any] = {"latency_s": self._latency_s, "asker": self._asker, "error": cut}
+            response = respond(given, asked, self.plan.release, self.head, **about)
             if cut is None:
                 await self._lookup.keep(response, given)
             account = response.signalbox
@@ -171,6 +174,10 @@ class Exchange:
         """The first piece of a live answer goes out."""
         self._trace.root.attributes["gen_ai.response.time_to_first_chunk"] = self._latency_s
         self._parts.telemetry.began(self.plan.rungs[0], self._latency_s)
+
+    @property
+    def _asker(self) -> str:
+        return asked_by(self._incoming.request_id, self._caller.subject)
 
     @property
     def _latency_s(self) -> float:

@@ -23,6 +23,7 @@ from app.serving.cascade import Backends
 from app.serving.embeddings import AT_ONCE, SIGNS, Embedded, EmbeddingRequest, respond
 from app.serving.errors import ApiError, no_receipt, unavailable, unknown_model
 from app.serving.exchange import Exchange, Incoming, Parts
+from app.serving.feedback import Desk, FeedbackRequest
 from app.serving.gate import Gate
 from app.serving.limits import Amounts, Caller, Limits, Reservation
 from app.serving.log import RequestLog
@@ -62,7 +63,7 @@ class Gateway:
             canary: what runs beside a release, by the ledger.
             erased: the mark of an index's last erasure.
         """
-        self._limits, self._erased = limits, erased
+        self._limits, self._erased, self._desk = limits, erased, Desk(log, limits)
         self.settings, self._backends, self._resolve, self._log = settings, backends, resolve, log
         self._ref, self._attempt, self._release, self._looked_s = "", "", None, 0.0
         self._resolve_canary = canary
@@ -257,6 +258,10 @@ class Gateway:
             wait_s = self.settings.log_flush_s + self.settings.ledger_period_s
             raise no_receipt(request_id, wait_s=wait_s)
         return proof
+
+    async def rate(self, said: FeedbackRequest, *, authorization: str | None = None) -> dict[str, Any]:
+        """``/v1/feedback``: what a caller says of an answer; ApiError as ``Desk.take``."""
+        return await self._desk.take(said, authorization=authorization)
 
     async def _mark(self, index: str) -> str:
         return await asyncio.to_thread(self._erased, index)

@@ -24,6 +24,7 @@ from app.serving.body import BodyLimit, EventStream, KeyRequired, api_error_of, 
 from app.serving.embeddings import EmbeddingRequest
 from app.serving.errors import ApiError, as_api_error, invalid
 from app.serving.exchange import Incoming
+from app.serving.feedback import FeedbackRequest
 from app.serving.filing import BATCHES, FILES, add_batches
 from app.serving.gateway import Gateway
 from app.serving.proofs import add_proofs
@@ -109,6 +110,11 @@ def _add_the_rest(app: FastAPI, gateway: Gateway) -> None:
         asked = parse(EmbeddingRequest, await read_json(request))
         given = await gateway.embed(asked, authorization=request.headers.get("authorization"))
         return await asyncio.to_thread(JSONResponse, given)
+
+    @app.post("/v1/feedback")
+    async def feedback(request: Request) -> dict[str, Any]:
+        said = parse(FeedbackRequest, await read_json(request))
+        return await gateway.rate(said, authorization=request.headers.get("authorization"))
 
     @app.get("/v1/receipts/{request_id}")
     async def receipt(request_id: str) -> dict[str, Any]:

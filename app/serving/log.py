@@ -50,11 +50,11 @@ class RequestLog:
 
     def __init__(self, folder: Path, *, ledger: Ledger, flush_s: float, max_queue: int, ledger_period_s: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._flush_s = folder, flush_s
+        self.folder, self.flush_s, self.ledger = folder, flush_s, ledger
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=max_queue)
         self._rows: list[Sealed] = []
         self._num_parts = 0
-        self.num_logged, self.num_dropped = 0, 0
+        self.num_logged, self.num_dropped, self._num_taken = 0, 0, 0
         self._entries = LedgerEntries(folder, ledger=ledger, period_s=ledger_period_s)
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
@@ -67,11 +67,22 @@ class RequestLog:
         except queue.Full:
             self.num_dropped += 1
             return None
+        self._num_taken += 1
         return sealed
+
+    @property
+    def num_told(self) -> int:
+        """Records that were submitted, dropped ones too."""
+        return self._num_taken + self.num_dropped
+
+    @property
+    def num_settled(self) -> int:
+        """Records that were written or dropped."""
+        return self.num_logged + self.num_dropped
 
     def proof(self, request_id: str) -> dict[str, Any] | None:
         """The proof that a request's receipt stands in the ledger; None while there is none. Reads the database."""
-        return receipt_proof(self._folder, self._entries.ledger, request_id)
+        return receipt_proof(self.folder, self.ledger, request_id)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Write what is left, enter it into the ledger and end the threads."""
@@ -88,7 +99,7 @@ class RequestLog:
 
     def _collect(self) -> bool:
         """Take records for up to the flush time, from the first one on; False when the log is to end."""
-        end_s = time.monotonic() + self._flush_s
+        end_s = time.monotonic() + self.flush_s
         while (left_s := end_s - time.monotonic()) > 0:
             try:
                 record = self._queue.get(timeout=left_s)
@@ -103,7 +114,7 @@ class RequestLog:
         if not self._rows:
             return
         self._num_parts += 1
-        path = self._folder / f"{utc_now():{NAME_TIME}}-{os.getpid()}-{self._num_parts}.parquet"
+        path = self.folder / f"{utc_now():{NAME_TIME}}-{os.getpid()}-{self._num_parts}.parquet"
         try:
             write_part(path, self._rows)
         except OSError as error:
@@ -117,6 +128,7 @@ class RequestLog:
     def _forget_surplus(self) -> None:
         surplus = max(0, len(self._rows) - self._queue.maxsize)
         self.num_dropped += surplus
+        self._num_taken -= surplus
         self._rows = self._rows[surplus:]
 
 

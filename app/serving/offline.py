@@ -92,7 +92,8 @@ class Offline:
         self._given_up = given_up
         registry = replicas.registry_of(settings)
         self._owner = owner or None
-        self._assembly = Assembly(settings, registry, Here(settings), access=Deputies.of(registry))
+        access = Deputies.of(registry)
+        self._assembly = Assembly(settings, registry, Here(settings), access=access, with_canary=False)
 
     async def take(self, release: str) -> None:
         """Answer under this release from now on; NoRelease when it cannot be."""

@@ -30,6 +30,7 @@ from app.routing.limits import ModelCard
 from app.routing.sample import KIND, PARTS, Sample
 from app.routing.settings import RoutingSettings
 from app.serving.errors import ApiError
+from app.serving.feedback import Scores, asker_of
 from app.serving.log import read_log
 from app.serving.release import Release
 from app.serving.replicas import Asked, Retriever
@@ -81,23 +82,23 @@ def questions_of_log(
     release: str,
     share: float,
     since: datetime | None = None,
-    feedback: Mapping[str, float] | None = None,
+    feedback: Scores | None = None,
 ) -> list[Question]:
     """A share of the routed requests that a release answered, and every one whose answer by a model people judged.
 
     Args:
-        feedback: scores from 0 to 1 by request; one of a quotation says nothing of the model that it stood in for.
+        feedback: scores from 0 to 1 of answers; one of a quotation says nothing of the model that it stood in for.
     """
-    said, found = feedback or {}, []
+    said, found = feedback or Scores(), []
     table = read_log(folder, since=since).select(COLUMNS)
     for row in table.to_pylist():
         routing = routing_of(row["response_json"]) if row["release"] == release and row["status"] == 200 else None
         if routing is None:
             continue
-        judged = row["request_id"] in said and row["route"] == routing.used
-        if judged or is_sampled(row["request_id"], share):
-            scores = {routing.used: said[row["request_id"]]} if judged else {}
-            about = ("feedback" if judged else "shadow", (), scores)
+        score = said.of(row["request_id"], asker_of(row["response_json"])) if row["route"] == routing.used else None
+        if score is not None or is_sampled(row["request_id"], share):
+            scores = {} if score is None else {routing.used: score}
+            about = ("shadow" if score is None else "feedback", (), scores)
             found.append(Question(row["request_id"], row["question"], *about, within=conversation_of(row)))
     return found
 

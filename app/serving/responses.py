@@ -45,14 +45,22 @@ class Head:
 
 
 def respond(
-    given: Sequence[Answer], asked: Asked, release: Release, head: Head, *, latency_s: float, error: Any = None
+    given: Sequence[Answer],
+    asked: Asked,
+    release: Release,
+    head: Head,
+    *,
+    latency_s: float,
+    asker: str = "",
+    error: Any = None,
 ) -> AnyResponse:
     """The response of one or more answers to one request; the first one says route and model.
 
     Args:
+        asker: digest of the request and its caller.
         error: OpenAI's error object, when something cut the answer short.
     """
-    account = _account(given, asked, release, head, latency_s=latency_s)
+    account = _account(given, asked, release, head, latency_s=latency_s).model_copy(update={"asked_by": asker})
     citations = list({(each.chunk_id, each.quote): each for one in given for each in one.citations}.values())
     fields: dict[str, Any] = {
         "id": head.id,

@@ -152,6 +152,9 @@ class Account(BaseModel):
     """How an answer came about and what it cost; ``confidence`` is the router's probability that it is right."""
 
     request_id: str
+    asked_by: str = ""
+    """Digest of the request's id and its caller: whoever rates the answer must come to the same."""
+
     route: Route
     release: str
     release_name: str

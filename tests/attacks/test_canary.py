@@ -245,6 +245,7 @@ def test_the_command_line(ready):
         assert (ended.exit_code == 0) == (code == 0), (ended.output, ended.exception)
         return ended.exception if code else ended.output
 
+    assert isinstance(run("canary", code=2), NoCanary)
     add_grant(play.registry, "joe", [])
     assert "named 'eve'" in str(run("canary", other.ref, "--caller", "eve", "--reason", "x", code=1))
     assert "give --end alone" in str(run("canary", other.ref, "--end", "--reason", "x", code=2))
@@ -254,7 +255,10 @@ def test_the_command_line(ready):
     assert f"beside it the canary {other.ref}" in run("production")
     held = canary_of(play.registry, "assistant").audience.callers
     assert [each.startswith("sha256:") for each in held] == [True]
+    told = json.loads(run("canary", "--json"))
+    assert (told["share"], told["until"], told["canary"]["num_requests"]) == (0.05, None, 0)
     assert "production answers alone" in run("canary", "--end", "--reason", "enough")
+    assert json.loads(run("canary", "--json"))["until"] is not None
     assert isinstance(run("canary", "--end", "--reason", "again", code=2), NoCanary)
     assert play.production() == release.digest
     assert play.faults() == []

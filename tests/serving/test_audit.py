@@ -17,6 +17,7 @@ from app.routing.sample import Row, Sample
 from app.routing.settings import RoutingSettings
 from app.serving.audit import audit, read_requests, rewards_of
 from app.serving.cascade import Retrieval
+from app.serving.feedback import Scores
 from app.serving.outcomes import (
     BadFeedback,
     NoQuestions,
@@ -84,7 +85,7 @@ def test_the_log_tells_who_was_explored_and_the_audit_what_it_was_worth(registry
     assert sum(each.routing.explored for each in requests) == 2 * NUM // 3
     assert {round(each.routing.propensities["small"], 3) for each in requests} == {0.85}
     scores = {each.request_id: 1.0 if each.routing.used == "large" else 0.5 for each in requests}
-    report = audit(requests, rewards_of(requests, scores, []))
+    report = audit(requests, rewards_of(requests, Scores(by_request=scores), []))
     assert report["cost_usd_per_1000"]["always-large"]["value"] == pytest.approx(14.0)
     assert report["cost_usd_per_1000"]["always-small"]["value"] == pytest.approx(1.4)
     assert report["quality"]["always-large"]["ips"]["value"] > report["quality"]["always-small"]["ips"]["value"]
@@ -120,7 +121,7 @@ def test_a_shadow_sample_is_a_share_by_hash_with_what_people_said(registry, answ
     folder, about = registry.workspace.requests_dir, {"release": answered.digest}
     whole = questions_of_log(folder, share=1.0, **about)
     assert len(whole) == NUM
-    some = questions_of_log(folder, share=0.3, feedback={"r000": 0.0, "by-name": 1.0}, **about)
+    some = questions_of_log(folder, share=0.3, feedback=Scores(by_request={"r000": 0.0, "by-name": 1.0}), **about)
     assert {each.row_id for each in some} == {each.row_id for each in whole if is_sampled(each.row_id, 0.3)} | {"r000"}
     (judged,) = [each for each in some if each.source == "feedback"]
     assert (judged.row_id, list(judged.scores.values())) == ("r000", [0.0])
@@ -142,7 +143,7 @@ def test_a_score_of_a_quotation_says_nothing_of_the_model_that_was_refused(
 
     asyncio.run(story(make_gateway()))
     request_log.close()
-    folder, said = registry.workspace.requests_dir, {"quoted": 1.0, "unasked": 1.0}
+    folder, said = registry.workspace.requests_dir, Scores(by_request={"quoted": 1.0, "unasked": 1.0})
     assert questions_of_log(folder, release=release.digest, share=0.0, feedback=said) == []
     (asked,) = questions_of_log(folder, release=release.digest, share=1.0, feedback=said)
     assert (asked.source, asked.scores) == ("shadow", {})
@@ -150,9 +151,9 @@ def test_a_score_of_a_quotation_says_nothing_of_the_model_that_was_refused(
     assert [(each.routing.used, each.route) for each in requests] == [("large", "extractive"), ("", "extractive")]
     rows = [Row("quoted", "log", [0.0], [[0.0]] * 2, [], [0.5, 0.25], [1.0, 1.0])]
     shadow = [Sample(("small", "large"), tuple(rows), 0)]
-    assert rewards_of(requests, {}, shadow) == {}
+    assert rewards_of(requests, Scores(), shadow) == {}
     answered = [replace(requests[0], route="large")]
-    assert rewards_of(answered, {}, shadow) == {"quoted": 0.25}
+    assert rewards_of(answered, Scores(), shadow) == {"quoted": 0.25}
     report = audit(requests, rewards_of(requests, said, shadow))
     assert [report[name] for name in ("num_requests", "num_unasked", "num_rewarded")] == [2, 1, 1]
     assert "1 requests are in no estimate" in " ".join(report["notes"])

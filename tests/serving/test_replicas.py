@@ -147,8 +147,9 @@ def test_what_cannot_be_loaded_ahead_leaves_the_replica_up(settings, caplog):
     worker = replicas.Generator("small", settings)
     with pytest.raises(SignalboxError):
         worker.preload("assistant@production")
-    replicas.preload_if_possible(worker, "assistant@production")
+    replicas.preload_if_possible(worker, ["assistant@production", "sha256:canary"])
     assert "assistant@production" in caplog.text
+    assert "sha256:canary" in caplog.text
 
 
 def test_what_is_opened_while_something_is_erased_does_not_stay(registry, monkeypatch):

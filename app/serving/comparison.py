@@ -1,0 +1,143 @@
+"""A canary beside production, from the request log: what users got of either in the same time, with intervals.
+
+The time is that of the canary that runs, from its first leaf with no other step between, or of the one that ran last.
+Shares have Wilson's interval, means the bootstrap's, differences are the canary's less production's. A **failure** is a
+status of 500 or more; a quotation given where models were asked is an **abstention**; the score is what callers said by
+`/v1/feedback`.
+
+Guarantees: reads, changes nothing; both sides are of the same moments. Not guaranteed: that both sides' requests are
+alike: those of named callers are theirs, and one conversation is on one side whole, so that intervals of few
+conversations are too narrow.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from app.core.clock import utc_now
+from app.core.statistics import Interval, bootstrap_mean, difference, wilson
+from app.governance.canary import NoCanary
+from app.governance.moves import steps_of
+from app.ledger.log import CANARY, MOVES, Leaf
+from app.ledger.moves import Audience
+from app.registry.versions import Registry
+from app.serving.feedback import Scores, asker_of
+from app.serving.log import read_log
+from app.serving.outcomes import routing_of
+from app.serving.release import EXTRACTIVE, RELEASE
+
+COLUMNS = ["request_id", "time", "release", "route", "status", "cost_usd", "latency_s", "response_json"]
+FAILED, ANSWERED = 500, 200
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A canary from its first leaf to its end; ``until`` is None while it runs."""
+
+    canary: str
+    production: str
+    since: datetime
+    until: datetime | None
+    audience: Audience
+
+
+def compare(registry: Registry, name: str) -> dict[str, Any]:
+    """The canary that runs, or ran last, beside production, as JSON values.
+
+    Raises:
+        NoCanary: none ever ran.
+    """
+    run = last_run(registry, name)
+    until, scores = run.until or utc_now(), Scores.read(registry)
+    log = read_log(registry.workspace.requests_dir, since=run.since).select(COLUMNS).to_pylist()
+    rows = [row for row in log if row["time"] <= until]
+    sides = {side: [row for row in rows if row["release"] == getattr(run, side)] for side in ("production", "canary")}
+    figures = {side: _figures(each, scores) for side, each in sides.items()}
+    pairs = {
+        measure: difference(before, figures["canary"][measure])
+        for measure, before in figures["production"].items()
+        if measure in figures["canary"]
+    }
+    return {
+        "since": run.since.isoformat(),
+        "until": run.until.isoformat() if run.until else None,
+        **run.audience.to_json(),
+        **{side: _side(registry, getattr(run, side), sides[side], figures[side]) for side in sides},
+        "difference": {measure: interval.to_dict() for measure, interval in pairs.items()},
+    }
+
+
+def last_run(registry: Registry, name: str) -> Run:
+    """The last canary of a name; leaves that only change its share are of the same run.
+
+    Raises:
+        NoCanary: none ever ran.
+    """
+    steps = steps_of(registry, f"{RELEASE}/{name}")
+    places = [place for place, leaf in enumerate(steps) if leaf.statement.kind == CANARY]
+    if not places:
+        raise NoCanary(f"no canary ever ran beside {name}: begin one with `signalbox canary RELEASE --share ...`")
+    first = last = places[-1]
+    while first and steps[first - 1].statement.kind == CANARY:
+        first -= 1
+    moved = [leaf.statement.subject for leaf in steps[:first] if leaf.statement.kind in MOVES]
+    said = registry.store.manifest(CANARY, steps[last].statement.payload)["facts"]["signed"]["body"]
+    ended = _time(steps[last + 1]) if last + 1 < len(steps) else None
+    return Run(steps[last].statement.subject, moved[-1], _time(steps[first]), ended, Audience.of(said))
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """A comparison for a terminal."""
+    sides = ("production", "canary")
+    head = [
+        f"{found['since']} to {found['until'] or 'now'}, share {found['share']:g}, {len(found['callers'])} API keys"
+    ]
+    head += [f"{side:<11} {found[side]['name']}: {found[side]['num_requests']} requests" for side in sides]
+    measures = dict.fromkeys(name for side in sides for name in found[side]["figures"])
+    for name in measures:
+        shown = [_shown(found[side]["figures"].get(name)) for side in sides]
+        head.append(f"{name:<20} {shown[0]:<28} {shown[1]:<28} {_shown(found['difference'].get(name), sign=True)}")
+    return head
+
+
+def _side(registry: Registry, digest: str, rows: Sequence[Row], figures: Mapping[str, Interval]) -> dict[str, Any]:
+    shown = {measure: interval.to_dict() for measure, interval in figures.items()}
+    return {
+        "release": digest,
+        "name": registry.get(RELEASE, digest).ref,
+        "num_requests": len(rows),
+        "figures": shown,
+    }
+
+
+def _figures(rows: Sequence[Row], scores: Scores) -> dict[str, Interval]:
+    """Shares and means of one side; what there is nothing of is left out."""
+    answered = [row for row in rows if row["status"] == ANSWERED]
+    routed = [row for row in answered if (how := routing_of(row["response_json"])) and how.used]
+    said = [scores.of(row["request_id"], asker_of(row["response_json"])) for row in answered]
+    found = {
+        "failed": _share(rows, lambda row: row["status"] >= FAILED),
+        "abstained": _share(routed, lambda row: row["route"] == EXTRACTIVE),
+        "score": _mean([each for each in said if each is not None]),
+        "usd_per_1000": _mean([1000 * (row["cost_usd"] or 0.0) for row in answered]),
+        "latency_s": _mean([row["latency_s"] for row in answered]),
+    }
+    return {measure: interval for measure, interval in found.items() if interval is not None}
+
+
+def _share(rows: Sequence[Row], is_one: Callable[[Row], bool]) -> Interval | None:
+    return wilson(sum(map(is_one, rows)), len(rows)) if rows else None
+
+
+def _mean(values: Sequence[float]) -> Interval | None:
+    return bootstrap_mean(values, num_resamples=500) if values else None
+
+
+def _shown(interval: Mapping[str, float] | None, *, sign: bool = False) -> str:
+    return Interval(**interval).shown(sign=sign) if interval else "-"
+
+
+def _time(leaf: Leaf) -> datetime:
+    return datetime.fromisoformat(leaf.statement.time)
