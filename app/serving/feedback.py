@@ -92,6 +92,8 @@ class Scores:
 
     by_asker: Mapping[str, float] = field(default_factory=dict)
     by_request: Mapping[str, float] = field(default_factory=dict)
+    right: Mapping[str, str] = field(default_factory=dict)
+    """Answers that callers gave as the right ones, by asker."""
 
     def of(self, request_id: str, asker: str) -> float | None:
         """The score of an answer; None where nobody said anything."""
@@ -101,8 +103,9 @@ class Scores:
     def read(cls, registry: Registry, from_file: Mapping[str, float] | None = None) -> Self:
         """What the endpoint was told, and a file's scores by request."""
         with registry.database.read() as connection:
-            rows = connection.execute(select(feedback.c.asked_by, feedback.c.score)).all()
-        return cls({row.asked_by: row.score for row in rows}, from_file or {})
+            rows = connection.execute(select(feedback.c.asked_by, feedback.c.score, feedback.c.answer)).all()
+        right = {row.asked_by: row.answer for row in rows if row.answer}
+        return cls({row.asked_by: row.score for row in rows}, from_file or {}, right)
 
 
 class Desk:

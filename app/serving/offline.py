@@ -16,7 +16,6 @@ from app.inference.chat_format import Prompt
 from app.inference.sampling import Delta, Generation, Sampling
 from app.ledger.access_book import Grant
 from app.retrieval.filters import Scope
-from app.routing.router import RUNGS
 from app.serving import replicas
 from app.serving.access import AccessList
 from app.serving.assembly import Assembly
@@ -42,7 +41,7 @@ class Here:
 
     def __init__(self, settings: ServingSettings) -> None:
         self._retriever = replicas.Retriever(settings)
-        self._generators = {rung: replicas.Generator(rung, settings) for rung in RUNGS}
+        self._generators = {rung: replicas.Generator(rung, settings) for rung in settings.rungs}
         self._reader = replicas.Reader(self._retriever.encode)
 
     async def retrieve(self, index: str, question: str, top_k: int, scope: Scope) -> Retrieval:

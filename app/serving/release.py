@@ -96,6 +96,15 @@ def resolve_release(registry: Registry, ref: str) -> Release:
     except VersionNotFound as error:
         raise NoRelease(f"no release {ref!r} serves yet: promote one, then deploy again ({error})") from error
     _check_promoted(version, registry)
+    return read_release(registry, version)
+
+
+def read_release(registry: Registry, version: Version) -> Release:
+    """What is in a release, promoted or not, for whoever brings it no traffic.
+
+    Raises:
+        ArtifactChanged, RetrieverMismatch: as for ``resolve_release``.
+    """
     check_manifest(version, registry)
     facts, stopped = version.facts, is_stopped(registry, version)
     digests = {} if stopped else ladder_of(version)

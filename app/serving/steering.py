@@ -127,6 +127,15 @@ class Steering:
         watch = Watch(lambda router: standing_of(registry, router).objection, period_s=settings.guarantee_period_s)
         return cls(watch, explore=settings.explore, deadline_s=settings.answer_deadline_s)
 
+    @classmethod
+    def unbound(cls) -> Self:
+        """The steering of what nobody waits for and nothing is promised of: no guarantee is looked up, no chance."""
+
+        def nothing(router: str) -> str:
+            return ""
+
+        return cls(Watch(nothing, period_s=60.0), explore=0.0)
+
     async def begin(
         self, request: Completion, release: Release, *, max_new_tokens: int, authorization: str | None
     ) -> Circumstances:

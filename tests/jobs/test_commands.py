@@ -30,6 +30,7 @@ JOBS = [
     "ensure_monitor",
     "curate",
     "answer_batches",
+    "shadow",
     "train_router",
 ]
 
