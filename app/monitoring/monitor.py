@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 
 from app.core.clock import utc_now
 from app.governance.guarantees import router_of, standing_of, void_guarantee, void_if_swapped
+from app.ledger.log import CANARY, PROMOTION
 from app.monitoring import drift
 from app.monitoring.baseline import Baseline, find_baseline, load_baseline, publish_baseline
 from app.monitoring.lease import Lease, LeaseLost, give_back, renew, take
@@ -204,7 +205,8 @@ class Monitor:
     def _baseline_of(self, release: Version) -> Baseline | None:
         found = find_baseline(release, registry=self.registry, settings=self.settings)
         if found is None:
-            rows = self._requests(release.digest, since="", enough=self.settings.reference_size)
+            since = promoted_at(release, registry=self.registry)
+            rows = self._requests(release.digest, since=since, enough=self.settings.reference_size)
             if len(rows) < self.settings.reference_size:
                 return None
             found = publish_baseline(rows, release=release, registry=self.registry, settings=self.settings)
@@ -232,6 +234,17 @@ class Monitor:
         moment = datetime.fromisoformat(since.partition("/")[0]) if since else None
         folder = self.registry.workspace.requests_dir
         return read_requests(folder, release=release, since=moment, until=until, limit=READ_LIMIT)
+
+
+def promoted_at(release: Version, *, registry: Registry) -> str:
+    """Since when a release that was a canary before has all requests, and not those of some callers; empty for others.
+
+    Its baseline is made of requests after that.
+    """
+    canaries = (leaf.index for leaf in registry.ledger.leaves(CANARY) if leaf.statement.subject == release.digest)
+    placed = [leaf for leaf in registry.ledger.leaves(PROMOTION) if leaf.statement.subject == release.digest]
+    was_canary = bool(placed) and next(canaries, placed[0].index) < placed[0].index
+    return placed[0].statement.time if was_canary else ""
 
 
 def monitor_status(registry: Registry, *, release: str | None = None) -> dict[str, Any]:

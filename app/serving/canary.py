@@ -73,7 +73,8 @@ def belongs_to(request: Completion) -> str:
     for name in ("user", "safety_identifier"):
         if isinstance(extra.get(name), str) and extra[name]:
             return f"user\0{extra[name]}"
-    first = {role: next((turn.text() for turn in request.turns() if turn.role == role), "") for role in OPENING}
+    turns = request.conversation().messages
+    first = {role: next((each["content"].strip() for each in turns if each["role"] == role), "") for role in OPENING}
     return "\0".join(("opening", *first.values()))
 
 

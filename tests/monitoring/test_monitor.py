@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from app.core.clock import rfc3339
 from app.governance.guarantees import standing_of, state_guarantee
-from app.ledger.log import VOID, Leaf
+from app.ledger.log import VOID, Leaf, Statement
 from app.monitoring import monitor as monitor_module
 from app.monitoring.lease import LeaseLost, take
-from app.monitoring.monitor import LEASE, Monitor, Outcome, monitor_status
+from app.monitoring.monitor import LEASE, Monitor, Outcome, monitor_status, promoted_at
 from app.monitoring.settings import MonitorSettings
 from app.registry.versions import Registry, Version
 from tests.monitoring.conftest import START, Rows, make_rows
@@ -100,6 +101,24 @@ def test_nothing_happens_before_the_first_release_and_the_first_requests(
     assert monitor.tick()
     assert registry.versions("baseline") == []
     assert monitor_status(registry)["windows"] == []
+
+
+def test_what_a_canary_was_asked_is_no_baseline_of_the_release(
+    registry: Registry, monitor: Monitor, log: Log, release: Version
+) -> None:
+    """200 requests of other subjects, of callers who were named, before it was promoted."""
+    log(make_rows(200, seed=2, shifted=True, release=release.digest))
+    for kind, seconds in (("canary", 0), ("promotion", 200)):
+        time = rfc3339(START + timedelta(seconds=seconds))
+        registry.ledger.append([Statement(kind, release.digest, "release/signalbox", time=time)])
+    monitor.tick()
+    assert registry.versions("baseline") == []
+    log(make_rows(160, seed=1, first=200, release=release.digest))
+    monitor.tick()
+    (window,) = monitor_status(registry)["windows"]
+    assert not window["alarm"]
+    assert window["end"].endswith("r000359")
+    assert promoted_at(registry.publish("release", "other", inputs={}), registry=registry) == ""
 
 
 def test_the_alarm_comes_with_the_shift_and_not_before(

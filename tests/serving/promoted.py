@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from app.governance import canary
 from app.governance.approvals import approve
 from app.governance.evidence import Evidence
 from app.governance.gate import judge
@@ -42,11 +43,23 @@ def let_through(registry, index):
 
 def put_into_production(registry, release, verdict):
     """Approve and promote what was built."""
-    said = {"printed_name": "Jane Doe", "meaning": "approved for production"}
-    approve(verdict, release, signer=_approver(registry), registry=registry, **said)
+    approved(registry, release, verdict)
     promote(release, verdict=verdict, registry=registry, policy=POLICY, reason="a test")
     assert registry.alias(release.kind, release.name, PRODUCTION) == release.digest
     return release
+
+
+def approved(registry, release, verdict):
+    """Jane approves it."""
+    said = {"printed_name": "Jane Doe", "meaning": "approved for production"}
+    approve(verdict, release, signer=_approver(registry), registry=registry, **said)
+    return release
+
+
+def run_as_canary(registry, release, verdict, *, share):
+    """Approve it and run it beside production."""
+    approved(registry, release, verdict)
+    canary.begin(release, verdict=verdict, registry=registry, policy=POLICY, share=share, reason="a test")
 
 
 def answers_of(registry, model):

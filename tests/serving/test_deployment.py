@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from app.core.cluster import connect, dashboard, wait_for_job
+from app.governance import canary
 from app.governance.promotion import rollback
 from app.inference.sampling import Sampling
 from app.ledger.log import REQUEST_BATCH, Ledger
@@ -29,7 +30,7 @@ from app.serving.streams import response_of_stream
 from tests.retrieval.tuned import TEXTS, build_index, publish_dataset, publish_retriever
 from tests.routing.test_router import SURE, UNSURE
 from tests.serving.asked import events_of
-from tests.serving.promoted import build, let_through, put_into_production
+from tests.serving.promoted import build, let_through, put_into_production, run_as_canary
 from tests.serving.tiny import publish_index, publish_model
 
 pytestmark = pytest.mark.cluster
@@ -43,7 +44,7 @@ def release_of(cluster_workspace, tmp_path_factory):
     base = tmp_path_factory.mktemp("serving")
     index = publish_index(registry, base / "index")
 
-    def publish(seed, *, trusting=False, index=index, **more):
+    def publish(seed, *, trusting=False, index=index, place=put_into_production, **more):
         rows = [Row(SURE, True), Row(UNSURE, trusting)] * 50
         (base / f"router-{seed}").mkdir()
         Router.fit({"small": rows}, settings=RoutingSettings()).save(base / f"router-{seed}")
@@ -55,7 +56,7 @@ def release_of(cluster_workspace, tmp_path_factory):
         prices = {"small_usd_per_1k_tokens": 0.1, "large_usd_per_1k_tokens": 0.5}
         facts = {**models, "index": index.digest, "router": router.digest, "prices": prices, "extractive": True}
         facts |= more
-        return put_into_production(registry, *build(registry, "serving-test", facts))
+        return place(registry, *build(registry, "serving-test", facts))
 
     return publish
 
@@ -87,7 +88,8 @@ class Load:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=max_retries, timeout=60)
         while not stop.is_set():
             try:
-                self.answers.append(client.chat.completions.create(model="signalbox", messages=QUESTION))
+                asked = {"messages": QUESTION, "user": f"{len(self.answers)}"}
+                self.answers.append(client.chat.completions.create(model="signalbox", **asked))
             except openai.OpenAIError as error:
                 self.errors.append(error)
 
@@ -230,8 +232,34 @@ def tuned(cluster_workspace, tmp_path_factory):
     return {"index": index, "index_verdict": let_through(registry, index).digest}
 
 
-def test_a_new_release_with_another_encoder_swaps_in_under_load(serving, cluster_workspace, release_of, tuned, client):
-    second, before = release_of(2, trusting=True, **tuned), replica_pids(cluster_workspace)
+def parts_seen(answers):
+    """Of each answer its release, index and models: what is all of one release."""
+    accounts = [answer.signalbox for answer in answers]
+    return {(each["release"], each["index"], *(one["model"] for one in each["attempts"][:1])) for each in accounts}
+
+
+def test_a_canary_with_another_encoder_begins_ends_and_is_promoted_under_load(
+    serving, cluster_workspace, release_of, tuned, client
+):
+    registry, before = open_registry(cluster_workspace), replica_pids(cluster_workspace)
+    built = release_of(2, trusting=True, place=lambda *built: built[1:], **tuned)
+    second, production = built[0], registry.get("release", "serving-test@production")
+    with under_load(serving) as load:
+        run_as_canary(registry, *built, share=0.5)
+        deploy(workspace=cluster_workspace, release_ref=production.digest)
+        load.wait_for(20)
+        both = parts_seen(load.answers)
+        canary.end("serving-test", registry=registry, reason="a test")
+        deploy(workspace=cluster_workspace, release_ref=production.digest)
+        num_before = len(load.answers)
+        load.wait_for(8)
+        assert {each[0] for each in parts_seen(load.answers[num_before + 3 :])} == {production.digest}
+    assert load.errors == []
+    models = {release.digest: registry.get("model", release.facts["small"]).ref for release in (production, second)}
+    assert both == {
+        (release.digest, release.facts["index"], models[release.digest]) for release in (production, second)
+    }
+    put_into_production(registry, *built)
     with under_load(serving) as load:
         deploy(workspace=cluster_workspace, release_ref=second.digest)
         num_before = len(load.answers)
