@@ -99,7 +99,7 @@ READERS = [
     "ledger checkpoint", "ledger export out", "ledger prove 1", "ledger prove-growth 1", "ledger witness list",
     "access list", "access limit x", "access limits", "access revoke x",
     "router show", "router guarantee", "router void --reason r", "router propose x", "router audit",
-    "promote x --reason r", "rollback --reason r", "stop --reason r", "resume --reason r", "canary",
+    "promote x --reason r", "rollback --reason r", "stop --reason r", "resume --reason r", "canary", "feedback",
     "receipt show x",
 ]  # fmt: skip
 MAKERS = {"up", "demo", "keys new", "suite commit", "access grant", "models add-remote"}

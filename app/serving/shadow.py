@@ -106,6 +106,11 @@ def sample_of(
     return [_asked(row, said) for row in rows[:num]]
 
 
+def request_of(sent: Mapping[str, Any]) -> Completion:
+    """A request as it was logged."""
+    return (ChatRequest if "messages" in sent else CompletionRequest).model_validate(sent)
+
+
 async def answer_all(
     asked: Sequence[Asked], release: Release, *, model: str, backends: Backends, settings: ServingSettings
 ) -> list[Said]:
@@ -196,11 +201,8 @@ async def _answer(
 
 def _asked(row: Mapping[str, Any], scores: Scores) -> Asked:
     sent, asker = json.loads(row["request_json"]), asker_of(row["response_json"])
-    form = ChatRequest if "messages" in sent else CompletionRequest
     right = scores.right.get(asker) or (row["answer"] if scores.of(row["request_id"], asker) == 1 else "")
-    return Asked(
-        row["request_id"], form.model_validate(sent), row["answer"], row["cost_usd"] or 0.0, row["route"], right or ""
-    )
+    return Asked(row["request_id"], request_of(sent), row["answer"], row["cost_usd"] or 0.0, row["route"], right or "")
 
 
 def _inputs(

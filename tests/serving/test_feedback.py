@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.core.schema import feedback
+from app.datasets.formats import parse
 from app.governance.erasure import NothingToErase, erase
 from app.ledger.log import ERASURE
 from app.ledger.verify import verify
@@ -207,6 +208,23 @@ def test_erasure_of_words_that_stand_in_feedback_alone(gateway, registry, reques
     done = erase(registry, subjects=["Zuzana Okafor"], reason="asked for", actor="operator")
     assert (list(done.files), len(done.feedback), kept(registry)) == ([], 1, {})
     assert faults(registry) == []
+
+
+def test_corrections_are_preferences_that_curate_reads(gateway, registry, request_log, tmp_path):
+    turns = [{"role": "user", "content": "What is the fee?"}, {"role": "assistant", "content": "Which?"}, *QUESTION]
+    given = [answered(gateway, f"r{number}", messages=turns) for number in range(3)]
+    said = given[0]["choices"][0]["message"]["content"]
+    for number, right in enumerate(("12 crowns", said.upper(), "")):
+        rate(gateway, request_id=f"r{number}", score=number / 2, answer=right)
+    request_log.close()
+    out = tmp_path / "rows.jsonl"
+    ended = CliRunner().invoke(app, ["feedback", "--out", str(out), "--json", "-w", str(registry.workspace.root)])
+    assert ended.exit_code == 0, ended.output
+    assert list(json.loads(ended.stdout).values()) == [{"num": 3, "mean": 0.5}]
+    (row,) = map(json.loads, out.read_text().splitlines())
+    assert row == {"prompt": turns, "chosen": "12 crowns", "rejected": said, "request_id": "r0"}
+    (read,) = parse(row)
+    assert (read["question"], read["answer"], read["rejected"]) == ("What is the fee?", "12 crowns", said)
 
 
 def test_the_official_client_rates(gateway):
