@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from app.routing.forms import NUMBER, WORD, form_of
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 OPTION = re.compile(r"^\s*\(?([A-J])[.):]\s+(.*)$", re.MULTILINE)
-WORD = re.compile(r"\w+")
-NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 SIGN = re.compile(r"[=+*^\\<>|()$]")
 PUNCTUATION = re.compile(r"[^\w\s]")
 NEGATION = re.compile(r"\b(?:not|except|least|incorrect|false)\b", re.IGNORECASE)
@@ -28,6 +28,9 @@ NAME = re.compile(r"\b[A-Z][a-z]+")
 CODE = re.compile(r"```|\bdef |\bassert\b|\breturn\b")
 HEDGE = re.compile(r"\b(?:assum\w*|approximately|maybe|perhaps|cannot|unclear|not enough|seems|sorry)\b", re.IGNORECASE)
 RESULT = re.compile(r"=\s{0,3}\$?(-?\d[\d,]*(?:\.\d+)?)")
+RESULT_NAMED = re.compile(r"####|\\boxed|\b(?:answer|total|result) is\b", re.IGNORECASE)
+STEP = re.compile(r"\n|(?<=[.!?])\s")
+UNIT = re.compile(r"\bhow (?:many|much) (\w+)", re.IGNORECASE)
 TERMS = re.compile(r"\d[\d.,$%() ]*[-+*/x\u00d7\u00f7].*\d")
 SIGNS_OF_SUMS = frozenset("0123456789.,$%() -+*/x\u00d7\u00f7")
 LONGEST_SUM = 80
@@ -45,15 +48,17 @@ TOLERANCE = 0.01
 
 
 def prompt_features(prompts: Sequence[str]) -> "NDArray[np.float64]":
-    """Features of prompts, float64 (n, 26), on their raw scales."""
+    """Features of prompts, float64 (n, 59), on their raw scales."""
     import numpy as np
 
-    return np.array([[*_of_text(prompt), *_of_options(prompt)] for prompt in prompts], dtype=np.float64)
+    found = [[*_of_text(prompt), *_of_options(prompt), *_of_form(prompt)] for prompt in prompts]
+    return np.array(found, dtype=np.float64)
 
 
 def answer_features(prompts: Sequence[str], answers: Sequence[str]) -> "NDArray[np.float64]":
-    """Features of a first model's answers, float64 (n, 14): its length, its sums and whether they come out, its doubts,
-    and the figure that it ends with: how large, whether whole, whether it stood in the question, and if it ends at all.
+    """Features of a first model's answers, float64 (n, 19): its length, its sums and whether they come out, its doubts,
+    the figure that it ends with (how large, whether whole, whether it stood in the question, if it ends at all), and
+    its steps: how many, what share said twice, whether a result is named, is the last sum's, and names what was asked.
 
     That sums which do not come out tell of a wrong answer is what verifiers learn (Cobbe et al., arXiv 2110.14168).
     """
@@ -126,6 +131,10 @@ def _of_options(prompt: str) -> list[float]:
     ]
 
 
+def _of_form(prompt: str) -> list[float]:
+    return form_of(OPTION.split(prompt, maxsplit=1)[0], [text.strip() for _, text in OPTION.findall(prompt)])
+
+
 def _of_answer(prompt: str, answer: str) -> list[float]:
     num, right = sums_that_hold(answer)
     given, used = set(NUMBER.findall(prompt)), set(NUMBER.findall(answer))
@@ -142,6 +151,7 @@ def _of_answer(prompt: str, answer: str) -> list[float]:
         float(len(HEDGE.findall(answer))),
         len(set(words)) / max(1, len(words)),
         *_of_end(answer, given),
+        *_of_steps(prompt, answer),
     ]
 
 
@@ -152,6 +162,20 @@ def _of_end(answer: str, given: set[str]) -> list[float]:
     value = float(last.replace(",", "")) if last else 0.0
     broken = bool(answer.strip()) and answer.strip()[-1] not in ENDS and not answer.strip()[-1].isalnum()
     return [math.log1p(min(value, LARGEST)), float(not value.is_integer()), float(last in given), float(broken)]
+
+
+def _of_steps(prompt: str, answer: str) -> list[float]:
+    """Of a chain of thought: its steps, those said twice, and whether it comes to what was asked for."""
+    steps = [step.strip().lower() for step in STEP.split(answer) if step.strip()]
+    figures, results = NUMBER.findall(answer), RESULT.findall(answer)
+    unit = UNIT.search(prompt)
+    return [
+        math.log1p(len(steps)),
+        1 - len(set(steps)) / len(steps) if steps else 0.0,
+        float(bool(RESULT_NAMED.search(answer))),
+        float(bool(figures) and bool(results) and figures[-1] == results[-1].strip("-").rstrip(",")),
+        float(unit[1].lower() in answer.lower() if unit else "$" in prompt and "$" in answer),
+    ]
 
 
 def _holds(terms: str, said: str) -> bool | None:

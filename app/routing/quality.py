@@ -3,9 +3,10 @@
 Method: a ridge regression (Hoerl and Kennard 1970) forecasts how easy a prompt is: the mean quality of all models,
 which is far less noisy than a difference of two. Each model's quality is then a parabola of that ease, fitted on
 cross-fitted forecasts: small models gain on easy prompts, and nobody on hopeless ones, so that the gap is widest in
-between. What the parabola leaves is learnt by a ridge regression for each model, and counts by the share that forecast
-best on held-out folds: little on kinds of prompts that were never seen, more on known ones. Folds keep groups together
-where unseen groups are what is to come.
+between. What the parabola leaves is learnt by a ridge regression for each model. How much that counts, and the penalty,
+are what forecast best on held-out folds. Where unseen groups are what is to come, folds keep groups together and both
+are fixed: a few dozen groups choose by chance, and the penalty grows with the rows, as more rows of the same groups say
+no more about others.
 
 Guarantees: equal rows give equal numbers; a model read from its file forecasts without scikit-learn. Not guaranteed:
 that a forecast is a probability: it is a linear one, and may leave 0 to 1.
@@ -29,6 +30,8 @@ QUALITY_FILE = "quality.npz"
 PENALTIES = (10000.0, 3000.0, 1000.0, 300.0)
 SHARES = (0.0, 0.5, 1.0)
 """From the simplest to the richest, as the penalties."""
+UNSEEN_SHARE, UNSEEN_PENALTY = 0.5, 2.0
+"""For unseen groups; the penalty is for each row."""
 DEGREE, NUM_FOLDS = 2, 5
 EMBEDDING_SCALE = 3.0
 """A number of an embedding, which says little by itself, counts a third of a feature that was read off the text."""
@@ -70,8 +73,11 @@ class Forecaster:
         Raises:
             TooFewOutcomes: there are fewer rows, or groups, than folds.
         """
-        share, penalty = _chosen(features, quality, embedded, groups, seed)
         folds = _folds(len(quality), groups, seed)
+        if groups is None:
+            share, penalty = _chosen(features, quality, embedded, seed)
+        else:
+            share, penalty = UNSEEN_SHARE, UNSEEN_PENALTY * len(quality)
         return next(cls._fits(features, quality, embedded, folds, [penalty]))._counting(share)
 
     @classmethod
@@ -149,19 +155,16 @@ def cross_forecast(
     return found
 
 
-def _chosen(
-    features: "Floats", quality: "Floats", embedded: int, groups: Sequence[str] | None, seed: int
-) -> tuple[float, float]:
+def _chosen(features: "Floats", quality: "Floats", embedded: int, seed: int) -> tuple[float, float]:
     """The share and the penalty: the simplest whose squared error of differences between models, on held-out folds, is
     as good as the least.
     """
     import numpy as np
 
     errors = {each: np.zeros(len(quality)) for each in product(SHARES, PENALTIES)}
-    for held in _folds(len(quality), groups, seed):
+    for held in _folds(len(quality), None, seed):
         rest = np.setdiff1d(np.arange(len(quality)), held)
-        known = [groups[row] for row in rest] if groups is not None else None
-        inner, truth = _folds(len(rest), known, seed), _centred(quality[held])
+        inner, truth = _folds(len(rest), None, seed), _centred(quality[held])
         fits = Forecaster._fits(features[rest], quality[rest], embedded, inner, PENALTIES)
         for penalty, fitted in zip(PENALTIES, fits, strict=True):
             shared, own = fitted._split(features[held])

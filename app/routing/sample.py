@@ -69,7 +69,7 @@ class Sample:
         return _array([row.before for row in self.rows])
 
     def after(self, rung: int) -> "Floats":
-        """(n, d + 17) of one model."""
+        """(n, d + 22) of one model."""
         return _array([row.after[rung] for row in self.rows])
 
     @property

@@ -12,7 +12,7 @@ from app.routing.prompts import answer_features, prompt_features
 
 SIMILARITY = -3
 """Where the best passage's similarity stands in what is seen before."""
-VERSION = 1
+VERSION = 2
 """Goes up with every change of what is seen, so that a router made for other numbers is refused."""
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def before(question: str, embedding: Sequence[float], passages: Sequence[Passage]) -> "Floats":
-    """Before a model is asked (d,): the embedding, 26 numbers of the text, and 3 of the passages' similarities.
+    """Before a model is asked (d,): the embedding, 59 numbers of the text, and 3 of the passages' similarities.
 
     Those are the best, how far the second lies below it, and the mean; zeros when nothing was found.
     """
@@ -36,7 +36,7 @@ def before(question: str, embedding: Sequence[float], passages: Sequence[Passage
 
 
 def after(seen: "Floats", question: str, answer: Answer, features: Features) -> "Floats":
-    """After a model answered (d + 17,): what was seen before, the answer's form, its tokens' log-probabilities and
+    """After a model answered (d + 22,): what was seen before, the answer's form, its tokens' log-probabilities and
     whether its words stand in a passage.
     """
     import numpy as np

@@ -6,7 +6,7 @@ from app.routing.foresight import Foresight
 from app.routing.quality import Forecaster
 
 EMBEDDED = 384
-BEFORE, AFTER = EMBEDDED + 29, EMBEDDED + 46
+BEFORE, AFTER = EMBEDDED + 62, EMBEDDED + 84
 
 
 def forecaster(size, levels, *, feature=None, slope=0.0):

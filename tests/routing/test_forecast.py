@@ -5,8 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.routing.curves import apgr, cpt, gap_recovered
+from app.routing.forms import NUM_FORMS, form_of
 from app.routing.outcomes import BadOutcomes, Outcomes
 from app.routing.prompts import answer_features, prompt_features, sums_that_hold
 from app.routing.quality import Forecaster, TooFewOutcomes, cross_forecast
@@ -42,9 +45,53 @@ def test_features_see_options_and_sums_that_fail():
     assert (plain[18], choice[18]) == (0, 4)  # options
     right, wrong = answer_features(["2 and 3"] * 2, ["2 + 3 = 5", "2 + 3 = 6"])
     assert (right[4], wrong[4]) == (0, 1)
-    assert right.shape == (14,)
-    ends = answer_features(["2 boxes"] * 4, ["It is 7.5.", "It is 2.", "so 1,200 -", ""])[:, 10:]
+    assert right.shape == (19,)
+    ends = answer_features(["2 boxes"] * 4, ["It is 7.5.", "It is 2.", "so 1,200 -", ""])[:, 10:14]
     assert ends.round(2).tolist() == [[2.14, 1, 0, 0], [1.1, 0, 1, 0], [7.09, 0, 0, 1], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "steps"),
+    [
+        ("2 + 3 = 5\n2 + 3 = 5\nThe answer is 5 boxes.", [1.39, 0.33, 1, 1, 1]),
+        ("2 + 3 = 5\nThat makes 6 apples.", [1.1, 0, 0, 0, 0]),
+        ("There are five.", [0.69, 0, 0, 0, 0]),
+        ("", [0, 0, 0, 0, 0]),
+    ],
+)
+def test_a_chain_of_thought_is_read_by_its_steps_and_its_result(answer, steps):
+    found = answer_features(["2 boxes and 3 more. How many boxes?"], [answer])[0, 14:]
+    assert found.round(2).tolist() == steps
+
+
+SCENARIOS = "Which did wrong?\nA. Wrong, Wrong\nB. Wrong, Not wrong\nC. Not wrong, Wrong\nD. Not wrong, Not wrong"
+
+
+def test_the_form_of_a_question_tells_what_its_subject_does_not():
+    told = "A 34-year-old woman says that her arm hurts. If it is broken, how many weeks does she wait: 6, 8 or 8?"
+    asked, case, verdicts = (form_of(*_parts(prompt)) for prompt in (CHOICE, told, SCENARIOS))
+    places = [1, 2, 3, 5, 11, 14]  # figures, different ones, calculates, if, persons, case
+    assert [round(case[place], 2) for place in places] == [1.61, 1.39, 1, 1, 1, 1]
+    assert [round(asked[place], 2) for place in places] == [1.1, 0.69, 0, 0, 0, 0]
+    assert verdicts[22:24] == [1, 1]  # all options, and all of their words, are verdicts
+    assert verdicts[26:28] == [1, 1]  # options share all of their words
+    assert asked[22:24] == [0.25, pytest.approx(1 / 9)]  # none of these
+
+
+def _parts(prompt):
+    return prompt.split("\nA. ")[0], [line[3:] for line in prompt.split("\n") if line[1:3] == ". "]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(max_size=200), st.lists(st.text(max_size=40), max_size=5))
+def test_every_number_of_a_form_is_finite(stem, options):
+    found = form_of(stem, options)
+    assert len(found) == NUM_FORMS
+    assert np.isfinite(found).all()
+
+
+def test_figures_of_any_length_have_a_form():
+    assert np.isfinite(form_of("9" * 500, ["9" * 500, "1"])).all()
 
 
 def word_problems(num, seed=0):
