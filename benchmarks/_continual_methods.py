@@ -1,6 +1,7 @@
 """The ways to learn a sequence of tasks that are compared, and one run of one of them in a process of its own."""
 
 import gc
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -11,14 +12,16 @@ from typing import Any
 
 from app.inference.encoder import encoder_folder
 from app.training.continual import Learner, Task, learn_in_turn
-from app.training.head import HeadedEncoder, accuracy, load_headed, merge_adapters, train_heads
+from app.training.head import Batch, HeadedEncoder, LabelledRow, accuracy, load_headed, merge_adapters, train_heads
 from app.training.matrix import Matrix
 from app.training.sequence import kept_share
 from app.training.settings import ContinualSettings, HeadSettings
 
+TIMED_TOKENS, TIMED_STEPS = 40, 4
 REPLAY_SHARE = 0.5
 RATES = {"trained": 1e-4, "lora": 1e-3, "peft_osf": 1e-4, "osft": 1.5e-4}
 KEEP = {"keep_first": 0.2, "keep_last": 0.7}
+WITH_REPLAY: dict[str, Any] = {"refit_heads": True, "rewarm_share": 0.6}
 WEIGHTS = {
     "sequential": 1.0, "replay": 1.7, "lora": 1.1, "peft_osf": 2.6, "osft": 1.5, "osft_replay": 2.4, "joint": 1.2,
     "single": 0.7,
@@ -47,7 +50,6 @@ class Setup:
     replay_rows: int
     rate_factor: float = 1.0
     rates: dict[str, float] = field(default_factory=dict)
-    continual: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def make_learner(method: str, setup: Setup) -> Learner:
         osft=kind == "osft",
         replay_share=REPLAY_SHARE if method.endswith("replay") else 0.0,
         replay_rows=setup.replay_rows,
-        **(kept_by_peft(len(setup.tasks)) if method == "peft_osf" else KEEP | setup.continual),
+        **{"osft": KEEP, "osft_replay": KEEP | WITH_REPLAY, "peft_osf": kept_by_peft(len(setup.tasks))}.get(method, {}),
     )
     return (PeftOsf if method == "peft_osf" else Learner)(fresh(setup.head), head, continual)
 
@@ -136,6 +138,23 @@ def rate_of(kind: str, setup: Setup) -> float:
 def fresh(head: HeadSettings) -> HeadedEncoder:
     """MiniLM as published, without heads."""
     return load_headed(encoder_folder(), head)
+
+
+def tokens_per_s(batch_size: int) -> float:
+    """Tokens that this machine fine-tunes in a second on one thread, the best of some steps."""
+    import torch
+
+    num_threads, best_s = torch.get_num_threads(), math.inf
+    torch.set_num_threads(1)
+    model = fresh(HeadSettings())
+    model.add_head("any", ["one", "other"])
+    batch = Batch.of([LabelledRow("any", range(TIMED_TOKENS), 0)] * batch_size)
+    for _ in range(TIMED_STEPS):
+        began_s = time.perf_counter()
+        model.loss(batch).backward()  # type: ignore[no-untyped-call]
+        best_s = min(best_s, time.perf_counter() - began_s)
+    torch.set_num_threads(num_threads)
+    return batch_size * TIMED_TOKENS / best_s
 
 
 def _joint(job: Job, tasks: Sequence[Task], setup: Setup) -> dict[str, float]:

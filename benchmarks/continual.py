@@ -13,9 +13,11 @@ training at 1.4e-4 (the rate of ``methods.RATES`` at 15 steps): .587, at 4e-4 .5
 of the tasks in one order each (seeds 11 to 13), by average and forgetting.
 
 Runs share nothing but the tokenised texts, and stand on one core each, as many at once as there are cores. Without
-``--rows`` the sample of each task is as large as should fit into 20 minutes of two cores, by the number of the tasks
-and the lengths of their texts alone. ``average`` and ``forgetting`` are those of Chaudhry et al. (2018), means over the
-orders; ``forward_transfer`` is held against ``single`` (see :mod:`app.training.matrix`).
+``--rows`` the sample of each task is as large as should fit into 20 minutes, by the number of the tasks, the lengths of
+their texts and the speed of this machine's cores, which is measured first; where that leaves few rows (a processor
+without fast products in bf16 takes three times as long), there are fewer orders. ``average`` and ``forgetting`` are
+those of Chaudhry et al. (2018), means over the orders; ``forward_transfer`` is held against ``single`` (see
+:mod:`app.training.matrix`).
 """
 
 import math
@@ -47,16 +49,17 @@ from benchmarks._continual_tasks import RawTask, choose, made_up, read_folder
 from benchmarks._record import record, write
 
 MAX_PROCESSES, POLL_S = 8, 0.5
-BUDGET_TOKENS = 5_000_000
-"""Tokens that all runs together may learn; about 2,800 a second on one core."""
-LEARNED_PASSES, JUDGED_PASSES = 38.0, 4.0
-"""Epochs of all runs, each by what it costs beside fine-tuning; and judgings of a task, by what they cost beside it."""
+BUDGET_S = 960
+"""Seconds that all runs together should take."""
+LEARNED_PASSES, TOGETHER_PASSES, JUDGED_PASSES = 12.0, 3.0, 1.8
+"""Epochs of an order's runs and of ``joint`` and ``single``, each by what it costs beside fine-tuning; and an order's
+judgings of a task, by what they cost beside it."""
 BATCH_SIZE = 24
 RATED_STEPS, HEAD_TRAVEL = 30, 0.12
 """Steps of a task for which the rates of ``methods.RATES`` are meant (they fall with the root of the steps), and the
 product of steps and the heads' rate."""
-MIN_ROWS, ROWS_STEP, LOOKED_ROWS = 40, 20, 200
-MIN_EPOCHS, MAX_EPOCHS, LEARNED_ROWS = 2, 5, 300
+MIN_ROWS, ENOUGH_ROWS, ROWS_STEP, LOOKED_ROWS = 40, 80, 20, 200
+MIN_EPOCHS, MAX_EPOCHS, LEARNED_ROWS = 2, 3, 300
 MIN_TEST_ROWS, TEST_SHARE = 100, 2.0
 REPLAYED, REPLAYED_ROWS = 0.2, 50
 """Replay remembers so large a share of all training rows, and so many rows for each task at least."""
@@ -71,7 +74,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON file to write; default: none.")] = None,
     plot: Annotated[Path | None, typer.Option(help="PNG file for the accuracies as heat maps.")] = None,
     rows: Annotated[int, typer.Option(min=0, help="Training rows of each task; 0: as many as fit.")] = 0,
-    orders: Annotated[int, typer.Option(min=1, help="Orders of the tasks.")] = 3,
+    orders: Annotated[int, typer.Option(min=1, help="Orders of the tasks; without --rows, at most.")] = 3,
     only: Annotated[str, typer.Option("--methods", help="Methods, separated by commas.")] = ",".join(METHODS),
     seed: Annotated[int, typer.Option(min=0, help="Seed of sample, orders and training.")] = 0,
     max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut.")] = 48,
@@ -117,7 +120,9 @@ def measure(
 ) -> dict[str, Any]:
     """The benchmark's figures."""
     began_s = time.perf_counter()
-    rows = rows or fitting_rows(raw, seed=seed, max_tokens=max_tokens)
+    if not rows:
+        budget = methods.tokens_per_s(BATCH_SIZE) * BUDGET_S * num_processes
+        rows, num_orders = fitting(raw, budget_tokens=budget, num_orders=num_orders, seed=seed, max_tokens=max_tokens)
     tasks = choose(raw, rows=rows, test_rows=test_rows(rows), seed=seed, max_tokens=max_tokens)
     setup = make_setup(tasks, seed=seed, max_tokens=max_tokens)
     orders = make_orders([task.name for task in tasks], num_orders, seed=seed)
@@ -144,18 +149,27 @@ def measure(
     return record("continual", params=params, results=results, baselines=_figures(baselines), ratios=ratios(results))
 
 
-def fitting_rows(raw: Sequence[RawTask], *, seed: int, max_tokens: int) -> int:
-    """Rows of each task that keep the whole within ``BUDGET_TOKENS``, by the lengths of some of the texts."""
+def fitting(
+    raw: Sequence[RawTask], *, budget_tokens: float, num_orders: int, seed: int, max_tokens: int
+) -> tuple[int, int]:
+    """Rows of each task, and orders, with which all runs together learn at most so many tokens, by some texts' lengths.
+
+    As many orders as leave ``ENOUGH_ROWS``, and then as many rows as fit.
+    """
     looked = choose(raw, rows=LOOKED_ROWS, test_rows=1, seed=seed, max_tokens=max_tokens)
     mean_tokens = sum(statistics.fmean(len(row.ids) for row in task.train) for task in looked)
-    num, fitting = len(raw), MIN_ROWS
     largest = max(len(task.splits["train"]) for task in raw)
-    for rows in range(MIN_ROWS, largest + ROWS_STEP, ROWS_STEP):
-        learned = LEARNED_PASSES * rows * num_epochs(rows)
-        judged = JUDGED_PASSES * test_rows(rows) * (num + 1) / 2
-        if mean_tokens * (learned + judged) <= BUDGET_TOKENS:
-            fitting = rows
-    return fitting
+
+    def cost(rows: int, orders: int) -> float:
+        learned = (LEARNED_PASSES * orders + TOGETHER_PASSES) * rows * num_epochs(rows)
+        return mean_tokens * (learned + JUDGED_PASSES * orders * test_rows(rows) * (len(raw) + 1) / 2)
+
+    def rows_in(orders: int) -> int:
+        tried = range(MIN_ROWS, largest + ROWS_STEP, ROWS_STEP)
+        return max([MIN_ROWS, *(rows for rows in tried if cost(rows, orders) <= budget_tokens)])
+
+    orders = next((orders for orders in range(num_orders, 1, -1) if rows_in(orders) >= ENOUGH_ROWS), 1)
+    return rows_in(orders), orders
 
 
 def num_epochs(rows: int) -> int:

@@ -3,8 +3,11 @@
 Replay keeps a uniform sample of all rows seen so far (reservoir sampling: Vitter, ACM TOMS 11, 1985), each with what
 the model said of it when its task had been learned, and shows some of it in each step: to be labelled, and to be said
 again (dark experience replay, DER++: Buzzega et al., NeurIPS 2020, arXiv 2004.07211). A head learns in its own task
-only: the encoder has to stay usable for it. With `osft` the encoder's weights, as the tasks before left them, are split
-anew at each task, and a larger share of their directions is kept (arXiv 2504.07097, section 3).
+only: the encoder has to stay usable for it. With `refit_heads` every row, a new one too, keeps what all heads say of it
+(as in learning without forgetting: Li and Hoiem, ECCV 2016, arXiv 1606.09282), and after a task the heads are fitted
+anew to the features as they are by then: its own to the labels, those of the tasks before to what they said. With
+`osft` the encoder's weights, as the tasks before left them, are split anew at each task, and a larger share of their
+directions is kept (arXiv 2504.07097, section 3).
 Guarantees: the rows of a step follow from settings, seed and the tasks so far alone, whatever else the method does, so
 that methods are compared on the same rows in the same order.
 """
@@ -14,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from app.training.head import (
     Batch,
@@ -28,6 +32,7 @@ from app.training.head import (
 )
 from app.training.matrix import Matrix
 from app.training.osft import Osft, chosen_weights
+from app.training.refit import fit_labels, follow
 from app.training.sequence import kept_share
 from app.training.settings import ContinualSettings, HeadSettings
 
@@ -85,15 +90,24 @@ class Learner:
             NothingToTrain: the task has no rows.
             SubspaceBroken: weights left the subspace that they were to stay in.
         """
+        known = list(self.model.labels)
+        rows = with_logits(self.model, task.train, known) if self.continual.refit_heads else task.train
         self.model.add_head(task.name, task.labels)
         self.begin(place, num_tasks)
+        rate = self.head.learning_rate * (self.continual.rewarm_share if place else 1)
         loss = fit(
-            self.model, self._steps(task), self.head, tasks={task.name}, keep_weight=self.continual.keep_weight,
+            self.model, self._steps(task.name, rows), self.head.model_copy(update={"learning_rate": rate}),
+            tasks={task.name},
+            keep_weight=self.continual.keep_weight,
             after_step=self._subspaces.after_step if self._subspaces else None,
         )  # fmt: skip
         self.settle()
+        if self.continual.refit_heads:
+            rows = self._refit(task.name, rows, known)
+        elif self.continual.replay_share:
+            rows = with_logits(self.model, rows, [task.name])
         if self.continual.replay_share:
-            self._reservoir.offer(with_logits(self.model, task.train))
+            self._reservoir.offer(rows)
         return loss
 
     def begin(self, place: int, num_tasks: int) -> None:
@@ -107,7 +121,7 @@ class Learner:
             self.model.encoder.requires_grad_(False)
             for weight in chosen.values():
                 weight.requires_grad_(True)
-            dtype = torch.bfloat16 if self.head.dtype == "bfloat16" else None
+            dtype = torch.bfloat16 if self.model.computes_bf16 else None
             self._subspaces = Osft(chosen, 1 - share, gradient_dtype=dtype)
 
     def settle(self) -> None:
@@ -119,21 +133,41 @@ class Learner:
             self._subspaces.close()
             self._subspaces = None
 
-    def _steps(self, task: Task) -> list[list[Batch]]:
+    def _refit(self, task: str, rows: Sequence[LabelledRow], known: Sequence[str]) -> list[LabelledRow]:
+        """Fit the heads anew; the rows remembered and the task's, which come back, keep what the new one says."""
+        model, pool = self.model, [*rows, *self._reservoir.rows]
+        features = features_of(model, pool)
+        fit_labels(model.head(task), features[: len(rows)], torch.tensor([row.label for row in rows]))
+        if known:
+            said = torch.tensor([[logit for name in known for logit in row.said[name]] for row in pool])
+            follow([model.head(name) for name in known], features, said)
+        pool = _saying(model, pool, features, [task])
+        self._reservoir.rows[:] = pool[len(rows) :]
+        return pool[: len(rows)]
+
+    def _steps(self, task: str, rows: Sequence[LabelledRow]) -> list[list[Batch]]:
         """The batches of each step, replayed rows in one of their own."""
-        new = ordered_batches(task.train, self.head, name=task.name)
+        new = ordered_batches(rows, self.head, name=task)
         share = self.continual.replay_share
         num_old = round(self.head.batch_size * share / (1 - share))
         old = self._reservoir.draws(len(new), num_old, seed=self.head.seed)
         return [[Batch.of(rows) for rows in pair if rows] for pair in zip(new, old, strict=True)]
 
 
+def with_logits(model: HeadedEncoder, rows: Sequence[LabelledRow], tasks: Sequence[str]) -> list[LabelledRow]:
+    """Rows, each with what the heads of some tasks say of it now, beside what it kept."""
+    return _saying(model, rows, features_of(model, rows), tasks) if rows and tasks else list(rows)
+
+
 @torch.no_grad()
-def with_logits(model: HeadedEncoder, rows: Sequence[LabelledRow]) -> list[LabelledRow]:
-    """Rows of one task, each with what its head says of it now."""
-    task = rows[0].task
-    said = model.head(task)(features_of(model, rows)).tolist()
-    return [replace(row, said={task: logits}) for row, logits in zip(rows, said, strict=True)]
+def _saying(
+    model: HeadedEncoder, rows: Sequence[LabelledRow], features: Tensor, tasks: Sequence[str]
+) -> list[LabelledRow]:
+    said = {task: model.head(task)(features).tolist() for task in tasks}
+    return [
+        replace(row, said={**row.said, **{task: logits[place] for task, logits in said.items()}})
+        for place, row in enumerate(rows)
+    ]
 
 
 def learn_in_turn(

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from app.inference.encoder import cut_batches
+from app.inference.processor import computes_bf16
 from app.training.errors import NothingToTrain
 from app.training.model import ATTENTION, lora_config
 from app.training.settings import HeadSettings, LoraSettings
@@ -92,7 +93,8 @@ class HeadedEncoder(nn.Module):
         self.encoder = encoder
         self.heads = nn.ModuleList()
         self.labels: dict[str, tuple[str, ...]] = {}
-        self._dtype, self._dim = dtype, int(encoder.config.hidden_size)
+        self.computes_bf16 = dtype == "bfloat16" and computes_bf16()
+        self._dim = int(encoder.config.hidden_size)
 
     def add_head(self, task: str, labels: Sequence[str]) -> None:
         """A head for a task; one that is there already stays."""
@@ -131,7 +133,7 @@ class HeadedEncoder(nn.Module):
         return torch.stack(parts).sum()
 
     def _types(self) -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._dtype == "bfloat16")
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.computes_bf16)
 
 
 def load_headed(folder: Path, settings: HeadSettings) -> HeadedEncoder:

@@ -448,7 +448,7 @@ class HeadSettings(Settings):
     """A longer text is cut at its end."""
 
     dtype: DType = "bfloat16"
-    """Type that the encoder computes in; its weights are float32 in any case."""
+    """Type that the encoder computes in, where the processor is fast in it; its weights are float32 in any case."""
 
     seed: int = 0
     """Seed of the order of the rows, and of the adapters' start."""
@@ -484,6 +484,13 @@ class ContinualSettings(Settings):
 
     replay_rows: PositiveInt = 800
     """Rows of earlier tasks that are remembered, a uniform sample of all that were seen."""
+
+    rewarm_share: PositiveFloat = 1.0
+    """Highest learning rate of the encoder in each later task, as a share of the first task's."""
+
+    refit_heads: bool = False
+    """Keep with every row what all heads said of it, and fit the heads anew after each task, to the labels of its own
+    and to what was said by those of the tasks before."""
 
     @model_validator(mode="after")
     def _kept_grows(self) -> Self:

@@ -6,7 +6,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from app.training import continual
-from app.training.continual import Learner, Reservoir, Task, learn_in_turn
+from app.training.continual import Learner, Reservoir, Task, learn_in_turn, with_logits
 from app.training.errors import NothingToTrain
 from app.training.head import HeadedEncoder, LabelledRow
 from app.training.osft import Osft, chosen_weights
@@ -71,6 +71,7 @@ def test_what_is_kept_may_not_fall():
         ("trained", ContinualSettings()),
         ("trained", ContinualSettings(replay_share=0.25, replay_rows=20)),
         ("trained", ContinualSettings(osft=True, replay_share=0.25)),
+        ("trained", ContinualSettings(osft=True, replay_share=0.5, replay_rows=40, refit_heads=True, rewarm_share=0.5)),
         ("adapted", ContinualSettings()),
         ("frozen", ContinualSettings()),
     ],
@@ -108,6 +109,23 @@ def test_each_task_is_learned_in_fewer_directions_and_stays_in_them(monkeypatch)
     assert kept == [{12}, {18}, {24}]
     assert len(learner.leaks) == 3
     assert all(not weight._backward_hooks for weight in chosen_weights(model.encoder).values())
+
+
+def test_what_heads_say_changes_less_where_they_are_fitted_anew():
+    def moved(**how):
+        learner, rows = Learner(make_model(), HEAD, ContinualSettings(replay_share=0.5, **how)), TASKS[0].test
+        learner.learn(TASKS[0], place=0, num_tasks=3)
+        before = said_of(learner.model, rows)
+        for place in (1, 2):
+            learner.learn(TASKS[place], place=place, num_tasks=3)
+        assert all(len(row.said) == (3 if how["refit_heads"] else 1) for row in learner._reservoir.rows)
+        return float((said_of(learner.model, rows) - before).square().mean() / before.square().mean())
+
+    assert moved(refit_heads=True) < 0.5 * moved(refit_heads=False)
+
+
+def said_of(model, rows):
+    return torch.tensor([row.said["one"] for row in with_logits(model, rows, ["one"])])
 
 
 def test_a_task_without_rows_is_refused_by_name():

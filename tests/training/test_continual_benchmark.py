@@ -12,7 +12,7 @@ from benchmarks._continual_tasks import RawTask, TasksUnusable, choose, made_up,
 from benchmarks.continual import (
     chosen_methods,
     draw,
-    fitting_rows,
+    fitting,
     make_orders,
     make_setup,
     num_epochs,
@@ -81,9 +81,15 @@ def test_the_sample_shrinks_with_more_tasks_and_longer_texts():
         return [RawTask(f"t{n}", ["x", "y"], {"train": rows, "test": rows}, 0) for n in range(num)]
 
     found = [
-        fitting_rows(sets(num, words), seed=0, max_tokens=48) for num, words in ((8, 44), (4, 44), (16, 44), (8, 9))
+        fitting(sets(num, words), budget_tokens=5e6, num_orders=1, seed=0, max_tokens=48)
+        for num, words in ((8, 44), (4, 44), (16, 44), (8, 9))
     ]
     assert found[2] < found[0] < min(found[1], found[3])
+    slower = [
+        fitting(sets(8, 44), budget_tokens=budget, num_orders=3, seed=0, max_tokens=48) for budget in (9e6, 2.2e6, 1e6)
+    ]
+    assert [orders for _, orders in slower] == [3, 2, 1]
+    assert slower[0][0] > slower[2][0] > 0
     assert num_epochs(40) > num_epochs(20_000) >= 2
     assert test_rows(400) == 2 * test_rows(200) > test_rows(10)
 
