@@ -26,6 +26,7 @@ from transformers import DynamicCache
 
 from app.core.errors import SignalboxError
 from app.inference.drawing import draw
+from app.inference.pacing import Pace, at_once
 from app.inference.prefixes import PrefixCache
 from app.inference.sampling import Delta, Generation, Sampling
 from app.inference.shaping import Shape
@@ -105,6 +106,9 @@ class Request:
     """The adapter that answers; empty: the model as it is."""
     listen: Callable[[Delta], None] | None = None
     """Is told every piece, in the thread that takes the steps."""
+    pace: Pace = at_once
+    due_s: float = 0.0
+    """Before this nothing is said, but for the end."""
     limit: int = 0
     answer: Future[Generation] = field(default_factory=Future)
     shape: Shape | None = None
@@ -129,9 +133,12 @@ class Request:
 
     def say(self, *, done: bool) -> None:
         """Tell the listener what can be said, and whoever waits the whole when it is done."""
+        if not done and time.monotonic() < self.due_s:
+            return
         text, tokens = self.speller.rest() if done else self.speller.piece()
         whole = self._whole() if done else None
         if self.listen is not None and (text or whole):
+            self.due_s = time.monotonic() + self.pace()
             self.listen(Delta(text=text, tokens=tokens, whole=whole))
         if whole is not None and self.answer.set_running_or_notify_cancel():
             self.answer.set_result(whole)
@@ -200,7 +207,7 @@ class Scheduler:
         """
         room = max(self._max_context_tokens - len(request.tokens), 1)
         request.limit = min(request.sampling.max_new_tokens, room)
-        request.speller = Speller(self._vocabulary, request.sampling, follows=request.listen is not None)
+        request.speller = Speller(self._vocabulary, request.sampling)
         seed = request.sampling.seed
         request.random = random.Random(None if seed is None else seed % 2**64)  # Random drops the sign
         with self._changed:

@@ -35,6 +35,7 @@ from app.inference.chat_format import (
 )
 from app.inference.conversation import as_one_text
 from app.inference.kinds import writes
+from app.inference.pacing import Pace, at_once
 from app.inference.sampling import Delta, Generation, PromptTooLong, Sampling
 from app.inference.shaping import Shapes
 
@@ -150,7 +151,7 @@ class TransformersEngine:
         self._scheduler.start()
         return await asyncio.wrap_future(request.answer)
 
-    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
+    async def stream(self, prompt: Prompt, sampling: Sampling, *, pace: Pace = at_once) -> AsyncGenerator[Delta]:
         """An answer piece by piece, the last with the whole; closing the iterator frees its place. Raises as above."""
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Delta | None]()
 
@@ -159,6 +160,7 @@ class TransformersEngine:
                 loop.call_soon_threadsafe(pieces.put_nowait, delta)
 
         request = await self._asked(prompt, sampling, tell)
+        request.pace = pace
         self._scheduler.submit(request)
         request.answer.add_done_callback(
             lambda answer: tell(None) if answer.cancelled() or answer.exception() else None

@@ -15,7 +15,7 @@ import json
 import os
 import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +25,7 @@ from app.core.errors import SignalboxError, UsageError
 from app.core.settings import Settings
 from app.inference.chat_format import Prompt
 from app.inference.guarding import Breaker, hedged
+from app.inference.pacing import Pace, at_once, paced
 from app.inference.sampling import Delta, Generation, PromptTooLong, RequestRefused, Sampling, TokenLogprob
 
 if TYPE_CHECKING:
@@ -176,11 +177,16 @@ class OpenAIEngine:
             answered: Generation = await self._chain(ask)
             return answered
 
-    async def stream(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
+    async def stream(self, prompt: Prompt, sampling: Sampling, *, pace: Pace = at_once) -> AsyncGenerator[Delta]:
         """An answer piece by piece, the last with the whole; closing the iterator ends it at the server.
 
         Another server is asked only before the first piece. Raises as ``answer``.
         """
+        async with aclosing(paced(self._streamed(prompt, sampling), pace=pace)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _streamed(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
 
         async def begin(client: AsyncOpenAI, server: Server) -> _Pieces:
             asked = self._asked(server, prompt, sampling)

@@ -15,6 +15,8 @@ from app.inference.sampling import Sampling, TokenLogprob
 THOUGHT = "</think>"
 """Where a token of its own, it ends what a reasoning model says to itself before it answers."""
 UNKNOWN = "\ufffd"
+MOST_OPEN = 3
+"""Tokens at an end that may be the beginning of a character: UTF-8 has four bytes at most."""
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
@@ -62,15 +64,11 @@ class Vocabulary:
 
 
 class Speller:
-    """One answer's text.
+    """One answer's text, read when a piece is asked for; with stop strings at every token."""
 
-    Args:
-        follows: whether pieces are asked for while the answer grows.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, sampling: Sampling, *, follows: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, sampling: Sampling) -> None:
         self._vocabulary, self._stops = vocabulary, sampling.stop
-        self._follows, self._thinks = follows or bool(sampling.stop), vocabulary.thought is not None
+        self._thinks = vocabulary.thought is not None
         self._ids: list[int] = []
         self._tokens: list[TokenLogprob] = []
         self._text, self._from, self._to = "", 0, 0
@@ -85,11 +83,13 @@ class Speller:
         self._ids.append(token)
         if logprob is not None:
             self._tokens.append(logprob)
-        if self._follows and not self._thinks:
+        if self._stops:
             self._read()
 
     def piece(self) -> tuple[str, tuple[TokenLogprob, ...]]:
         """What can be said now and was not said before, with its tokens' log-probabilities."""
+        if not self._stops:
+            self._read()
         text = self._text[: len(self._text) - self._overlap(self._text)].strip()
         return self._say(text) if len(text) > len(self._said) else ("", ())
 
@@ -111,17 +111,25 @@ class Speller:
         return piece, tokens
 
     def _read(self) -> None:
-        """Take up the new tokens' text once they spell whole characters."""
-        decode = self._vocabulary.decode
-        before, now = decode(self._ids[self._from : self._to]), decode(self._ids[self._from :])
+        """Take up the new tokens' text as far as they spell whole characters."""
+        end = len(self._ids)
+        if self._thinks or end == self._to:
+            return
+        before, now = self._decoded(self._to), self._decoded(end)
+        while now.endswith(UNKNOWN) and end > max(self._to + 1, len(self._ids) - MOST_OPEN):
+            end -= 1
+            now = self._decoded(end)
         if len(now) <= len(before) or now.endswith(UNKNOWN):
             return
         known = len(self._text)
-        self._text, self._from, self._to = self._text + now[len(before) :], self._to, len(self._ids)
+        self._text, self._from, self._to = self._text + now[len(before) :], self._to, end
         places = [self._text.find(stop, max(0, known - len(stop))) for stop in self._stops]
         found = [place for place in places if place >= 0]
         if found:
             self._text, self.stopped = self._text[: min(found)], True
+
+    def _decoded(self, end: int) -> str:
+        return self._vocabulary.decode(self._ids[self._from : end])
 
     def _overlap(self, text: str) -> int:
         """Length of the longest end that may be the beginning of a stop string."""

@@ -31,7 +31,6 @@ from app.serving.cascade import Extract, Retrieval
 from app.serving.embeddings import Embedded
 from app.serving.errors import ApiError, ReleaseNotLoaded
 from app.serving.http import create_app
-from app.serving.pacing import paced
 from app.serving.release import Release
 from app.serving.retry import Retry
 from app.serving.scaling import TOKENS
@@ -127,7 +126,7 @@ class GeneratorDeployment:
     """Generates with the models of one rung."""
 
     def __init__(self, rung: str, settings: ServingSettings) -> None:
-        self._worker, self._interval_s = replicas.Generator(rung, settings), settings.stream_interval_s
+        self._worker = replicas.Generator(rung, settings)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         await asyncio.to_thread(replicas.preload_if_possible, self._worker, ReleaseConfig(**user_config).releases)
@@ -151,8 +150,7 @@ class GeneratorDeployment:
         return await self._worker.generate(model, prompt, sampling)
 
     async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
-        pieces = paced(self._worker.stream(model, prompt, sampling), interval_s=self._interval_s)
-        async with aclosing(pieces):
+        async with aclosing(self._worker.stream(model, prompt, sampling)) as pieces:
             async for piece in pieces:
                 yield piece
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from app.core.errors import SignalboxError
 from app.core.workspace import Workspace
 from app.inference.chat_format import Prompt
+from app.inference.pacing import Pacer
 from app.inference.retrievers import PINNED, Models, made_with, source_named
 from app.inference.sampling import Delta, Generation, Sampling
 from app.registry.versions import Registry, open_registry
@@ -183,6 +184,11 @@ class Generator:
         self._bases: Loaded[Any] = Loaded(load, limit=limit)
         self._engines: Loaded[Any] = Loaded(functools.partial(load, bases=self._bases), limit=limit)
         self._loading: dict[str, asyncio.Future[Any]] = {}
+        self._pacer = Pacer(
+            least_s=settings.stream_interval_s,
+            most_s=settings.stream_interval_most_s,
+            pieces_per_s=settings.stream_pieces_per_s,
+        )
 
     def preload(self, ref: str) -> None:
         """Load the rung's model of a release; a release without the rung loads nothing."""
@@ -220,9 +226,11 @@ class Generator:
 
     async def stream(self, model: str, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
         """An answer piece by piece; closing the iterator ends it in the engine."""
-        async with aclosing((await self._engine(model)).stream(prompt, sampling)) as pieces:
-            async for piece in pieces:
-                yield piece
+        engine = await self._engine(model)
+        with self._pacer.stream() as pace:
+            async with aclosing(engine.stream(prompt, sampling, pace=pace)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     async def _engine(self, model: str) -> Any:
         """A model's engine; all who ask while it is loaded wait for the same load, in one thread."""

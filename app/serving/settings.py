@@ -107,6 +107,12 @@ class ServingSettings(Settings):
     stream_interval_s: NonNegativeFloat = 0.05
     """Least time between two pieces of a streamed answer, after the first; 0: every token goes on its own way."""
 
+    stream_interval_most_s: NonNegativeFloat = 0.2
+    """The same where a replica has many streams under way, whose pieces become longer."""
+
+    stream_pieces_per_s: PositiveFloat = 160.0
+    """Pieces that one replica sends in a second, of all its streams; it keeps to it up to the longest interval."""
+
     retry_deadline_s: PositiveFloat = 40.0
     """How long a request waits for a replica to come back after it died."""
 

@@ -2,7 +2,11 @@
 
 import hashlib
 
+import numpy as np
 import pytest
+import rfc8785
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.core.digests import canonical_json, digest_bytes, digest_file, digest_json, hex_of
 
@@ -30,3 +34,30 @@ def test_a_file_digest_covers_every_block(tmp_path):
 def test_what_is_no_digest_is_refused(wrong):
     with pytest.raises(ValueError, match="not a digest"):
         hex_of(wrong)
+
+
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
+FLOATS = st.floats() | st.floats(1e-9, 1e-3) | st.floats(1e14, 1e23) | st.integers(-9, 9).map(float)
+LEAVES = st.none() | st.booleans() | st.integers() | st.integers(-9, 9) | FLOATS | TEXTS | st.just({1})
+VALUES = st.recursive(
+    LEAVES | FLOATS.map(np.float64),
+    lambda each: st.lists(each) | st.lists(each).map(tuple) | st.dictionaries(TEXTS | st.integers(1, 3), each),
+    max_leaves=12,
+)
+
+
+def outcome(act, value):
+    try:
+        return act(value)
+    except ValueError as error:
+        return type(error)
+
+
+@settings(max_examples=500)
+@given(VALUES)
+def test_the_bytes_are_those_of_the_library(value):
+    assert outcome(canonical_json, value) == outcome(rfc8785.dumps, value)
+
+
+def test_names_are_in_the_order_of_their_utf_16_units():
+    assert canonical_json({"\uffff": 1, "\U00010000": 2, "a": 3}) == '{"a":3,"\U00010000":2,"\uffff":1}'.encode()

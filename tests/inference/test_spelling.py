@@ -22,12 +22,12 @@ def vocabulary(*, thinks):
 PLAIN, THINKER = vocabulary(thinks=False), vocabulary(thinks=True)
 
 
-def spelled(text, *, words=PLAIN, stop=(), follows=True):
+def spelled(text, *, words=PLAIN, stop=(), every=1):
     """Pieces of a text whose tokens come one by one, what is said of it in the end, and whether it was stopped."""
-    speller, pieces = Speller(words, Sampling(stop=stop), follows=follows), []
-    for token in words.tokenizer.encode(text, add_special_tokens=False):
+    speller, pieces = Speller(words, Sampling(stop=stop)), []
+    for number, token in enumerate(words.tokenizer.encode(text, add_special_tokens=False)):
         speller.add(token, words.spell(token, -1.0))
-        pieces.append(speller.piece())
+        pieces += [speller.piece()] if number % every == 0 else []
         if speller.stopped:
             break
     pieces.append(speller.rest())
@@ -53,9 +53,9 @@ def spelled(text, *, words=PLAIN, stop=(), follows=True):
         ("🙂 yes", ("🙂 y",), "", True),
     ],
 )
-@pytest.mark.parametrize("follows", [True, False])
-def test_the_pieces_are_the_whole_up_to_a_stop(text, stop, said, stopped, follows):
-    pieces, _, ended = spelled(text, stop=stop, follows=follows)
+@pytest.mark.parametrize("every", [1, 2, 5, 100])
+def test_the_pieces_are_the_whole_up_to_a_stop(text, stop, said, stopped, every):
+    pieces, _, ended = spelled(text, stop=stop, every=every)
     assert ("".join(pieces), ended) == (said, stopped)
 
 
@@ -68,7 +68,7 @@ def test_no_piece_breaks_a_character_or_tells_the_beginning_of_a_stop():
 
 def test_a_character_that_never_ends_is_said_at_the_end():
     words = PLAIN
-    speller = Speller(words, Sampling(), follows=True)
+    speller = Speller(words, Sampling())
     for token in words.tokenizer.encode("aé", add_special_tokens=False)[:-1]:
         speller.add(token, None)
     assert (speller.piece()[0], speller.rest()[0], speller.whole[0]) == ("a", "\ufffd", "a\ufffd")

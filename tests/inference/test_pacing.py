@@ -1,11 +1,12 @@
 """Streams with fewer pieces: nothing lost, the first at once, the last whole, a closed one closed at its source."""
 
 import asyncio
+from contextlib import ExitStack
 
 import pytest
 
+from app.inference.pacing import Pacer, at_once, paced
 from app.inference.sampling import Delta, Generation, TokenLogprob
-from app.serving.pacing import paced
 
 WORDS = ["one ", "two ", "three ", "four"]
 FOR_EVER_S = 3600.0
@@ -38,7 +39,7 @@ class Source:
 
 def collect(source, interval_s):
     async def run():
-        return [piece async for piece in paced(source(), interval_s=interval_s)]
+        return [piece async for piece in paced(source(), pace=lambda: interval_s)]
 
     return asyncio.run(run())
 
@@ -58,7 +59,7 @@ def test_an_error_passes_after_what_came_before_it():
     seen, source = [], Source(error=ValueError("broken"))
 
     async def run():
-        async for piece in paced(source(), interval_s=FOR_EVER_S):
+        async for piece in paced(source(), pace=lambda: FOR_EVER_S):
             seen.append(piece.text)
 
     with pytest.raises(ValueError, match="broken"):
@@ -71,7 +72,7 @@ def test_one_that_is_closed_is_closed_at_its_source(hangs):
     source = Source(hangs=hangs)
 
     async def run():
-        stream = paced(source(), interval_s=0.0 if hangs else FOR_EVER_S)
+        stream = paced(source(), pace=at_once if hangs else lambda: FOR_EVER_S)
         seen = [await anext(stream) for _ in range(len(WORDS) if hangs else 1)]
         await stream.aclose()
         return seen
@@ -85,7 +86,7 @@ def test_one_that_is_cancelled_while_it_waits_is_closed_at_its_source():
 
     async def run():
         async def read():
-            return [piece async for piece in paced(source(), interval_s=0.0)]
+            return [piece async for piece in paced(source(), pace=at_once)]
 
         task = asyncio.create_task(read())
         for _ in range(50):
@@ -95,3 +96,14 @@ def test_one_that_is_cancelled_while_it_waits_is_closed_at_its_source():
 
     asyncio.run(run())
     assert source.closed
+
+
+def test_the_more_streams_the_longer_their_pieces_within_bounds():
+    pacer, paces = Pacer(least_s=0.05, most_s=0.2, pieces_per_s=100), []
+    with ExitStack() as stack:
+        for _ in range(30):
+            pace = stack.enter_context(pacer.stream())
+            paces.append(pace())
+    assert [paces[0], paces[9], paces[29]] == [0.05, 0.1, 0.2]
+    with pacer.stream() as pace:
+        assert pace() == 0.05
