@@ -148,6 +148,11 @@ class Request:
         if not self.answer.done() and self.answer.set_running_or_notify_cancel():
             self.answer.set_exception(error)
 
+    @property
+    def failed(self) -> bool:
+        """Whether the answer will not come."""
+        return self.answer.done() and not self.answer.cancelled() and self.answer.exception() is not None
+
     def _whole(self) -> Generation:
         text, tokens = self.speller.whole
         return Generation(
@@ -378,15 +383,16 @@ class Scheduler:
         )  # fmt: skip
 
     def _take(self, requests: Sequence[Request], logits: Any) -> list[int]:
-        """Draw a token for each; which of them go on."""
+        """Draw a token for each; which of them go on. One whose shape fails, fails alone."""
         numbers = [each.random.random() for each in requests]
-        allowed = {row: each.shape.allowed() for row, each in enumerate(requests) if each.shape is not None}
-        drawn = draw(logits, [each.sampling for each in requests], numbers, allowed)
+        drawn = draw(logits, [each.sampling for each in requests], numbers, _allowed(requests))
         alive = []
         for row, request in enumerate(requests):
             top = drawn.top.get(row, ())
-            if not request.take(drawn.tokens[row], drawn.logprobs[row], top, self._vocabulary):
-                alive.append(row)
+            with _alone(request):
+                taken = (drawn.tokens[row], drawn.logprobs[row], top, self._vocabulary)
+                if not request.failed and not request.take(*taken):
+                    alive.append(row)
         self.num_failed = 0
         return alive
 
@@ -402,11 +408,28 @@ class Scheduler:
 def _tell(requests: Sequence[Request], alive: Sequence[int]) -> None:
     """Say what there is to say: last of all, so that whoever hears of an end finds the place free."""
     for row, request in enumerate(requests):
-        if row not in alive or request.listen is not None:
-            try:
+        if not request.failed and (row not in alive or request.listen is not None):
+            with _alone(request):
                 request.say(done=row not in alive)
-            except Exception as error:  # whatever it is, it is this request's alone
-                request.fail(_failure(error))
+
+
+def _allowed(requests: Sequence[Request]) -> dict[int, Any]:
+    """What the rows that have a shape may draw."""
+    found = {}
+    for row, request in enumerate(requests):
+        if request.shape is not None:
+            with _alone(request):
+                found[row] = request.shape.allowed()
+    return found
+
+
+@contextmanager
+def _alone(request: Request) -> Iterator[None]:
+    """Whatever fails in the block is this request's alone."""
+    try:
+        yield
+    except Exception as error:  # whatever it is, the others in the pass have no part in it
+        request.fail(_failure(error))
 
 
 def _failure(error: Exception) -> EngineFailed:

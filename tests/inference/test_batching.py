@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -63,6 +64,16 @@ def network():
 
 def scheduler(network, **limits):
     return Scheduler(network, Spelled(), limits=Limits(**{"prefix_tokens": 4096, **limits}), max_context_tokens=CONTEXT)
+
+
+class AnyShape:
+    """A shape that everything fits."""
+
+    def allowed(self):
+        return np.ones(VOCABULARY, dtype=bool)
+
+    def accept(self, token):
+        pass
 
 
 def fails(*_):
@@ -278,6 +289,28 @@ def test_a_request_whose_text_cannot_be_told_fails_alone(network, hears):
     with pytest.raises(EngineFailed, match="IndexError: piece id"):
         failed.answer.result(timeout=0)
     assert (engine.load[:3], engine.num_failed) == ((0, 0, 0), 0)
+
+
+@pytest.mark.parametrize("fault", ["allowed", "accept"])
+def test_a_request_whose_shape_fails_fails_alone(network, fault):
+    shape, heard, engine = AnyShape(), [], scheduler(network)
+    setattr(shape, fault, fails)
+    failed = engine.submit(Request([1, 2], Sampling(max_new_tokens=3), listen=heard.append, shape=shape))
+    whole = engine.submit(Request([3, 4], Sampling(max_new_tokens=4), shape=AnyShape()))
+    assert finish(engine, [whole])[0].text == network.plain([3, 4], 4)
+    with pytest.raises(EngineFailed, match="RuntimeError: out of memory"):
+        failed.answer.result(timeout=0)
+    assert (heard, engine.load[:3], engine.num_failed) == ([], (0, 0, 0), 0)
+
+
+def test_a_stream_is_told_in_pieces_of_its_pace_and_its_end_at_once(network):
+    engine, heard = scheduler(network), {0.0: [], 3600.0: []}
+    for pace_s, mine in heard.items():
+        asked = Request([3, 4], Sampling(max_new_tokens=6), listen=mine.append, pace=lambda pace_s=pace_s: pace_s)
+        finish(engine, [engine.submit(asked)])
+    texts = ["".join(delta.text for delta in mine) for mine in heard.values()]
+    assert texts == [network.plain([3, 4], 6)] * 2
+    assert (len(heard[0.0]) > 2, len(heard[3600.0])) == (True, 2)
 
 
 def test_prompts_pass_together_and_not_at_every_step(network):
