@@ -36,7 +36,7 @@ class Engine:
         await self.go.wait()
         return Generation(text=f"{self.digest}:{prompt}:{sampling.max_new_tokens}", **NUMBERS)
 
-    async def stream(self, prompt, sampling):
+    async def stream(self, prompt, sampling, *, pace):
         try:
             yield Delta(text="a")
             yield Delta(text="b", whole=await self.answer(prompt, sampling))
