@@ -22,6 +22,10 @@ class SuitesMissing(UsageError):
     """Name a suite for each task of the sequence, in the same order, or none to take each task's held-out rows."""
 
 
+class EstimateOfOne(UsageError):
+    """An estimate is of one run: leave out --continual, and name the rows of one task."""
+
+
 def learn_sequence(
     here: Job,
     name: str,
@@ -33,13 +37,17 @@ def learn_sequence(
     policy: str | None,
     key: str | None,
     as_json: bool,
+    estimate: bool,
 ) -> NoReturn:
     """Learn the tasks in their order, each from the model before, print the matrix and end.
 
     Raises:
+        EstimateOfOne: an estimate was asked for.
         NoStart: there is no model to go on from.
         SuitesMissing: there are suites, but not one for each task.
     """
+    if estimate:
+        raise EstimateOfOne("--estimate is of one run: leave out --continual, and name the rows of one task")
     if base is None:
         raise NoStart("a sequence of tasks goes on from a model: name it with --base")
     if suites and len(suites) != len(data):

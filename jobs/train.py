@@ -1,12 +1,13 @@
 """Train a model: bootstrap it from a random start, fine-tune it, or give it adapters."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from app.training.estimate import foreseen
-from app.training.trainer import train
+from app.training.trainer import forecast, train
 from jobs._rows import find_rows
 from jobs._sequence import learn_sequence
 from jobs._start import STARTS, Run, find_start
@@ -38,7 +39,10 @@ def main(
         typer.Option(help="Policy of each task of --continual: a file or a shipped one; default: continual."),
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Say what memory, time and dollars it would take, and start nothing.")
+        bool,
+        typer.Option(
+            "--estimate", help="Say what memory, time and dollars it would take; a few steps are measured at most."
+        ),
     ] = False,
     key: TrainerKey = None,
     config: Config = None,
@@ -48,18 +52,21 @@ def main(
     """Train on 2 Ray Train workers with DeepSpeed and publish the model. A killed run goes on where it was.
 
     The same data, base and settings give the model that is already there, without work. Rows must pass the data gate
-    first, and with --continual each task's model its policy: where one is red, the exit status is 3. SIGUSR1 saves a
-    checkpoint; SIGTERM saves one and ends with status 75: the same command goes on from that step.
+    first, the estimate that of the budget, and with --continual each task's model its policy: where one is red, the
+    exit status is 3. SIGUSR1 saves a checkpoint; SIGTERM saves one and ends with status 75: the same command goes on
+    from that step.
     """
     with job(workspace, config) as here:
         recipe = getattr(here.settings.training, run)
         started, model = find_start(here, run, base=base, model_config=model_config)
         rows = find_rows(here, data, recipe=recipe.recipe)
         if continual:
-            learn_sequence(here, name, started, rows, suite or (), recipe, policy=policy, key=key, as_json=as_json)
+            how: dict[str, Any] = {"policy": policy, "key": key, "as_json": as_json, "estimate": estimate}
+            learn_sequence(here, name, started, rows, suite or (), recipe, **how)
         given: dict[str, Any] = {"name": name, "data": rows, "base": started, "model": model, "settings": recipe}
         if estimate:
-            print(foreseen(**given, registry=here.registry).shown(as_json=as_json))
+            found = partial(forecast, registry=here.registry)
+            print(foreseen(**given, registry=here.registry, found=found).shown(as_json=as_json))
             return
         version = train(**given, registry=here.registry, workspace=here.workspace, signer=here.signer(key))
         report(version, as_json=as_json)

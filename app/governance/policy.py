@@ -28,12 +28,12 @@ class BadPolicy(UsageError):
 
 
 class Policy(Settings):
-    """A named list of checks for one of the five gates."""
+    """A named list of checks for one of the six gates."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     """Its name as a version."""
 
-    gate: Literal["data", "candidate", "release", "retraining", "escalation"]
+    gate: Literal["data", "candidate", "release", "training", "retraining", "escalation"]
     """Where it stands."""
 
     purpose: str = ""

@@ -13,9 +13,10 @@ from app.governance.policy import Policy
 IDENTITY = ("suite", "gate", "label", "of", "table", "metric", "fact", "columns")
 """Fields that tell two checks of one kind apart."""
 FLOORS = ("minimum", "threshold", "required", "confidence", "num_labels", "num_resamples")
-CEILINGS = ("maximum", "margin", "budget", "max_share", "max_chars", "max_age_days", "maximum_s", "maximum_usd")
+CEILINGS = ("margin", "budget", "max_share", "max_chars", "max_age_days")
 LISTS = ("sources", "kinds", "phrases")
-"""Fields where to ask for more of it, for less of it, and to name more, is stricter. ``min_...`` are floors too."""
+"""Fields where to ask for more of it, for less of it, and to name more, is stricter; ``min_...`` are floors too, and
+``maximum`` and ``maximum_...`` ceilings."""
 
 
 def asks_less(new: Policy, old: Policy) -> list[str]:
@@ -49,6 +50,6 @@ def _holds(field: str, before: Any, after: Any) -> bool:
         return False
     if field in FLOORS or field.startswith("min_"):
         return bool(after >= before)
-    if field in CEILINGS:
+    if field in CEILINGS or field.startswith("maximum"):
         return bool(after <= before)
     return field in LISTS and set(before) <= set(after)

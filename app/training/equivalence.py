@@ -21,12 +21,12 @@ from app.core.errors import SignalboxError
 from app.core.store import describe_files
 from app.registry.versions import Registry, Version
 from app.training.architecture import with_architecture
-from app.training.estimate import announced
+from app.training.budget import allowed
 from app.training.plan import EXPORT, Plan, read_progress
 from app.training.prepare import prepare
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.trainer import CODE_VERSION as LOOP_VERSION
-from app.training.trainer import fit
+from app.training.trainer import fit, is_on_gpu, prober
 
 KIND, CODE_VERSION = "resumption", "1"
 NUM_CHECKPOINTS = 4
@@ -71,7 +71,11 @@ def prove_resumption(
     folder = registry.workspace.runs_dir / f"{name}-resumption-{hex_of(digest_json(inputs))[:12]}"
     shutil.rmtree(folder, ignore_errors=True)
     plans = {each: prepare(folder / each / "plan", name=name, settings=tried, **given) for each in ("alone", "killed")}
-    announced(plans["alone"], folder / "alone" / "plan", registry=registry)
+    alone_plan, starts = plans["alone"], [*([base] if base else []), *data]
+    allowed(
+        alone_plan, folder / "alone" / "plan", registry=registry, parents=starts, on_gpu=is_on_gpu(alone_plan),
+        probe=prober(registry),
+    )  # fmt: skip
     alone = _files(folder / "alone", plans["alone"])
     killer = Killer(folder / "killed" / "plan", after_step=tried.num_steps // 2)
     killer.start()

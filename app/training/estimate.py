@@ -1,20 +1,18 @@
-"""What a run will need, before it starts: memory of a worker, time, dollars; and the refusal of what is over budget.
+"""What a run will need, before it starts: memory of a worker, time, dollars.
 
 Memory is counted as DeepSpeed and PyTorch hold it (Rajbhandari et al., ZeRO, arXiv 1910.02054; activations as in
 Korthikanti et al., arXiv 2205.05198, for this loop's plain attention), for the largest pass that the run's own rows
-make. Time is that of the floating-point operations, at the rate of an earlier run of the same shape where the registry
-knows one, else at ``train.workers.flops_per_s``. No torch, no cluster.
+make. Time is that of its tokens at the rate of an earlier run or probe of the same shape (:mod:`app.training.speed`),
+else of its floating-point operations at ``train.workers.flops_per_s``. No torch, no cluster.
 
-Guarantees: a run whose estimate is over its budget is not started. What a worker's memory grows by over
-the bare process, measured, is between 1/``FACTOR`` and ``FACTOR`` times the estimate for `sft`, `lora` and `osft`
-(tests/training/test_estimate.py). Not
-guaranteed: the time of a first run, whose rate is only stated, and of a step so small that it is mostly overhead.
+Guarantees: what a worker's memory grows by over the bare process, measured, is between 1/``FACTOR`` and ``FACTOR``
+times the estimate for `sft`, `lora` and `osft` (tests/training/test_estimate.py). Not guaranteed: time at a rate that
+is only stated, and of a step so small that it is mostly overhead.
 """
 
 import json
-import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,12 @@ from typing import Any
 from app.registry.versions import Registry, Version
 from app.training.architecture import with_architecture
 from app.training.data import Size
-from app.training.errors import OutOfMemory, OverBudget, TrainingFailed
 from app.training.extensions import number_type
 from app.training.plan import Plan, make_batches
 from app.training.prepare import prepare
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.shape import ModelShape, num_trained, shape_of
+from app.training.speed import known_speed
 
 FACTOR = 1.7
 PROCESS_BYTES = 690_000_000
@@ -36,7 +34,9 @@ STEP_S = 0.01
 """What a step takes beside its operations."""
 MOST_STEPS = 2000
 """Steps whose rows are looked at; of a longer run as many, evenly over it."""
-SECONDS_PER_MINUTE, SECONDS_PER_HOUR = 60, 3600
+SECONDS_PER_HOUR = 3600
+STATED = "stated"
+"""Whose rate it is where nothing was measured."""
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -80,6 +80,8 @@ class Estimate:
     cost_usd: float
     rate_of: str
     """Whose rate it is: a version's, or `stated`."""
+    on_gpu: bool = False
+    """Whether each worker has a GPU, where its memory is then counted, and which has a price."""
 
     def as_json(self) -> dict[str, Any]:
         """Every figure by name."""
@@ -89,7 +91,7 @@ class Estimate:
 
     def line(self) -> str:
         """The estimate in one line."""
-        whose = "its settings' rate" if self.rate_of == "stated" else f"the rate of {self.rate_of}"
+        whose = "its settings' rate" if self.rate_of == STATED else f"the rate of {self.rate_of}"
         needs = f"{said(self.memory.total)} a worker ({self.memory.largest} {said(self._largest())})"
         return f"{self.num_tokens:,} tokens in about {self.duration_s:.0f} s, ${self.cost_usd:.4f} at {whose}; {needs}"
 
@@ -106,43 +108,43 @@ def said(num_bytes: float) -> str:
     return next((f"{num_bytes / unit:.1f} {name}" for unit, name in UNITS if num_bytes >= unit), f"{num_bytes:.0f} B")
 
 
-def estimate(plan: Plan, folder: Path, *, registry: Registry | None = None) -> Estimate:
+def estimate(plan: Plan, folder: Path, *, registry: Registry | None = None, on_gpu: bool | None = None) -> Estimate:
     """What the run of a whole folder will need.
 
     Args:
-        registry: where earlier runs of the same shape are looked for.
+        registry: where earlier runs and probes of the same shape are looked for.
+        on_gpu: whether each worker gets a GPU; by default where the settings ask for one in any case.
     """
     settings, shape = plan.settings, shape_of(plan)
     workers = settings.workers
+    on_gpu = workers.gpu == "on" if on_gpu is None else on_gpu
     batches = make_batches(plan, folder)
     steps, times = _looked_at(settings.num_steps)
     sizes = [batches.sizes(step, num_workers=workers.range[0]) for step in steps]  # the fewest have the most each
     num_tokens = round(times * sum(batches.num_tokens(step) for step in steps))
     flops = times * sum(step_flops(shape, settings, each) for each in sizes)
-    earlier = _earlier(plan, shape, registry) if registry else None
-    if earlier:
-        duration_s = num_tokens / earlier.facts["train"]["tokens_per_s"]
+    known = known_speed(plan, shape, registry, on_gpu=on_gpu) if registry else None
+    if known:
+        duration_s = num_tokens / known.facts["train"]["tokens_per_s"]
     else:
-        computing_s = flops / (workers.flops_per_s * workers.num_threads * workers.num_workers)
-        duration_s = computing_s + settings.num_steps * STEP_S
-    hours = duration_s * workers.num_workers * workers.num_threads / SECONDS_PER_HOUR
+        each = workers.gpu_flops_per_s if on_gpu else workers.flops_per_s * workers.num_threads
+        duration_s = flops / (each * workers.num_workers) + settings.num_steps * STEP_S
     return Estimate(
         num_parameters=shape.num_parameters,
         memory=memory(shape, settings, [size for each in sizes for size in each]),
         num_tokens=num_tokens,
         flops=flops,
         duration_s=duration_s,
-        cost_usd=hours * workers.usd_per_cpu_hour,
-        rate_of=earlier.ref if earlier else "stated",
+        cost_usd=duration_s * workers.num_workers / SECONDS_PER_HOUR * workers.usd_per_hour(on_gpu=on_gpu),
+        rate_of=_said_rate(known),
+        on_gpu=on_gpu,
     )
 
 
-def announced(plan: Plan, folder: Path, *, registry: Registry) -> Estimate:
-    """The estimate, shown in one line; OverBudget where the run may not start."""
-    found = estimate(plan, folder, registry=registry)
-    print(f"train {plan.name} ({plan.settings.recipe}): {found.line()}", file=sys.stderr)
-    check_budget(found, plan)
-    return found
+def _said_rate(known: Version | None) -> str:
+    if known is None:
+        return STATED
+    return known.ref if known.kind == "model" else f"probe {known.ref}"
 
 
 def foreseen(
@@ -154,15 +156,21 @@ def foreseen(
     base: Version | None = None,
     model: ModelSettings | None = None,
     vocabulary: Sequence[Version] = (),
+    found: Callable[[Plan, Path], Estimate] | None = None,
 ) -> Estimate:
-    """The estimate of a run that is not started; arguments and errors are those of ``trainer.train``."""
-    with tempfile.TemporaryDirectory(prefix="signalbox-estimate-") as folder:
+    """The estimate of a run that is not started; arguments and errors are those of ``trainer.train``.
+
+    Args:
+        found: makes the estimate of a run folder; by default :func:`estimate`, which measures nothing.
+    """
+    registry.workspace.runs_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="estimate-", dir=registry.workspace.runs_dir) as folder:
         made = with_architecture(model) if model else None
         plan = prepare(
             Path(folder), name=name, base=base, model=made, data=data, vocabulary=vocabulary, registry=registry,
             settings=settings,
         )  # fmt: skip
-        return estimate(plan, Path(folder), registry=registry)
+        return found(plan, Path(folder)) if found else estimate(plan, Path(folder), registry=registry)
 
 
 def _looked_at(num_steps: int) -> tuple[list[int], float]:
@@ -265,71 +273,3 @@ def step_flops(shape: ModelShape, settings: TrainSettings, sizes: Iterable[Size]
 def _projections(shape: ModelShape, settings: TrainSettings) -> float:
     share = settings.osft.unfreeze_rank_ratio
     return sum(share * min(each.out, each.into) * each.out * each.into for each in shape.matrices)
-
-
-SAME = ("recipe", "dtype", "zero_stage", "batch_size", "pack_tokens", "max_tokens_per_worker", "num_workers", "head")
-"""Settings that two runs of one shape have in common."""
-
-
-def _earlier(plan: Plan, shape: ModelShape, registry: Registry) -> Version | None:
-    """The newest run of the same shape."""
-    wanted, threads = plan.settings.inputs(), plan.settings.workers.num_threads
-
-    def fits(version: Version) -> bool:
-        given, figures = version.stated("inputs", "settings") or {}, version.facts.get("train", {})
-        same = all(given.get(name) == wanted.get(name) for name in SAME)
-        alike = figures.get("num_threads") == threads and figures.get("tokens_per_s")
-        return bool(same and alike and version.facts.get("estimate", {}).get("num_parameters") == shape.num_parameters)
-
-    return next((each for each in reversed(registry.versions("model")) if fits(each)), None)
-
-
-def check_budget(found: Estimate, plan: Plan) -> None:
-    """Refuse a run that is estimated to need more than its settings allow.
-
-    Raises:
-        OverBudget: with the setting to change.
-    """
-    settings, what = plan.settings, f"training {plan.name} ({plan.settings.recipe}) was not started: it needs about"
-    workers = settings.workers
-    if found.memory.total > workers.worker_memory_bytes:
-        needs = f"{said(found.memory.total)} a worker of {said(workers.worker_memory_bytes)} reserved"
-        raise OverBudget(f"{what} {needs}, most of it for {found.memory.largest}: {advice(found.memory, settings)}")
-    faster = "take fewer train.num_steps, more train.workers.num_workers, a smaller model"
-    minutes = found.duration_s / SECONDS_PER_MINUTE
-    if workers.max_minutes is not None and minutes > workers.max_minutes:
-        raise OverBudget(f"{what} {minutes:.1f} minutes: {faster}, or raise train.workers.max_minutes")
-    if workers.max_usd is not None and found.cost_usd > workers.max_usd:
-        cheaper = "take fewer train.num_steps, a smaller model, recipe lora"
-        raise OverBudget(f"{what} ${found.cost_usd:.4f}: {cheaper}, or raise train.workers.max_usd")
-
-
-def advice(found: Memory, settings: TrainSettings) -> str:
-    """Which setting to change where memory does not suffice."""
-    raised = "or raise train.workers.worker_memory_bytes"
-    if found.largest in ("activations", "logits"):
-        now = settings.max_tokens_per_worker or "none"
-        kept = "" if settings.memory.checkpoint_activations else "set train.memory.checkpoint_activations, "
-        kept = kept if found.largest == "activations" else ""
-        return f"{kept}lower train.max_tokens_per_worker (now {now}), {raised}"
-    if not settings.by_adapters and found.largest in ("gradients", "masters", "optimizer", "subspaces"):
-        lora = "use recipe lora, "
-    else:
-        lora = ""
-    more = "more train.workers.num_workers"
-    stage = f"train.zero_stage {settings.zero_stage + 1} with {more}" if settings.zero_stage < 3 else more
-    return f"{lora}take {stage}, {raised}"
-
-
-SIGNS = ("OutOfMemory", "MemoryError", "can't allocate memory", "out of memory")
-"""How Ray, Python, and torch on CPU and GPU say that memory did not suffice."""
-
-
-def failure(error: Exception, plan: Plan) -> TrainingFailed:
-    """What to raise for a run that its workers ended."""
-    said_by_it = str(error)
-    if any(sign in said_by_it for sign in SIGNS):
-        sizes = memory(shape_of(plan), plan.settings, [Size(1, plan.settings.max_row_tokens, 1)])
-        what = f"a worker of training {plan.name} had no memory left"
-        return OutOfMemory(f"{what}: {advice(sizes, plan.settings)}: {said_by_it}")
-    return TrainingFailed(f"training {plan.name} failed, call it again to go on: {said_by_it}")

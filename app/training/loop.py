@@ -9,7 +9,6 @@ Knows no Ray: it is given its rank, a folder to restore from and a function to r
 import json
 import math
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +29,7 @@ from app.training.extensions import number_type, on_gpu, quieten, without_autotu
 from app.training.foreign import check_held, check_packs, end_with, heads_plainly, keep_config
 from app.training.heads.model import HeadLoss
 from app.training.heldout import heldout_figures
+from app.training.machine import machine
 from app.training.model import AnswerLoss, merged, save_model
 from app.training.osft import Osft, adaptive_ratios, chosen_weights
 from app.training.plan import EXPORT, SUMMARY_FILE, Plan, append_progress, make_batches, read_plan
@@ -308,10 +308,9 @@ def summary(engine: Any, progress: Progress, settings: TrainSettings) -> dict[st
     return {
         **vars(progress),
         "dtype": number_type(settings.dtype),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        **machine(),
         "num_parameters": sum(map(size_of, parameters)),
         "num_trained_parameters": sum(size_of(p) for p in parameters if p.requires_grad),
-        **({"peak_gpu_memory_bytes": torch.cuda.max_memory_allocated()} if on_gpu() else {}),
     }
 
 

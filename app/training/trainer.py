@@ -13,7 +13,7 @@ import math
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,15 +36,17 @@ from app.registry.tables import REJECTS_FILE
 from app.registry.tracking import Tracker
 from app.registry.versions import Registry, Version
 from app.training.architecture import with_architecture
+from app.training.budget import Probe, allowed, failure, measured
 from app.training.durable import copy_durably
 from app.training.errors import NoStart, TrainerRefused, TrainingFailed, TrainingSaved
-from app.training.estimate import Estimate, announced, failure
+from app.training.estimate import Estimate
 from app.training.loss import CURVE, CURVE_FILE, PLOT_FILE, write_curve
 from app.training.placement import placed
 from app.training.plan import EXPORT, SUMMARY_FILE, Plan, read_progress, worker_counts
 from app.training.prepare import prepare
 from app.training.requests import by_signal
 from app.training.settings import ModelSettings, TrainSettings
+from app.training.speed import publish_speed
 from app.training.tokenizer import tokenizer_files
 
 KIND = "model"
@@ -80,6 +82,7 @@ def train(
         NoStart: both or neither of base and model are given.
         TrainerRefused: the signer's key is no trainer's, not on record, or revoked.
         OverBudget: the run is estimated to need more memory, time or money than its settings allow.
+        StopLight: or more than the policy of ``settings.workers.budget_policy`` allows.
         OutOfMemory: a worker had not enough.
         TrainingSaved: SIGTERM came, and the run saved where it stood; calling again goes on from that step.
         TrainingFailed: workers failed more often than allowed; calling again goes on from the last checkpoint.
@@ -98,7 +101,10 @@ def train(
         folder / "plan", name=name, base=base, model=model, data=data, vocabulary=vocabulary, registry=registry,
         settings=settings,
     )  # fmt: skip
-    forecast = announced(plan, folder / "plan", registry=registry)
+    forecast, verdict = allowed(
+        plan, folder / "plan", registry=registry, parents=[*([base] if base else []), *data],
+        on_gpu=is_on_gpu(plan), probe=prober(registry),
+    )  # fmt: skip
     tracker = Tracker(workspace)
     run = tracker.begin_run(name, params=inputs, tags={"recipe": settings.recipe})
     try:
@@ -108,7 +114,7 @@ def train(
         raise
     version = _publish(
         checkpoint, plan, folder, registry=registry, tracker=tracker, run_id=run.result(), inputs=inputs, signer=signer,
-        forecast=forecast,
+        forecast=forecast, verdict=verdict,
     )  # fmt: skip
     shutil.rmtree(folder)
     return version
@@ -116,24 +122,15 @@ def train(
 
 def fit(folder: Path, plan: Plan) -> ray.train.Checkpoint:
     """Run the workers to the last step; the last checkpoint comes back."""
-    from ray.train.torch import TorchConfig, TorchTrainer  # brings torch: a job's --help does without
-
     workers = plan.settings.workers
-    placement = placed(workers, num_gpus=ray.cluster_resources().get("GPU", 0))
-    given = {"folder": str(folder / "plan"), "num_threads": workers.num_threads, "on_gpu": placement.on_gpu}
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config=given,
-        torch_config=TorchConfig(backend=placement.backend, timeout_s=workers.start_timeout_s),
-        scaling_config=ScalingConfig(**placement.scaling(workers)),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=str(folder),
-            failure_config=FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=workers.num_kept_checkpoints),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
+    run_config = RunConfig(
+        name="ray",
+        storage_path=str(folder),
+        failure_config=FailureConfig(max_failures=workers.max_failures),
+        checkpoint_config=CheckpointConfig(num_to_keep=workers.num_kept_checkpoints),
+        logging_config=LoggingConfig(log_level="WARNING"),
     )
+    trainer = _trainer(_worker, folder / "plan", plan, run_config)
     try:
         with watched(partial(_watch, folder / "plan", plan)), by_signal(folder / "plan"):
             checkpoint = trainer.fit().checkpoint
@@ -142,6 +139,57 @@ def fit(folder: Path, plan: Plan) -> ray.train.Checkpoint:
     if checkpoint is None or not (Path(checkpoint.path) / SUMMARY_FILE).exists():
         raise TrainingSaved(f"training {plan.name} was asked to end and has saved its last step: the same call goes on")
     return checkpoint
+
+
+def prober(registry: Registry) -> Probe:
+    """What measures a few steps of a run on its own workers, and publishes how fast they were."""
+
+    def probe(plan: Plan, folder: Path) -> Version:
+        with tempfile.TemporaryDirectory(prefix="probe-", dir=registry.workspace.runs_dir) as storage:
+            run_config = RunConfig(name="ray", storage_path=storage, logging_config=LoggingConfig(log_level="WARNING"))
+            try:
+                _trainer(_probe_worker, folder, plan, run_config).fit()
+            except TrainingFailedError as error:
+                raise failure(error, plan) from error
+        return publish_speed(plan, folder, registry=registry)
+
+    return probe
+
+
+def forecast(plan: Plan, folder: Path, *, registry: Registry) -> Estimate:
+    """The estimate of a run's folder, at a rate that a probe measures where none is known."""
+    return measured(plan, folder, registry=registry, on_gpu=is_on_gpu(plan), probe=prober(registry), policy=None)
+
+
+def is_on_gpu(plan: Plan) -> bool:
+    """Whether the cluster has a GPU for each worker of a run that may use some."""
+    return placed(plan.settings.workers, num_gpus=ray.cluster_resources().get("GPU", 0)).on_gpu
+
+
+def _trainer(work: Callable[[Mapping[str, Any]], None], folder: Path, plan: Plan, run_config: RunConfig) -> Any:
+    """Ray Train's trainer of a plan's workers, each of which does ``work`` from a run folder."""
+    from ray.train.torch import TorchConfig, TorchTrainer  # brings torch: a job's --help does without
+
+    workers = plan.settings.workers
+    placement = placed(workers, num_gpus=ray.cluster_resources().get("GPU", 0))
+    return TorchTrainer(
+        work,
+        train_loop_config={"folder": str(folder), "num_threads": workers.num_threads, "on_gpu": placement.on_gpu},
+        torch_config=TorchConfig(backend=placement.backend, timeout_s=workers.start_timeout_s),
+        scaling_config=ScalingConfig(**placement.scaling(workers)),
+        run_config=run_config,
+    )
+
+
+def _probe_worker(config: Mapping[str, Any]) -> None:
+    """Runs in every worker of a probe."""
+    from app.training.extensions import prepare_environment
+
+    prepare_environment(num_threads=config["num_threads"], on_gpu=config["on_gpu"])
+    from app.training.probe import probe_worker
+
+    context = ray.train.get_context()
+    probe_worker(Path(config["folder"]), rank=context.get_world_rank(), num_workers=context.get_world_size())
 
 
 def _worker(config: Mapping[str, Any]) -> None:
@@ -232,6 +280,7 @@ def _publish(
     inputs: Mapping[str, Any],
     signer: Signer | None,
     forecast: Estimate,
+    verdict: Version,
 ) -> Version:
     """Gather the model's files, close the run in MLflow, publish the version and enter it in MLflow's list."""
     counts = worker_counts(list(read_progress(folder / "plan")))
@@ -256,6 +305,7 @@ def _publish(
                 **_facts(plan, summary, inputs, figures, run_id),
                 "worker_counts": counts,
                 "estimate": forecast.as_json(),
+                "budget_verdict": verdict.digest,
                 **_signed(plan, inputs, staged, signer, registry),
             },
             actor=signer.public.key_name if signer else SERVICE_KEY,
@@ -287,7 +337,6 @@ def train_figures(summary: Mapping[str, Any], plan: Plan, *, counts: Sequence[in
     """
     workers, curve = plan.settings.workers, summary["curve"]
     hours, on_gpu = summary["worker_s"] / SECONDS_PER_HOUR, "peak_gpu_memory_bytes" in summary
-    usd_per_hour = workers.num_threads * workers.usd_per_cpu_hour + on_gpu * workers.usd_per_gpu_hour
     return {
         "loss_first": curve[0]["loss"],
         "loss_last": curve[-1]["loss"],
@@ -303,7 +352,7 @@ def train_figures(summary: Mapping[str, Any], plan: Plan, *, counts: Sequence[in
         "num_rows": plan.num_rows,
         "num_left_out": plan.num_left_out,
         "duration_s": summary["duration_s"],
-        "cost_usd": hours * usd_per_hour,
+        "cost_usd": hours * workers.usd_per_hour(on_gpu=on_gpu),
         **({"peak_gpu_memory_bytes": summary["peak_gpu_memory_bytes"]} if on_gpu else {}),
         **{name: value for name, value in summary.items() if name.startswith(("leak_", "heldout_"))},
         **({"energy_j": summary["energy_j"]} if summary["energy_j"] is not None else {}),
@@ -319,6 +368,7 @@ def _facts(
         "dataset": inputs["data"][0],
         "run_id": run_id,
         "dtype": summary["dtype"],
+        "device": summary["device"],
         "num_parameters": summary["num_parameters"],
         "num_trained_parameters": summary["num_trained_parameters"],
         **({"tokens_per_text": plan.tokens_per_text} if plan.tokens_per_text else {}),

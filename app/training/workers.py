@@ -33,6 +33,9 @@ class WorkerSettings(Settings):
     worker_memory_bytes: PositiveInt = 1_500_000_000
     """Memory that each worker reserves; a run that is estimated to need more is refused before it starts."""
 
+    gpu_memory_bytes: PositiveInt = 80_000_000_000
+    """Memory of a GPU, which counts in its place where each worker has one."""
+
     max_failures: NonNegativeInt = 3
     """Times that a run is taken up again from its last checkpoint after a worker died."""
 
@@ -46,11 +49,21 @@ class WorkerSettings(Settings):
     """Price of one CPU for an hour, for the cost of a run."""
 
     usd_per_gpu_hour: NonNegativeFloat = 3.0
-    """Price of one GPU for an hour, beside its CPUs; an estimate counts CPUs alone."""
+    """Price of one GPU for an hour, beside its CPUs."""
 
     flops_per_s: PositiveFloat = 4e10
     """Floating-point operations of a worker's thread in a second, for the estimate of a run whose shape none had
     before; afterwards the earlier run's own rate counts."""
+
+    gpu_flops_per_s: PositiveFloat = 1e14
+    """The same of a GPU."""
+
+    probe: Literal["auto", "always", "never"] = "auto"
+    """Measure a few steps on the workers where no run of this shape was measured: `auto` where a limit is near, and for
+    `--estimate`; a probe takes seconds beside the start of its workers."""
+
+    budget_policy: str = "training"
+    """Policy that judges the estimate before the run starts: a file, or one that comes with Signalbox."""
 
     max_usd: NonNegativeFloat | None = None
     """A run that is estimated to cost more is refused before it starts; none refuses none."""
@@ -63,3 +76,7 @@ class WorkerSettings(Settings):
         """The fewest and the most workers that may run."""
         most = self.max_workers or self.num_workers
         return min(self.min_workers or self.num_workers, most), most
+
+    def usd_per_hour(self, *, on_gpu: bool) -> float:
+        """Price of a worker: its CPUs, and its GPU where it has one."""
+        return self.num_threads * self.usd_per_cpu_hour + on_gpu * self.usd_per_gpu_hour

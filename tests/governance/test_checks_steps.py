@@ -1,5 +1,7 @@
 """Checks of training, answers, costs, gates and plans: green, amber where there is one, red, and what is missing."""
 
+import re
+
 import pytest
 
 from app.governance.checks.behaviour import (
@@ -10,7 +12,7 @@ from app.governance.checks.behaviour import (
     RefusalRate,
 )
 from app.governance.checks.comparison import Improves
-from app.governance.checks.cost import Budget, CostCeiling, LatencyCeiling
+from app.governance.checks.cost import Budget, CostCeiling, LatencyCeiling, TrainingBudget
 from app.governance.checks.lineage import GatePassed, LicencePresent
 from app.governance.checks.spending import CheaperRungs, CoolDown, TriggerEvidence
 from app.governance.checks.training import FiniteLoss
@@ -213,6 +215,38 @@ def test_budget_counts_what_was_spent(world, maximum_usd, light):
     assert Budget(maximum_usd=1.0).judge(world.evidence(plan(world, cost_usd=-5.0))).light == "red"
     with pytest.raises(EvidenceMissing, match="cost_usd"):
         Budget(maximum_usd=1).judge(world.evidence(world.model()))
+
+
+@pytest.mark.parametrize(
+    ("limits", "light", "figure", "message"),
+    [
+        (
+            {"maximum_usd": 0.5, "maximum_minutes": 4},
+            "green",
+            0.5,
+            r"\$0.2, 2 minutes expected, within \$0.5, 4 min",
+        ),
+        ({"maximum_usd": 0.1}, "red", 2.0, r"\$0.2 expected, at most \$0.1 allowed: fewer, or raise maximum_usd"),
+        ({"maximum_usd": 0}, "red", 2.0, r"at most \$0 allowed"),
+        ({"maximum_minutes": 1}, "red", 2.0, "at most 1 minutes allowed: raise maximum_minutes"),
+        ({"maximum_memory_bytes": 10**9}, "red", 3.0, "3 GB a worker expected, at most 1 GB"),
+    ],
+)
+def test_training_budget(world, limits, light, figure, message):
+    needs = {"cost_usd": 0.2, "duration_s": 120.0, "memory_bytes": 3 * 10**9}
+    stated = world.evidence(plan(world, estimate=needs, to_need_less={"usd": "fewer"}))
+    found = TrainingBudget(**limits).judge(stated)
+    assert (found.light, found.figure) == (light, figure)
+    assert re.search(message, found.reason)
+    odd = plan(world, estimate={name: float("-1") for name in needs})
+    assert TrainingBudget(**limits).judge(world.evidence(odd)).light == "red"
+    with pytest.raises(EvidenceMissing, match=r"states no estimate\."):
+        TrainingBudget(**limits).judge(world.evidence(plan(world)))
+
+
+def test_a_training_budget_limits_something():
+    with pytest.raises(ValueError, match="needs maximum_usd, maximum_minutes or maximum_memory_bytes"):
+        TrainingBudget()
 
 
 # Plans

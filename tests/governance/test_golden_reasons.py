@@ -46,6 +46,7 @@ class Facts(World):
         alarm = {"alarm": True, "signals": ["embedding", "confidence"]}
         trigger = self.registry.publish("trigger", "assistant", inputs={"trigger": "t"}, facts=alarm)
         facts = {"cause": "t", "cost_usd": 0.5, "spent_usd": 0.25, "cheaper": ["target"]}
+        facts |= {"estimate": {"cost_usd": 0.5, "duration_s": 90.0, "memory_bytes": 1_500_000_000}}
         self.plan = self.registry.publish("plan", "retraining", inputs={}, parents=[trigger.digest], facts=facts)
 
     def trained(self, name, base):
@@ -78,7 +79,8 @@ SETTINGS = {
     "min_rows": {"minimum": 20, "attention": 100}, "max_rejected_share": {"maximum": 0.5},
     "latency_ceiling": {"maximum_s": 5}, "cost_ceiling": {"facts": ["prices"], "maximum_usd": 1},
     "min_questions": {"minimum": 50},
-    "budget": {"maximum_usd": 10}, "refusal_rate": {"maximum": 0.2}, "grounding_rate": {"minimum": 0.5},
+    "budget": {"maximum_usd": 10}, "training_budget": {"maximum_usd": 10, "maximum_minutes": 1},
+    "refusal_rate": {"maximum": 0.2}, "grounding_rate": {"minimum": 0.5},
     "cited_share": {"minimum": 0.5}, "gate_passed": {"gate": "candidate", "of": "small"},
     "cool_down": {"min_minutes": 30}, "freshness": {"max_age_days": 365},
     "near_duplicate_share": {"of": "dataset", "table": "chunks.parquet", "columns": ["text"], "maximum": 0.9},
@@ -91,7 +93,7 @@ OF = {
         "near_duplicate_share", "personal_data", "freshness", "licence_present",
     ),
     "release": ("latency_ceiling", "cost_ceiling", "gate_passed", "complete_lineage"),
-    "plan": ("budget", "trigger_evidence", "cool_down", "cheaper_rungs"),
+    "plan": ("budget", "training_budget", "trigger_evidence", "cool_down", "cheaper_rungs"),
 }  # fmt: skip
 """What is judged; the small model where nothing else is said."""
 VOLATILE = {"freshness": "days old"}

@@ -21,9 +21,9 @@ def test_the_demo_s_policies_are_shipped():
     assert {"suite_committed", "contamination", "min_metric", "forgetting_budget", "gate_passed"} <= {*kinds}
 
 
-def test_a_policy_stands_at_each_of_the_five_places():
+def test_a_policy_stands_at_each_of_the_six_places():
     gates = {load_policy(name).gate for name in shipped_policies()}
-    assert gates == {"data", "candidate", "release", "retraining", "escalation"}
+    assert gates == {"data", "candidate", "release", "training", "retraining", "escalation"}
     assert {load_policy(name).gate for name in gates} == gates
 
 

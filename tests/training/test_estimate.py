@@ -9,19 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from app.training.data import Size, encode_rows, save_examples
-from app.training.errors import OutOfMemory, OverBudget, TrainingFailed
-from app.training.estimate import (
-    FACTOR,
-    PROCESS_BYTES,
-    Estimate,
-    Memory,
-    check_budget,
-    estimate,
-    failure,
-    foreseen,
-    memory,
-    said,
-)
+from app.training.estimate import FACTOR, PROCESS_BYTES, estimate, foreseen, memory, said
 from app.training.plan import EXAMPLES_FILE, Plan, make_batches, write_plan
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.shape import built_shape, new_shape, read_shape
@@ -142,51 +130,6 @@ def test_the_estimate_is_near_what_a_worker_took(tmp_path):
     assert bare < PROCESS_BYTES
 
 
-def enough(**parts) -> Estimate:
-    names = ("process", "weights", "gradients", "masters", "optimizer", "subspaces", "activations", "logits")
-    needs = Memory(**{name: parts.get(name, 1) for name in names})
-    return Estimate(1, needs, 1000, flops=1e9, duration_s=90.0, cost_usd=0.02, rate_of="stated")
-
-
-@pytest.mark.parametrize(
-    ("found", "changes", "message"),
-    [
-        (enough(activations=2_000_000_000), {}, "2.0 GB a worker .* lower train.max_tokens_per_worker \\(now none\\)"),
-        (
-            enough(optimizer=2_000_000_000),
-            {},
-            "recipe lora, take train.zero_stage 2 .* train.workers.worker_memory_bytes",
-        ),
-        (enough(weights=2_000_000_000), {"zero_stage": 3}, "for weights: take more train.workers.num_workers"),
-        (enough(), {"workers": {"max_minutes": 1.0}}, "1.5 minutes: .* raise train.workers.max_minutes"),
-        (enough(), {"workers": {"max_usd": 0.01}}, "\\$0.0200: .* raise train.workers.max_usd"),
-    ],
-)
-def test_a_run_over_its_budget_is_refused_with_the_setting_to_change(tmp_path, found, changes, message):
-    plan = write_run(tmp_path / "run")
-    plan = plan.model_copy(update={"settings": TrainSettings.model_validate(changes)})
-    with pytest.raises(OverBudget, match=message) as refused:
-        check_budget(found, plan)
-    assert refused.value.exit_status == 1
-    check_budget(enough(), plan.model_copy(update={"settings": TrainSettings()}))
-
-
-@pytest.mark.parametrize(
-    ("said_by_it", "kind"),
-    [
-        ("ray.exceptions.OutOfMemoryError: Task was killed due to the node running low on memory", OutOfMemory),
-        ("RuntimeError: [enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory", OutOfMemory),
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", OutOfMemory),
-        ("MemoryError", OutOfMemory),
-        ("ValueError: no such file", TrainingFailed),
-    ],
-)
-def test_a_worker_without_memory_says_which_setting_to_change(tmp_path, said_by_it, kind):
-    made = failure(RuntimeError(said_by_it), write_run(tmp_path / "run"))
-    assert type(made) is kind
-    assert ("train.workers.worker_memory_bytes" in str(made)) == (kind is OutOfMemory)
-
-
 def test_the_rate_of_an_earlier_run_of_the_same_shape_counts(registry, tmp_path):
     plan = write_run(tmp_path / "run")
     first = estimate(plan, tmp_path / "run", registry=registry)
@@ -213,6 +156,17 @@ def test_a_run_is_foreseen_and_none_is_started(registry, tmp_path):
     assert found.shown(as_json=False).startswith(f"{found.num_tokens:,} tokens in about")
     assert not registry.versions("model")
     assert not list(registry.workspace.runs_dir.glob("*"))
+
+
+def test_a_gpu_has_a_rate_and_a_price_of_its_own(tmp_path):
+    workers = {"num_workers": 2, "gpu_flops_per_s": 1e12, "flops_per_s": 1e12, "usd_per_gpu_hour": 3.0}
+    plan = write_run(tmp_path / "run", workers=workers)
+    found = {on_gpu: estimate(plan, tmp_path / "run", on_gpu=on_gpu) for on_gpu in (False, True)}
+    assert found[True].duration_s == found[False].duration_s
+    assert found[True].cost_usd == pytest.approx(found[False].cost_usd * (0.05 + 3.0) / 0.05)
+    asked = plan.model_copy(update={"settings": settings(workers={**workers, "gpu": "on"})})
+    assert estimate(asked, tmp_path / "run") == found[True]
+    assert estimate(plan, tmp_path / "run") == found[False]
 
 
 def test_bytes_as_a_person_says_them():

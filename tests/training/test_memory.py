@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from app.training.budget import advice
 from app.training.errors import CannotTrain
-from app.training.estimate import advice, estimate
+from app.training.estimate import estimate
 from app.training.loop import deepspeed_config
 from app.training.memory import MemorySettings
 from app.training.plan import read_plan

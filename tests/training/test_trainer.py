@@ -80,6 +80,8 @@ def test_from_a_random_start_to_a_version_though_a_worker_is_killed(cluster, reg
 
     given |= {"model": None, "base": small, "signer": None}
     held = train(name="held", settings=recipe(recipe="osft", num_steps=10, zero_stage=3), **given)
+    assert held.facts["device"]
+    assert registry.get("verdict", held.facts["budget_verdict"]).facts["light"] == "green"
     assert held.facts["num_trained_parameters"] == held.facts["num_parameters"] == small.facts["num_parameters"]
     assert 0 < held.facts["train"]["leak_master"] < TOLERANCE
     assert _answers(registry.folder(held)) == list(FEES.values())

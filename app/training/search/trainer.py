@@ -22,9 +22,10 @@ from app.core.progress import progress, watched
 from app.registry.tracking import Tracker
 from app.registry.versions import Registry, Version
 from app.training.architecture import with_architecture
+from app.training.budget import ask_to_spend, check_budget, together
 from app.training.data import load_examples, save_examples
 from app.training.errors import TrainingFailed
-from app.training.estimate import check_budget, estimate
+from app.training.estimate import Estimate, estimate
 from app.training.plan import EXAMPLES_FILE, HELD_OUT_FILE, Plan, append_progress, read_progress, write_plan
 from app.training.prepare import prepare
 from app.training.search.report import Outcome, best_of, outcome, write_trials
@@ -55,6 +56,7 @@ def search(
     Raises:
         BadSpace: a draw makes no valid recipe.
         OverBudget: a trial is estimated to need more than the recipe's settings allow.
+        StopLight: all of them together are, than the policy of ``recipe.workers.budget_policy`` allows.
         TrainingFailed: no trial was judged once; calling again goes on.
     """
     model = with_architecture(model) if model else None
@@ -73,7 +75,10 @@ def search(
     given: dict[str, Any] = {"base": base, "model": model, "data": data, "vocabulary": (), "registry": registry}
     plan = prepare(folder / "plan", name=name, settings=recipe, **given)
     trials = draw(space, recipe, how)
-    _lay_out(folder, plan, trials, how)
+    needs = _lay_out(folder, plan, trials, how, registry=registry)
+    whole = together(needs, at_once=how.num_concurrent or 1, max_usd=how.max_usd, max_minutes=how.max_minutes)
+    starts = [*([base] if base else []), *data]
+    ask_to_spend(f"search-{name}", whole, recipe, registry=registry, parents=starts)
     _run(folder, trials, how)
     outcomes = [outcome(trial, lines) for trial in trials if (lines := _lines(folder, trial))]
     if not any(each.points for each in outcomes):
@@ -83,8 +88,11 @@ def search(
     return version
 
 
-def _lay_out(folder: Path, plan: Plan, trials: Sequence[Trial], how: SearchSettings) -> None:
-    """A run folder for each trial: the same rows, the same rows held out, its own settings."""
+def _lay_out(
+    folder: Path, plan: Plan, trials: Sequence[Trial], how: SearchSettings, *, registry: Registry
+) -> list[Estimate]:
+    """A run folder for each trial: the same rows, the same rows held out, its own settings; and what each will need."""
+    needs = []
     learned, judged = hold_out(load_examples(folder / "plan" / EXAMPLES_FILE), how.heldout_share)
     for trial in trials:
         place = _place(folder, trial)
@@ -93,7 +101,9 @@ def _lay_out(folder: Path, plan: Plan, trials: Sequence[Trial], how: SearchSetti
         save_examples(judged, place / HELD_OUT_FILE)
         its_plan = plan.model_copy(update={"settings": trial_settings(trial, how)})
         write_plan(its_plan, place)
-        check_budget(estimate(its_plan, place), its_plan)
+        needs.append(estimate(its_plan, place, registry=registry, on_gpu=False))
+        check_budget(needs[-1], its_plan)
+    return needs
 
 
 def _place(folder: Path, trial: Trial) -> Path:
