@@ -21,7 +21,7 @@ CHAT_TEMPLATE = (
 """Jinja, as `tokenizer_config.json` carries it; the same text as :func:`render_messages`."""
 
 Message = Mapping[str, Any]
-"""``role``, ``content``, and what OpenAI's form may have beside them, such as ``name``."""
+"""``role``, ``content``, and what OpenAI's form may have beside them: ``name``, ``tool_calls``, ``tool_call_id``."""
 
 
 def render(question: str) -> str:

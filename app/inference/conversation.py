@@ -70,6 +70,18 @@ class Conversation:
         return str(turns[0]["content"]) if len(turns) == 1 and "name" not in turns[0] else turns
 
     @property
+    def calls_tools(self) -> bool:
+        """Whether a turn calls a tool, or holds what one gave."""
+        return any(each["role"] == TOOL or "tool_calls" in each for each in self.messages)
+
+    def without_tools(self) -> Self:
+        """The same for a model that has none: calls and what they gave are left out, what was said stays."""
+        said = [{**each} for each in self.messages if each["role"] != TOOL and each["content"]]
+        for each in said:
+            each.pop("tool_calls", None)
+        return type(self)(tuple(said))
+
+    @property
     def _said(self) -> list[str]:
         """The user's turns."""
         return [each["content"] for each in self.messages if each["role"] == USER]

@@ -36,7 +36,7 @@ from app.inference.chat_format import (
 from app.inference.conversation import as_one_text
 from app.inference.kinds import writes
 from app.inference.pacing import Pace, at_once
-from app.inference.sampling import Delta, Generation, PromptTooLong, Sampling
+from app.inference.sampling import TOOLS, Delta, Generation, PromptTooLong, Sampling
 from app.inference.shaping import Shapes
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ class TransformersEngine:
 
     def lacks(self, sampling: Sampling) -> tuple[str, ...]:
         """What is asked for and not there: names of ``Sampling``'s fields."""
-        return tuple(name for name in sampling.asked if name == "schema" and self._shapes is None)
+        lacking = TOOLS if self._shapes is not None else ("schema", *TOOLS)
+        return tuple(name for name in sampling.asked if name in lacking)
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: Sampling | None = None, *, max_new_tokens: int = 32

@@ -26,7 +26,16 @@ from app.core.settings import Settings
 from app.inference.chat_format import Prompt
 from app.inference.guarding import Breaker, hedged
 from app.inference.pacing import Pace, at_once, paced
-from app.inference.sampling import Delta, Generation, PromptTooLong, RequestRefused, Sampling, TokenLogprob
+from app.inference.sampling import (
+    TOOLS,
+    Delta,
+    Generation,
+    PromptTooLong,
+    RequestRefused,
+    Sampling,
+    TokenLogprob,
+    calls_of,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -84,7 +93,7 @@ class Remote(Settings):
     usd_per_1k_tokens: NonNegativeFloat = 0.0
     """Price, prompt and completion alike; a release states the price that it is charged at."""
 
-    lacks: tuple[Literal["temperature", "top_p", "seed", "stop", "num_logprobs", "schema"], ...] = ()
+    lacks: tuple[Literal["temperature", "top_p", "seed", "stop", "num_logprobs", "schema", "tools"], ...] = ()
     """What the servers do not understand."""
 
     limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -120,6 +129,7 @@ class OpenAIEngine:
         ]
         self._clients: weakref.WeakKeyDictionary[Any, list[AsyncOpenAI]] = weakref.WeakKeyDictionary()
         self._num_running = self._num_cancelled = 0
+        self._lacking = frozenset([*remote.lacks, *(TOOLS if "tools" in remote.lacks else ())])
 
     stalled_s, num_failed = 0.0, 0
     """A server that does not answer runs into ``timeout_s``, and one that fails opens its breaker."""
@@ -136,7 +146,7 @@ class OpenAIEngine:
 
     def lacks(self, sampling: Sampling) -> tuple[str, ...]:
         """What is asked for and not there: names of ``Sampling``'s fields."""
-        return tuple(name for name in sampling.asked if name in self._remote.lacks)
+        return tuple(name for name in sampling.asked if name in self._lacking)
 
     def count_tokens(self, text: str) -> int:
         """A rough length, four characters a token: the server's tokenizer is not known."""
@@ -271,13 +281,16 @@ class OpenAIEngine:
     def _asked(self, server: Server, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
         """The request's fields; what stands at its default is left to the server, but for the temperature."""
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        lacks, most = self._remote.lacks, max(sampling.num_logprobs, 0)
+        lacks, most = self._lacking, max(sampling.num_logprobs, 0)
         more: dict[str, Any] = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p if sampling.top_p < 1 else None,
             "seed": sampling.seed,
             "stop": list(sampling.stop) or None,
             "schema": sampling.schema,
+            "tools": list(sampling.tools) or None,
+            "tool_choice": sampling.tool_choice,
+            "parallel_tool_calls": sampling.parallel_tool_calls,
         }
         given = {name: value for name, value in more.items() if value is not None and name not in lacks}
         if schema := given.pop("schema", None):
@@ -298,6 +311,7 @@ class _Pieces:
         self._first: Any = None
         self._texts: list[str] = []
         self._tokens: list[TokenLogprob] = []
+        self._calls: list[dict[str, Any]] = []
         self._finish, self._usage = "", None
 
     async def begun(self) -> _Pieces:
@@ -318,24 +332,27 @@ class _Pieces:
         """The pieces; the last carries the whole."""
         chunk = self._first
         while chunk is not None:
-            text, tokens = self._take(chunk)
-            if text or tokens:
-                yield Delta(text=text, tokens=tokens)
+            delta = self._take(chunk)
+            if delta != Delta():
+                yield delta
             chunk = await anext(self._iterator, None)
         if not self._finish:
             raise NoAnswer("the stream has no end")
-        yield Delta(whole=_whole("".join(self._texts), self._tokens, self._finish, self._usage))
+        calls = calls_of(self._calls)
+        yield Delta(whole=_whole("".join(self._texts), self._tokens, self._finish, self._usage, calls))
 
-    def _take(self, chunk: Any) -> tuple[str, tuple[TokenLogprob, ...]]:
+    def _take(self, chunk: Any) -> Delta:
         self._usage = chunk.usage or self._usage
         if not chunk.choices:
-            return "", ()
+            return Delta()
         choice = chunk.choices[0]
         self._finish = choice.finish_reason or self._finish
         text, tokens = choice.delta.content or "", _tokens(choice.logprobs)
+        calls = tuple(each.model_dump(exclude_none=True) for each in choice.delta.tool_calls or ())
         self._texts.append(text)
         self._tokens += tokens
-        return text, tokens
+        self._calls += calls
+        return Delta(text=text, tokens=tokens, tool_calls=calls)
 
 
 def _generation(response: Any) -> Generation:
@@ -343,10 +360,13 @@ def _generation(response: Any) -> Generation:
         raise NoAnswer(f"no answer in {response!r}")
     choice = response.choices[0]
     text, tokens = choice.message.content or "", _tokens(choice.logprobs)
-    return _whole(text, tokens, choice.finish_reason, response.usage)
+    calls = tuple(each.model_dump(exclude_none=True) for each in choice.message.tool_calls or ())
+    return _whole(text, tokens, choice.finish_reason, response.usage, calls)
 
 
-def _whole(text: str, tokens: Sequence[TokenLogprob], finish: str | None, usage: Any) -> Generation:
+def _whole(
+    text: str, tokens: Sequence[TokenLogprob], finish: str | None, usage: Any, calls: Sequence[Mapping[str, Any]]
+) -> Generation:
     """An answer from its parts."""
     values = [each.logprob for each in tokens] or [UNSURE]
     details = getattr(usage, "prompt_tokens_details", None)
@@ -356,9 +376,10 @@ def _whole(text: str, tokens: Sequence[TokenLogprob], finish: str | None, usage:
         min_logprob=min(values),
         num_prompt_tokens=usage.prompt_tokens if usage else 0,
         num_completion_tokens=usage.completion_tokens if usage else len(tokens),
-        finish_reason="length" if finish == "length" else "stop",
+        finish_reason="length" if finish == "length" else "tool_calls" if calls else "stop",
         num_cached_tokens=(details.cached_tokens or 0) if details else 0,
         tokens=tuple(tokens),
+        tool_calls=tuple(calls),
     )
 
 

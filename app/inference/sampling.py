@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 from app.core.errors import UsageError
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
+"""Fields of ``Sampling`` that only an engine with tools has."""
 MAX_TEMPERATURE, MAX_STOPS, MAX_LOGPROBS = 2.0, 16, 20
 
 
@@ -69,6 +71,15 @@ class Sampling:
 
     schema: Mapping[str, Any] | None = field(default=None, hash=False)
     """JSON schema that the answer must satisfy."""
+
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    """What the model may call, in OpenAI's form."""
+
+    tool_choice: str | Mapping[str, Any] | None = field(default=None, hash=False)
+    """Whether it must call one, and which; None: as the engine has it."""
+
+    parallel_tool_calls: bool | None = None
+    """Whether it may call several at once."""
 
     def __post_init__(self) -> None:
         rules = {
@@ -127,6 +138,9 @@ class Generation:
     tokens: tuple[TokenLogprob, ...] = ()
     """The completion's tokens with their log-probabilities, where they were asked for."""
 
+    tool_calls: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    """What the model calls before it goes on, in OpenAI's form: ``id``, ``type``, ``function``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
@@ -134,4 +148,18 @@ class Delta:
 
     text: str = ""
     tokens: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    """Pieces of calls, each with the ``index`` of its call."""
+
     whole: Generation | None = None
+
+
+def calls_of(pieces: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The calls that pieces of a stream spell; names and arguments come in parts."""
+    calls: dict[int, dict[str, Any]] = {}
+    for piece in pieces:
+        call = calls.setdefault(piece["index"], {"id": "", "type": "function", "function": {}})
+        call["id"], call["type"] = piece.get("id") or call["id"], piece.get("type") or call["type"]
+        for name, value in (piece.get("function") or {}).items():
+            call["function"][name] = call["function"].get(name, "") + (value or "")
+    return tuple(calls[index] for index in sorted(calls))

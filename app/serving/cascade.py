@@ -10,9 +10,9 @@ when it quotes it. Not guaranteed: that a model's answer without a citation is i
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from app.inference.chat_format import Prompt
 from app.inference.conversation import Conversation
@@ -123,6 +123,8 @@ class Answer:
     citations: list[Citation]
     retrieval: Retrieval
     tried: list[Tried] = field(default_factory=list)
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+    """What the model calls before it goes on."""
     extract_confidence: float | None = None
     routing: Routing | None = None
     """None where a model was asked for by name."""
@@ -161,6 +163,7 @@ async def answer(
     scope: Scope = PUBLIC,
     circumstances: Circumstances = PLAIN,
     judged: bool = False,
+    trusted: bool = False,
 ) -> Answer:
     """Answer a conversation's question under one release.
 
@@ -171,10 +174,11 @@ async def answer(
         scope: what the caller may see of the documents.
         circumstances: what else decides who may answer; by default nothing, and nothing is left to chance.
         judged: whether an answer by name too goes out only when the judge trusts it; else the documents are quoted.
+        trusted: there is no judge: whatever a model answers, or calls, goes out.
     """
     question = conversation.searched
     searching = asyncio.ensure_future(backends.retrieve(release.index, question, top_k, scope))
-    asking = _Asking(conversation, question, release, backends, sampling, searching, top_k, scope)
+    asking = _Asking(conversation, question, release, backends, sampling, searching, top_k, scope, trusted)
     try:
         if requested == ROUTED:
             return await _routed(asking, rungs, circumstances)
@@ -198,6 +202,7 @@ class _Asking:
     searching: "asyncio.Future[Retrieval]"
     top_k: int
     scope: Scope
+    trusted: bool
 
     def wider(self) -> "_Asking":
         """The same with another search, for more passages."""
@@ -212,7 +217,10 @@ class _Asking:
         """
         model, prompt = self.release.models[rung], self.release.prompt_for(self.conversation)
         generation = await self.backends.generate(rung, model.digest, prompt, self.sampling)
-        return _judge(self.question, rung, generation, await self.searching, self.release, seen)
+        tried = _judge(self.question, rung, generation, await self.searching, self.release, seen)
+        stands = Decision(None, None, accepted=True)
+        said = generation.text.strip() or generation.tool_calls
+        return replace(tried, decision=stands, sure=True) if self.trusted and said else tried
 
     async def look(self) -> "Floats":
         """What is seen before a model is asked; it waits for the search."""
@@ -308,6 +316,7 @@ def _from_model(tried: list[Tried], retrieval: Retrieval, chosen: Tried | None =
         citations=[] if support is None else [Citation.of(retrieval.passages[support])],
         retrieval=retrieval,
         tried=tried,
+        tool_calls=last.generation.tool_calls,
     )
 
 

@@ -13,6 +13,9 @@ from app.serving.release import EXTRACTIVE, ROUTED
 from app.serving.requests import Completion
 from app.serving.steering import Steering
 
+TOOLS_UNKNOWN = "the request brings tools, and no router was trained on what they give"
+"""Why the largest model alone answers; what it says or calls goes out as it is."""
+
 
 class Choices:
     """Asks for as many answers as a plan says."""
@@ -32,6 +35,7 @@ class Choices:
             about = await steering.begin(
                 request, self._plan.release, max_new_tokens=longest, authorization=authorization
             )
+            about = replace(about, void=TOOLS_UNKNOWN) if self._plan.brings_tools else about
             first = [await self._answer(0, ROUTED, rungs, about)]
             steering.end(request, first[0], authorization=authorization)
             if first[0].route == EXTRACTIVE:
@@ -52,6 +56,7 @@ class Choices:
             scope=self._scope,
             circumstances=about,
             judged=self._plan.routed,
+            trusted=self._plan.brings_tools,
         )
 
 

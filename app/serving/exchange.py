@@ -160,7 +160,8 @@ class Exchange:
                     self._incoming.request, self._parts.steering, authorization=self._incoming.authorization
                 )
                 for each in given if asked.format.schema is not None else ():
-                    await asyncio.to_thread(asked.format.refuse, each.text, each.finish_reason)
+                    if not each.tool_calls:
+                        await asyncio.to_thread(asked.format.refuse, each.text, each.finish_reason)
             cut = next((live.cut.body()["error"] for live in self._lives if live.cut), None)
             about: dict[str, Any] = {"latency_s": self._latency_s, "asker": self._asker, "error": cut}
             response = respond(given, asked, self.plan.release, self.head, **about)

@@ -7,13 +7,13 @@ guaranteed: the exact tokens of an answer that was cut: of pieces that do not sa
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.inference.chat_format import Prompt
-from app.inference.sampling import Delta, Generation, Sampling, TokenLogprob
+from app.inference.sampling import Delta, Generation, Sampling, TokenLogprob, calls_of
 from app.serving.cascade import Backends
 from app.serving.errors import ApiError, as_api_error, timed_out
 from app.serving.wrapped import UNSURE_LOGPROB, Wrapped
@@ -28,12 +28,14 @@ class Said:
 
     pieces: list[str] = field(default_factory=list)
     tokens: list[TokenLogprob] = field(default_factory=list)
+    calls: list[Mapping[str, Any]] = field(default_factory=list)
     num_tokens: int = 0
 
     def add(self, delta: Delta) -> None:
         """One piece more."""
         self.pieces.append(delta.text)
         self.tokens += delta.tokens
+        self.calls += delta.tool_calls
         self.num_tokens += num_tokens_of(delta)
 
     @property
@@ -52,6 +54,7 @@ class Said:
             num_completion_tokens=self.num_tokens,
             finish_reason="length",
             tokens=tuple(self.tokens),
+            tool_calls=calls_of(self.calls),
         )
 
 
@@ -97,7 +100,8 @@ class Live(Wrapped):
                 self.said.add(delta)
                 await self._emit(delta)
                 if delta.whole is not None:
-                    return replace(delta.whole, text=self.said.text, tokens=tuple(self.said.tokens))
+                    calls = calls_of(self.said.calls)
+                    return replace(delta.whole, text=self.said.text, tokens=tuple(self.said.tokens), tool_calls=calls)
 
     async def _next(self, deltas: AsyncIterator[Any]) -> Delta:
         try:
@@ -110,4 +114,5 @@ class Live(Wrapped):
 
 def num_tokens_of(delta: Delta) -> int:
     """Tokens of a piece; of one that does not say them, an estimate."""
-    return len(delta.tokens) or (max(len(delta.text.encode()) // BYTES_PER_TOKEN, 1) if delta.text else 0)
+    num_bytes = len(delta.text.encode()) + sum(len(str(call.get("function") or "")) for call in delta.tool_calls)
+    return len(delta.tokens) or (max(num_bytes // BYTES_PER_TOKEN, 1) if num_bytes else 0)

@@ -80,8 +80,8 @@ async def _live(
             yield said
     while piece is not None:
         place, delta = piece
-        if delta.text or delta.tokens:
-            yield chunks.piece(place, delta.text, delta.tokens, start=length.get(place, 0))
+        if delta.text or delta.tokens or delta.tool_calls:
+            yield chunks.piece(place, delta.text, delta.tokens, start=length.get(place, 0), calls=delta.tool_calls)
         length[place] = length.get(place, 0) + sum(len(token.text) for token in delta.tokens)
         piece = await waiting.get()
     try:

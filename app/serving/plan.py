@@ -1,10 +1,11 @@
 """What a completion comes to under one release: which models, with which parameters, and what to reserve for it."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from app.inference.sampling import Sampling
+from app.inference.sampling import TOOLS, Sampling
 from app.serving.cascade import Backends
 from app.serving.limits import Amounts
 from app.serving.release import ROUTED, Release
@@ -16,7 +17,7 @@ TEMPLATE_TOKENS = 16
 """What is reserved for a prompt: a token for every three bytes, and some for the form of each turn."""
 GRANT_TOKENS = 64
 """How much of an answer is reserved at a time while it is streamed."""
-SHAPING = ("stop", "num_logprobs", "schema")
+SHAPING = ("stop", "num_logprobs", "schema", *TOOLS)
 """What an extract, which draws nothing, cannot do; the other parameters change nothing about it."""
 
 
@@ -45,6 +46,11 @@ class Plan:
         return self.asked.stream and len(self.rungs) == 1 and not self.routed and self.asked.format.schema is None
 
     @property
+    def brings_tools(self) -> bool:
+        """Whether the answer may call tools, or comes from what they gave: nothing here can judge it then."""
+        return bool(self.asked.sampling.tools) or self.asked.conversation.calls_tools
+
+    @property
     def repairs(self) -> bool:
         """Whether the form of the answer has to be asked for in words."""
         return self.asked.format.schema is not None and not self.constrained
@@ -53,6 +59,7 @@ class Plan:
     def num_prompt_tokens(self) -> int:
         """An estimate."""
         num_bytes = self.asked.conversation.num_bytes + len(self.release.prompt.encode())
+        num_bytes += len(json.dumps(self.asked.sampling.tools)) if self.asked.sampling.tools else 0
         num_turns = len(self.asked.conversation.messages)
         return math.ceil(num_bytes / BYTES_PER_TOKEN) + TEMPLATE_TOKENS * num_turns
 
@@ -77,15 +84,18 @@ class Plan:
 
 
 async def plan_of(asked: Asked, release: Release, rungs: Sequence[str], backends: Backends) -> Plan:
-    """Refuse, or drop, what the models lack.
+    """Refuse, or drop, what the models lack; of a routed request's models those with tools stay, where it brings some.
 
     Raises:
         ApiError: a model lacks what is asked for, and the request does not say that it may be dropped.
     """
     sampling = asked.sampling
     names = [name for name in SHAPING if name in sampling.asked] if not rungs else []
-    for rung in rungs:
-        names += await backends.lacks(rung, release.models[rung].digest, sampling)
+    lacked = {rung: await backends.lacks(rung, release.models[rung].digest, sampling) for rung in rungs}
+    if asked.model == ROUTED and "tools" in sampling.asked:
+        lacked = {rung: fields for rung, fields in lacked.items() if "tools" not in fields} or lacked
+        rungs = list(lacked)
+    names += [name for fields in lacked.values() for name in fields]
     constrained = not rungs or "schema" not in names
     if rungs:
         names = [name for name in names if name != "schema"]
@@ -93,5 +103,8 @@ async def plan_of(asked: Asked, release: Release, rungs: Sequence[str], backends
     if shown and not asked.drop:
         raise lacking(shown[0], f"by the model {asked.model!r}")
     form = ResponseFormat() if "schema" in names else asked.format
-    kept = replace(asked, sampling=sampling.without(names), format=form, dropped=(*asked.dropped, *shown))
+    said = asked.conversation.without_tools() if "tools" in names else asked.conversation
+    kept = replace(
+        asked, conversation=said, sampling=sampling.without(names), format=form, dropped=(*asked.dropped, *shown)
+    )
     return Plan(kept, release, rungs, constrained)

@@ -6,7 +6,7 @@ neutral value; with ``"drop_params": true`` it is left out instead, and the resp
 change an answer (``user``, ``metadata``, ``store``) is accepted. Nothing else is ignored in silence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,10 +16,11 @@ from app.inference.chat import Message as Turn
 from app.inference.conversation import Conversation
 from app.inference.sampling import Sampling, SamplingInvalid
 from app.serving.errors import ApiError, invalid
-from app.serving.schema import whole
+from app.serving.schema import Text, whole
 from app.serving.structured import ResponseFormat
 
 MAX_CHOICES = 16
+MAX_TOOLS = 128
 MAX_TAGS = 10
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "presence_penalty": (0, None),
@@ -48,12 +49,29 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class Called(BaseModel):
+    """A function that was called, with its arguments as JSON."""
+
+    name: Text
+    arguments: Text
+
+
+class ToolCall(BaseModel):
+    """A call that a model made."""
+
+    id: Text
+    type: Literal["function"] = "function"
+    function: Called
+
+
 class Message(BaseModel):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
     name: str | None = Field(default=None, max_length=64)
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
     def text(self) -> str:
         """The message's text; parts of another type are refused."""
@@ -68,7 +86,10 @@ class Message(BaseModel):
     def turn(self) -> Turn:
         """The message as a model gets it."""
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": self.text()} | ({"name": whole(self.name)} if self.name else {})
+        turn: dict[str, Any] = {"role": role, "content": self.text()}
+        turn |= {"name": whole(self.name)} if self.name else {}
+        turn |= {"tool_calls": [each.model_dump() for each in self.tool_calls]} if self.tool_calls else {}
+        return turn | ({"tool_call_id": self.tool_call_id} if self.role == "tool" else {})
 
 
 @dataclass(frozen=True)
@@ -151,6 +172,10 @@ class Completion(BaseModel):
         """The form that the answer must have."""
         return ResponseFormat()
 
+    def tooling(self) -> Mapping[str, Any]:
+        """The fields of ``Sampling`` that say what may be called."""
+        return {}
+
     def num_logprobs(self) -> int:
         """As ``Sampling`` has it."""
         return -1
@@ -170,6 +195,7 @@ class Completion(BaseModel):
                 stop=tuple(map(whole, stop)),
                 num_logprobs=self.num_logprobs(),
                 schema=self.format().schema,
+                **self.tooling(),
             )
         except SamplingInvalid as error:
             name = NAMES.get(error.name, error.name)
@@ -184,6 +210,9 @@ class ChatRequest(Completion):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = Field(default=None, max_length=MAX_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
 
     def conversation(self) -> Conversation:
         turns = [message.turn() for message in self.messages]
@@ -193,8 +222,23 @@ class ChatRequest(Completion):
         if turns[-1]["role"] == "assistant":
             said = "the last message is an assistant's, which nothing answers: end with a user's"
             raise invalid(said, param="messages")
+        check_results(turns)
         turns[asked[-1]] = {**turns[asked[-1]], "content": turns[asked[-1]]["content"].strip()}
-        return Conversation(tuple(turn for turn in turns if turn["content"].strip()))
+        kept = (turn for turn in turns if turn["content"].strip() or turn["role"] == "tool" or "tool_calls" in turn)
+        return Conversation(tuple(kept))
+
+    def tooling(self) -> Mapping[str, Any]:
+        if not self.tools:
+            if self.tool_choice not in (None, "none", "auto"):
+                raise invalid("tool_choice chooses among tools: send them too", param="tool_choice")
+            if self.conversation().calls_tools:
+                raise invalid("turns that call tools are read with `tools`: send these too", param="tools")
+            return {}
+        if not all(map(is_tool, self.tools)):
+            form = '{"type": "function", "function": {"name": ...}}'
+            raise invalid(f"each of tools is {form}: send them in this form", param="tools")
+        more = {name: getattr(self, name) for name in ("tool_choice", "parallel_tool_calls")}
+        return {"tools": tuple(self.tools), **more}
 
     def kind(self) -> Literal["chat", "text"]:
         return "chat"
@@ -229,6 +273,22 @@ class CompletionRequest(Completion):
 
     def num_logprobs(self) -> int:
         return -1 if self.logprobs is None else self.logprobs
+
+
+def is_tool(given: Mapping[str, Any]) -> bool:
+    """Whether this describes a function; of its parameters the model's server judges."""
+    function = given.get("function")
+    return given.get("type") == "function" and isinstance(function, Mapping) and isinstance(function.get("name"), str)
+
+
+def check_results(turns: Sequence[Turn]) -> None:
+    """Refuse what a tool gave where no assistant's turn before it has called for it."""
+    called: set[str] = set()
+    for place, turn in enumerate(turns):
+        called |= {call["id"] for call in turn.get("tool_calls", ())}
+        if turn["role"] == "tool" and turn["tool_call_id"] not in called:
+            said = f"messages[{place}] is what a tool gave, and no assistant's turn before it calls for that"
+            raise invalid(f"{said}: send its `tool_call_id` and the turn with its `tool_calls`", param="messages")
 
 
 def lacking(name: str, where: str) -> ApiError:

@@ -11,7 +11,7 @@ from app.ledger.receipts import HEADER
 from app.serving.cascade import Answer, cost_large_only_usd, cost_usd
 from app.serving.release import Release
 from app.serving.requests import Asked
-from app.serving.schema import Account, AssistantMessage, ChatResponse, Choice, TextChoice, TextResponse, Usage
+from app.serving.schema import Account, ChatResponse, Choice, TextChoice, TextResponse, Usage, message_of
 
 AnyResponse = ChatResponse | TextResponse
 
@@ -182,7 +182,7 @@ def _tokens(given: Answer) -> Sequence[TokenLogprob]:
 
 
 def _chat_choice(place: int, given: Answer) -> Choice:
-    message = AssistantMessage(content=given.text)
+    message = message_of(given.text, given.tool_calls)
     logprobs = chat_logprobs(_tokens(given))
     return Choice(index=place, message=message, finish_reason=given.finish_reason, logprobs=logprobs)
 

@@ -4,7 +4,8 @@ What is asked stands in ``app.serving.requests``; searches are here, both sides.
 """
 
 import datetime
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, computed_field
 
@@ -217,18 +218,39 @@ class AssistantMessage(BaseModel):
     refusal: None = None
 
 
+class CallingMessage(BaseModel):
+    """An answer that calls tools, with what was said beside that."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: None = None
+    tool_calls: list[dict[str, Any]]
+
+
+def message_of(text: str, calls: Sequence[Mapping[str, Any]] = ()) -> AssistantMessage | CallingMessage:
+    """The message of an answer; one that calls tools says nothing, or something beside."""
+    if not calls:
+        return AssistantMessage(content=text)
+    return CallingMessage(content=text or None, tool_calls=list(map(dict, calls)))
+
+
 class Choice(BaseModel):
     """One choice of a chat completion."""
 
     index: int = 0
-    message: AssistantMessage
+    message: AssistantMessage | CallingMessage
     finish_reason: str
     logprobs: dict[str, Any] | None = None
 
     @property
     def text(self) -> str:
-        """The answer's text."""
-        return self.message.content
+        """The answer's text; empty where it calls tools alone."""
+        return self.message.content or ""
+
+    @property
+    def tool_calls(self) -> Sequence[Mapping[str, Any]]:
+        """What it calls."""
+        return getattr(self.message, "tool_calls", ())
 
 
 class TextChoice(BaseModel):
@@ -238,6 +260,7 @@ class TextChoice(BaseModel):
     text: str
     finish_reason: str
     logprobs: dict[str, Any] | None = None
+    tool_calls: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
 
 class Response(BaseModel):

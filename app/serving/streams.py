@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.inference.sampling import TokenLogprob
+from app.inference.sampling import TokenLogprob, calls_of
 from app.ledger.receipts import HEADER, ReceiptUnreadable
 from app.serving.responses import AnyResponse, Completed, Head, chat_logprobs, text_logprobs
-from app.serving.schema import Account, ChatResponse, TextResponse, Usage
+from app.serving.schema import Account, ChatResponse, TextResponse, Usage, message_of
 
 WORDS = re.compile(r"\S+\s*|\s+")
 LINE_ENDS = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\x85\u2028\u2029"}
@@ -34,10 +34,20 @@ class Chunks:
         """What comes before a choice's text: chat completions name the role."""
         return [self._event(index, {"delta": {"role": "assistant", "content": ""}})] if self.head.kind == "chat" else []
 
-    def piece(self, index: int, text: str, tokens: Sequence[TokenLogprob] = (), *, start: int = 0) -> str:
-        """A piece of a choice's text; ``start``: characters of the choice's tokens before it."""
+    def piece(
+        self,
+        index: int,
+        text: str,
+        tokens: Sequence[TokenLogprob] = (),
+        *,
+        start: int = 0,
+        calls: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """A piece of a choice's text, or of its calls; ``start``: characters of the choice's tokens before it."""
         if self.head.kind == "chat":
-            return self._event(index, {"delta": {"content": text}}, logprobs=chat_logprobs(tokens))
+            said: dict[str, Any] = {"content": text} if text or not calls else {}
+            said |= {"tool_calls": list(calls)} if calls else {}
+            return self._event(index, {"delta": said}, logprobs=chat_logprobs(tokens))
         return self._event(index, {"text": text}, logprobs=text_logprobs(tokens, start=start))
 
     def end(self, completed: Completed, *, include_usage: bool, logprobs: bool) -> Iterator[str]:
@@ -80,6 +90,9 @@ def whole_stream(completed: Completed, head: Head, *, include_usage: bool) -> It
         yield from chunks.begin(choice.index)
         for word in WORDS.findall(choice.text):
             yield chunks.piece(choice.index, word)
+        if choice.tool_calls:
+            calls = [{"index": place, **call} for place, call in enumerate(choice.tool_calls)]
+            yield chunks.piece(choice.index, "", calls=calls)
     yield from chunks.end(completed, include_usage=include_usage, logprobs=True)
 
 
@@ -124,7 +137,8 @@ def _chat_choice(index: int, pieces: Sequence[Mapping[str, Any]]) -> Any:
     held = [piece["logprobs"]["content"] for piece in pieces if piece["logprobs"]]
     logprobs = {"content": [token for tokens in held for token in tokens], "refusal": None} if held else None
     ends = {"finish_reason": _finish(pieces), "logprobs": logprobs}
-    return {"index": index, "message": {"content": content}, **ends}
+    calls = calls_of(call for piece in pieces for call in piece["delta"].get("tool_calls", ()))
+    return {"index": index, "message": message_of(content, calls), **ends}
 
 
 def _text_choice(index: int, pieces: Sequence[Mapping[str, Any]]) -> Any:

@@ -85,7 +85,7 @@ class Structured(Wrapped):
         plain, schema = sampling.without(["schema"]), json.dumps(self._form.schema)
         asked = _and(prompt, f"Answer with JSON alone, which this JSON schema describes: {schema}")
         first = await self._inner.generate(rung, model, asked, plain)
-        fault = await asyncio.to_thread(self._form.fault, first.text)
+        fault = "" if first.tool_calls else await asyncio.to_thread(self._form.fault, first.text)
         if not fault:
             return first
         told = _and(asked, f"This answer was wrong: {first.text}\nBecause: {fault}\nAnswer again, with JSON alone.")

@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.inference.pacing import Pacer, at_once, paced
-from app.inference.sampling import Delta, Generation, TokenLogprob
+from app.inference.pacing import Pacer, at_once, joined, paced
+from app.inference.sampling import Delta, Generation, TokenLogprob, calls_of
 
 WORDS = ["one ", "two ", "three ", "four"]
 FOR_EVER_S = 3600.0
@@ -107,3 +107,10 @@ def test_the_more_streams_the_longer_their_pieces_within_bounds():
     assert [paces[0], paces[9], paces[29]] == [0.05, 0.1, 0.2]
     with pacer.stream() as pace:
         assert pace() == 0.05
+
+
+def test_pieces_of_calls_are_put_together_too():
+    parts = [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}]
+    parts += [{"index": 0, "function": {"arguments": each}} for each in ("{", "}")]
+    held = joined([Delta(tool_calls=(each,)) for each in parts])
+    assert calls_of(held.tool_calls) == ({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}},)

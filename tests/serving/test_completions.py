@@ -155,7 +155,7 @@ def test_log_probabilities_in_both_forms(gateway, backends):
 @pytest.mark.parametrize(
     ("body", "name"),
     [
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "weather"}}]}, "tools"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"temprature": 0.5}, "temprature"),
@@ -168,7 +168,7 @@ def test_log_probabilities_in_both_forms(gateway, backends):
     ],
 )
 def test_what_is_not_there_is_refused_by_name_or_dropped(gateway, backends, body, name):
-    backends.lacking = ("temperature", "num_logprobs")
+    backends.lacking = ("temperature", "num_logprobs", "tools")
     refused = ask(gateway, **body)
     error = refused.json()["error"]
     assert (refused.status_code, error["param"], error["code"]) == (400, name, "unsupported_parameter")
