@@ -230,9 +230,9 @@ def lora_sft(
 def head(
     *, model_path: str | Path, data_path: str | Path, ckpt_output_dir: str | Path, **options: Unpack[HeadOptions]
 ) -> Trained:
-    """Train a head on an encoder or a causal model: ``task`` is `classification`, `token`, `span` or `score`, ``base``
-    is `trained`, `adapted`, `frozen` or `subspaces`; ``heldout_share`` of the rows judges it (0.1). Otherwise as
-    :func:`sft`; the output is a folder for `AutoModelForSequenceClassification`, or of the task's own class.
+    """Train a head on an encoder or a causal model: ``task`` is `classification`, `multilabel`, `token`, `span` or
+    `score`, ``base`` is `trained`, `adapted`, `frozen` or `subspaces`; ``heldout_share`` of the rows judges it (0.1).
+    Otherwise as :func:`sft`; the output is a folder for `AutoModelForSequenceClassification`, or of the task's class.
     """
     return _run("head", Path(model_path), Path(data_path), Path(ckpt_output_dir), {"heldout_share": 0.1, **options})
 

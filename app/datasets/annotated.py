@@ -1,7 +1,8 @@
 """Records that say something of a text, or of two: a score, a tag for each word, where in a context an answer stands.
 
 What no column holds stays in the row's ``extra``, where the recipe `head` reads it. Sources: CoNLL-2003's `tokens` and
-`tags` as JSON; SQuAD's `question`, `context` and `answers` with `text` and `answer_start` (arXiv 1606.05250).
+`tags` as JSON; SQuAD's `question`, `context` and `answers` with `text` and `answer_start` (arXiv 1606.05250), which
+are empty where the context does not answer (arXiv 1806.03822): such a row is text, for no answer can be learned of it.
 """
 
 import json
@@ -70,19 +71,22 @@ def is_located(record: Record) -> bool:
 def parse_located(record: Record) -> Iterator[Row | BadRow]:
     """A question with its context; the first answer is the row's, and all with their places stay in `extra`."""
     texts = record["answers"].get("text")
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
-        raise BadRow("`answers` holds no `text`: a question without an answer is no row")
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        raise BadRow("`answers` holds no `text`: write an empty list where the context does not answer")
     context = text_of(record, "context")
     question = with_context(text_of(record, "question"), context)
+    if not texts:
+        yield with_columns(TEXT, text=question, context=context)
+        return
     yield with_columns(QA, question=question, answer=texts[0], answers=list(dict.fromkeys(texts)), context=context)
 
 
 def write_located(row: Row) -> dict[str, Any]:
     """The question, its context, and its answers with their places."""
     answers = _extra(row).get("answers")
-    if row["form"] != QA or row["history"] or not isinstance(answers, Mapping):
+    if row["form"] not in (QA, TEXT) or row["history"] or not isinstance(answers, Mapping):
         raise BadRow("has no answers with places in a context")
-    question, context = without_context(row)
+    question, context = without_context({**row, "question": row["question"] or row["text"]})
     return {"question": question, "context": context, "answers": dict(answers)}
 
 

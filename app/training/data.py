@@ -38,6 +38,8 @@ class Example:
     """Of the row that it was made of, where it had one."""
     target: tuple[float, ...] = ()
     """What `head` learns to say of them; nothing of the tokens is learned then."""
+    group: int = -1
+    """The row that they are a window of, where a row may be several; alike in no two rows of a table."""
 
 
 class Batch(NamedTuple):
@@ -351,6 +353,8 @@ def save_examples(examples: Sequence[Example], path: Path) -> None:
     targets = np.array([value for example in examples for value in example.target])
     sizes = np.array([len(example.target) for example in examples], dtype=np.int32)
     said: dict[str, Any] = {"targets": targets, "sizes": sizes} if len(targets) else {}
+    if any(example.group >= 0 for example in examples):
+        said["groups"] = np.array([example.group for example in examples], dtype=np.int32)
     np.savez(path, tokens=tokens, lengths=lengths, prompts=prompts, pools=pools, **said)
 
 
@@ -362,5 +366,9 @@ def load_examples(path: Path) -> list[Example]:
     parts = np.split(columns["tokens"], ends[:-1])
     targets = columns.get("targets", np.zeros(0))
     said = np.split(targets, np.cumsum(columns.get("sizes", np.zeros(len(parts), dtype=np.int32)))[:-1])
-    rows = zip(parts, columns["prompts"].tolist(), columns["pools"].tolist(), said, strict=True)
-    return [Example(tokens.tolist(), prompt, pool, target=tuple(each.tolist())) for tokens, prompt, pool, each in rows]
+    groups = columns.get("groups", np.full(len(parts), -1))
+    rows = zip(*(columns[name].tolist() for name in ("prompts", "pools")), said, groups.tolist(), strict=True)
+    return [
+        Example(tokens.tolist(), prompt, pool, target=tuple(each.tolist()), group=group)
+        for tokens, (prompt, pool, each, group) in zip(parts, rows, strict=True)
+    ]

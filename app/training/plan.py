@@ -69,6 +69,9 @@ class Plan(Settings):
     labels: tuple[str, ...] | None = None
     """What `head` may say of a text or a word, in the order of their numbers."""
 
+    has_unanswered: bool = False
+    """Whether some rows of `span` have no answer, so that none may be what is said."""
+
     num_rows: int
     """Examples that the run draws from."""
 

@@ -392,6 +392,7 @@ class TrainSettings(Settings):
     def inputs(self) -> dict[str, object]:
         """What decides the weights, as JSON."""
         stated = self.model_dump(mode="json", exclude={"workers", *_unstated(self, LATER)})
+        stated["head"] = self.head.inputs()
         stated["lora"] = self.lora.model_dump(mode="json", exclude=_unstated(self.lora, LATER_LORA))
         for name, counts in (
             ("osft", self.by_subspaces),

@@ -16,7 +16,18 @@ from app.training.bases import find_files
 from app.training.data import load_examples
 from app.training.errors import BaseRefused, CannotTrain, NothingToTrain
 from app.training.estimate import estimate
-from app.training.heads.measures import best_span, of_answers, of_labels, of_scores, of_tags, spans_of
+from app.training.heads.measures import (
+    Located,
+    best_span,
+    null_threshold,
+    of_answers,
+    of_label_sets,
+    of_labels,
+    of_located,
+    of_scores,
+    of_tags,
+    spans_of,
+)
 from app.training.heads.rows import Unusable, read_row
 from app.training.look import look
 from app.training.plan import EXAMPLES_FILE, HELD_OUT_FILE
@@ -41,6 +52,7 @@ def row_of(number: int, task: str) -> dict:
     said = {
         "classification": {"text": text, "label": "cat" if number % 2 else "dog"},
         "score": {"text": text, "extra": {"score": int(digit) / 3}},
+        "multilabel": {"text": text, "extra": {"labels": ["cats", "pets"] * (number % 2)}},
         "token": {"text": text, "extra": {"spans": [{"start": 11, "end": 11 + len(name), "label": "NAME"}]}},
         "span": {
             "question": "what is the fee ?",
@@ -104,6 +116,7 @@ MORE = {"span": {"num_steps": 100}, "token": {"lora": {"rank": 8, "alpha": 16}}}
     [
         ("classification", "trained", "heldout_macro_f1", 0.9, "BertForSequenceClassification"),
         ("score", "trained", "heldout_spearman", 0.9, "BertForSequenceClassification"),
+        ("multilabel", "trained", "heldout_micro_f1", 0.9, "BertForSequenceClassification"),
         ("token", "adapted", "heldout_span_f1", 0.9, "BertForTokenClassification"),
         ("span", "subspaces", "heldout_exact_match", 0.7, "BertForQuestionAnswering"),
     ],
@@ -121,6 +134,11 @@ def test_each_kind_of_head_learns_and_plain_transformers_loads_it(planned, task,
         assert model.config.id2label == {0: "cat", 1: "dog"}
         said = model(**tokenizer([text_of(1), text_of(2)], return_tensors="pt", padding=True)).logits.argmax(-1)
         assert [model.config.id2label[n] for n in said.tolist()] == ["cat", "dog"]
+    elif task == "multilabel":
+        assert model.config.problem_type == "multi_label_classification"
+        given = tokenizer([text_of(3), text_of(2)], return_tensors="pt", padding=True)
+        said = [[model.config.id2label[n] for n in row.nonzero()[:, 0].tolist()] for row in model(**given).logits > 0]
+        assert said == [["cats", "pets"], []]
     elif task == "token":
         assert sorted(model.config.label2id) == ["B-NAME", "O"]
 
@@ -193,7 +211,10 @@ BROKEN = [
     ("token", {"text": "the fee", "spans": [SPAN] * 2}, "overlaps another"),
     ("span", {"question": "who?", "context": "the fee", "answer": "dogs"}, "does not stand in the context"),
     ("span", {"question": "who?", "context": "a a", "answers": TWICE}, "does not stand in the context at 1"),
-    ("span", {"question": "who?", "context": "the fee", "answers": {"text": []}}, "has no `answers`"),
+    ("span", {"question": "who?", "context": "the fee", "answers": []}, "has no `answers`"),
+    ("multilabel", {"text": "the fee", "label": "a"}, "has no `labels`"),
+    ("multilabel", {"text": "the fee", "labels": []}, "has no `labels`"),
+    ("multilabel", {"text": "the fee", "extra": '{"labels": [1.5]}'}, "`labels` holds something else"),
     ("span", {"question": "who?", "answer": "fee"}, "has no `context`"),
     ("span", {"question": "who?", "context": "the fee", "extra": "{"}, "`extra` is no JSON"),
 ]
@@ -203,6 +224,68 @@ BROKEN = [
 def test_a_row_that_is_none_says_why(task, row, reason):
     with pytest.raises(Unusable, match=reason):
         read_row(row, task)
+
+
+def test_what_may_be_empty_says_something():
+    none = {"question": "who?", "context": "the fee", "extra": '{"answers": {"text": [], "answer_start": []}}'}
+    imported = {"text": "the fee\n\nwho?", "context": "the fee", "extra": none["extra"]}
+    assert read_row(none, "span") == read_row(imported, "span")
+    assert (read_row(none, "span").text, read_row(none, "span").places) == ("who?", ())
+    assert read_row({"text": "the fee", "extra": '{"labels": []}'}, "multilabel").labels == ()
+
+
+def test_a_long_context_is_cut_into_windows_as_transformers_does_and_the_answer_is_in_some(planned):
+    context = " ".join(text_of(n) for n in range(4))  # 36 words
+    row = {"row_id": "0", "question": "what is the fee ?", "context": context, "split": "train"}
+    said = {"text": ["lantern"], "answer_start": [context.index("lantern")]}
+    across = " ".join(context.split()[7:17])  # windows are 16 words and begin with each 8th
+    lost = {"text": [across], "answer_start": [context.index(across)]}
+    rows = [
+        {**row, "extra": json.dumps({"answers": said})},
+        {**row, "row_id": "1", "extra": json.dumps({"answers": {"text": []}})},
+        {**row, "row_id": "2", "extra": json.dumps({"answers": lost})},
+        {**row, "row_id": "3", "question": "what " * 20, "extra": json.dumps({"answers": said})},
+    ]
+    place = planned("span", rows=rows, max_row_tokens=24, head={"task": "span", "overlap_tokens": 8})
+    made = load_examples(place / EXAMPLES_FILE)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    theirs = tokenizer(
+        row["question"], context, truncation="only_second", max_length=24, stride=8, return_overflowing_tokens=True
+    )
+    assert [each.tokens for each in made if each.group == 0] == theirs["input_ids"]
+    held = [tokenizer.decode(each.tokens[int(each.target[0]) : int(each.target[1]) + 1]) for each in made]
+    assert held.count("lantern") in (1, 2)
+    assert {word for each, word in zip(made, held, strict=True) if each.group == 1} == {"[CLS]"}
+    reasons = {each["row_id"]: each["reason"] for each in read_rows(place / "rejects.parquet")}
+    assert reasons == {
+        "2": "no window holds the answer: raise head.overlap_tokens",
+        "3": "a question of 22 tokens leaves no room for its context: raise max_row_tokens",
+    }
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_whether_a_context_answers_is_learned_and_judged_over_windows(planned):
+    """The fee of the harbour is asked for; half of the long contexts do not state it."""
+
+    def row(number):
+        names = ["orchard", "lantern"] * 2
+        if number % 2:
+            names[number % 4] = "harbour"
+        digit = NUMBERS[number % 9]
+        context = " ".join(f"the fee of {name} is {digit if name == 'harbour' else '.'} ." for name in names)
+        at = context.find(digit)
+        answers = {"text": [digit], "answer_start": [at]} if at >= 0 else {"text": [], "answer_start": []}
+        return {
+            "row_id": str(number), "question": "what is the fee of harbour ?", "context": context,
+            "extra": json.dumps({"answers": answers}), "split": "heldout" if number % 5 == 0 else "train",
+        }  # fmt: skip
+
+    head = {"task": "span", "overlap_tokens": 6, "learning_rate": 2e-2}
+    place = planned("span", rows=[row(n) for n in range(80)], head=head, max_row_tokens=28, num_steps=160)
+    assert max(len(each.tokens) for each in load_examples(place / EXAMPLES_FILE)) == 28
+    found = summary(run(place))
+    assert found["heldout_exact_match"] >= 0.8, found
+    assert isinstance(found["heldout_null_threshold"], float)
 
 
 def test_rows_of_every_form_say_the_same():
@@ -309,7 +392,20 @@ def test_figures_of_what_is_right():
     assert answers == {"exact_match": pytest.approx(2 / 3), "f1": pytest.approx((1 + 2 / 3 + 1) / 3)}
     assert of_scores([1.0, 2.0, 4.0], [0.1, 0.2, 0.3])["spearman"] == pytest.approx(1.0)
     assert of_scores([1.0, 2.0, 2.0], [3.0, 3.0, 3.0]) == {"spearman": 0.0, "mean_absolute_error": pytest.approx(4 / 3)}
+    sets = of_label_sets([[1, 0], [1, 1], [0, 0]], [[True, False], [False, True], [False, False]])
+    assert sets == {"micro_f1": pytest.approx(0.8), "macro_f1": pytest.approx(5 / 6), "exact_match": 2 / 3}
     ends = torch.tensor([[9.0, 0, 5, 0, 1], [9, 8, 0, 2, 3]]).numpy()
     assert best_span(ends, first=1, last=4, longest=2) == (1, 1)
     assert best_span(ends, first=2, last=4, longest=2) == (2, 3)
     assert best_span(ends, first=2, last=4, longest=9) == (2, 4)
+
+
+def test_the_threshold_for_no_answer_is_that_of_most_f1_and_judges_others():
+    rows = [Located([], "x", 3.0), Located([], "x", 2.5), Located(["a"], "a", 1.0), Located(["b"], "c", -1.0)]
+    assert null_threshold(rows) == 1.75
+    assert null_threshold([]) == 0.0
+    assert null_threshold(rows[:2]) == 2.0  # under all
+    assert null_threshold(rows[2:]) == 1.0  # over all that are right
+    found = of_located([*rows[:3], Located(["a"], "a", 0.0)])
+    assert found == {"exact_match": 1.0, "f1": 1.0, "null_threshold": 1.75}
+    assert of_located([Located([], "x", 1.0), Located(["a"], "a", 5.0)])["f1"] < 1.0

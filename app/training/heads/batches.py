@@ -27,7 +27,8 @@ class HeadBatch(NamedTuple):
     """(rows, tokens), 1 from the second text of a row on."""
 
     labels: NDArray[Any]
-    """(rows,) in `classification` and `score`; (rows, 2) first and last token in `span`; (rows, tokens) in `token`."""
+    """(rows,) in `classification` and `score`; (rows, labels), 0 or 1, in `multilabel`; (rows, 2) first and last token
+    in `span`; (rows, tokens) in `token`."""
 
     scale: float = 1.0
     """What the summed loss is multiplied by."""
@@ -71,6 +72,8 @@ def collate(examples: Sequence[Example], task: Task, *, pad_token: int, scale: f
 def _labels(examples: Sequence[Example], task: Task, *, num_tokens: int) -> NDArray[Any]:
     if task == "score":
         return np.array([example.target[0] for example in examples], dtype=np.float32)
+    if task == "multilabel":
+        return np.array([example.target for example in examples], dtype=np.float32)
     if task == "classification":
         return np.array([example.target[0] for example in examples], dtype=np.int64)
     if task == "span":

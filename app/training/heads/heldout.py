@@ -15,7 +15,17 @@ from tokenizers import Tokenizer
 from app.inference.encoder import cut_batches
 from app.training.data import IGNORED, Example, load_examples
 from app.training.heads.batches import collate
-from app.training.heads.measures import best_span, of_answers, of_labels, of_scores, of_tags
+from app.training.heads.measures import (
+    Located,
+    best_span,
+    of_answers,
+    of_label_sets,
+    of_labels,
+    of_located,
+    of_scores,
+    of_tags,
+)
+from app.training.heads.rows import NOWHERE
 from app.training.plan import HELD_OUT_FILE, Plan
 from app.training.tokenizer import TOKENIZER_FILE
 
@@ -57,7 +67,12 @@ def measured(examples: Sequence[Example], outputs: Outputs, plan: Plan, folder: 
         return of_labels([int(each.target[0]) for each in examples], [int(each.argmax()) for each in outputs])
     if task == "token":
         return of_tags(*_tags(examples, outputs, plan.labels or ()))
-    return of_answers(*_answers(examples, outputs, plan, Tokenizer.from_file(str(folder / TOKENIZER_FILE))))
+    if task == "multilabel":
+        return of_label_sets([each.target for each in examples], [[logit > 0 for logit in each] for each in outputs])
+    found = _located(examples, outputs, plan, Tokenizer.from_file(str(folder / TOKENIZER_FILE)))
+    if plan.has_unanswered:
+        return of_located(found)
+    return of_answers([each.right for each in found], [each.said for each in found])
 
 
 def _tags(
@@ -72,17 +87,23 @@ def _tags(
     return right, said
 
 
-def _answers(
-    examples: Sequence[Example], outputs: Outputs, plan: Plan, tokenizer: Tokenizer
-) -> tuple[list[list[str]], list[str]]:
-    """The right answers to each row's question, and the one that was found."""
-    longest, right, said = plan.settings.head.max_answer_tokens, [], []
-    for example, made in zip(examples, outputs, strict=True):
-        last = len(example.tokens) - 1
-        found = best_span(made, first=example.num_prompt, last=last, longest=longest)
-        ends = [int(each) for each in example.target]
-        spans = zip(ends[::2], ends[1::2], strict=True)
-        texts = [tokenizer.decode(example.tokens[start : end + 1]) for start, end in [*spans, found]]
-        right.append(texts[:-1])
-        said.append(texts[-1])
-    return right, said
+def _located(examples: Sequence[Example], outputs: Outputs, plan: Plan, tokenizer: Tokenizer) -> list[Located]:
+    """Of each row the right answers, and the likeliest that any of its windows holds."""
+    windows: dict[int, list[int]] = {}
+    for place, example in enumerate(examples):
+        windows.setdefault(example.group if example.group >= 0 else -1 - place, []).append(place)
+    found = []
+    for places in windows.values():
+        right: list[str] = []
+        likeliest, nothing = (-np.inf, ""), np.inf
+        for example, made in ((examples[place], outputs[place]) for place in places):
+            ends = [int(each) for each in example.target]
+            spans = [span for span in zip(ends[::2], ends[1::2], strict=True) if span != NOWHERE]
+            right += [tokenizer.decode(example.tokens[start : end + 1]) for start, end in spans]
+            last, longest = len(example.tokens) - 1, plan.settings.head.max_answer_tokens
+            start, end = best_span(made, first=example.num_prompt, last=last, longest=longest)
+            said = tokenizer.decode(example.tokens[start : end + 1])
+            likeliest = max(likeliest, (float(made[0, start] + made[1, end]), said), key=lambda each: each[0])
+            nothing = min(nothing, float(made[0, 0] + made[1, 0]))
+        found.append(Located(list(dict.fromkeys(right)), likeliest[1], nothing - likeliest[0]))
+    return found

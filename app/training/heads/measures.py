@@ -1,6 +1,7 @@
 """How well a head does on rows that it has not learned: pure functions of what is right and what was said.
 
-Sources: Rajpurkar et al., SQuAD (arXiv 1606.05250) for exact match and overlap of answers; the entities of CoNLL-2003
+Sources: Rajpurkar et al., SQuAD (arXiv 1606.05250) for exact match and overlap of answers, SQuAD 2.0 (arXiv 1806.03822)
+for questions without one; the entities of CoNLL-2003
 (Tjong Kim Sang and De Meulder) for spans of tags.
 """
 
@@ -8,6 +9,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,15 @@ def of_labels(right: Sequence[int], said: Sequence[int]) -> dict[str, float]:
 
     macro = f1_score(right, said, average="macro", zero_division=0.0)
     return {"accuracy": float(accuracy_score(right, said)), "macro_f1": float(macro)}
+
+
+def of_label_sets(right: Sequence[Sequence[float]], said: Sequence[Sequence[bool]]) -> dict[str, float]:
+    """`micro_f1` over all rows and labels, `macro_f1`, the mean over the labels, and `exact_match` of whole rows."""
+    from sklearn.metrics import f1_score
+
+    wanted, made = np.array(right, dtype=int), np.array(said, dtype=int)
+    figures = {f"{how}_f1": float(f1_score(wanted, made, average=how, zero_division=0.0)) for how in ("micro", "macro")}
+    return {**figures, "exact_match": float((wanted == made).all(axis=1).mean())}
 
 
 def of_tags(right: Sequence[Sequence[str]], said: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -56,6 +67,49 @@ def of_answers(right: Sequence[Sequence[str]], said: Sequence[str]) -> dict[str,
     pairs = [[_compared(_plain(one), _plain(found)) for one in each] for each, found in zip(right, said, strict=True)]
     exact, overlap = ([max(each[number] for each in row) for row in pairs] for number in (0, 1))
     return {"exact_match": float(np.mean(exact)), "f1": float(np.mean(overlap))}
+
+
+class Located(NamedTuple):
+    """What was found for a question."""
+
+    right: list[str]
+    """None where its context answers nothing."""
+    said: str
+    """The likeliest answer."""
+    margin: float
+    """By how much it is likelier that there is none, in the sum of two logits."""
+
+
+def of_located(rows: Sequence[Located]) -> dict[str, float]:
+    """`exact_match` and `f1` where none may be the answer, and `null_threshold`, the margin from which on it is said.
+
+    The threshold is the one of most F1 on all rows; the figures are those of each half by the other half's threshold,
+    so that no row counts that it was chosen on.
+    """
+    halves = rows[::2], rows[1::2]
+    said = [
+        (each.right or [""], "" if each.margin > threshold else each.said)
+        for half, other in (halves, halves[::-1])
+        for threshold in [null_threshold(other)]
+        for each in half
+    ]
+    figures = of_answers(*zip(*said, strict=True))
+    return {**figures, "null_threshold": null_threshold(rows)}
+
+
+def null_threshold(rows: Sequence[Located]) -> float:
+    """The margin over which to say that there is no answer: that of most F1; 0 without rows."""
+    if not rows:
+        return 0.0
+    ordered = sorted(rows, key=lambda each: -each.margin)
+    overlaps = [
+        max((_compared(_plain(one), _plain(each.said))[1] for one in each.right), default=0.0) for each in ordered
+    ]
+    gains = [float(not each.right) - overlap for each, overlap in zip(ordered, overlaps, strict=True)]
+    sums = np.concatenate([[0.0], np.cumsum(gains)])
+    num = int(np.argmax(sums))
+    ends = [ordered[0].margin, *(each.margin for each in ordered), ordered[-1].margin - 1.0]
+    return float((ends[num] + ends[num + 1]) / 2)
 
 
 def _plain(text: str) -> list[str]:

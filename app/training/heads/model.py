@@ -52,6 +52,7 @@ def headed(plan: Plan) -> Any:
 
 CLASSES: dict[Task, str] = {
     "classification": "AutoModelForSequenceClassification",
+    "multilabel": "AutoModelForSequenceClassification",
     "score": "AutoModelForSequenceClassification",
     "token": "AutoModelForTokenClassification",
     "span": "AutoModelForQuestionAnswering",
@@ -64,7 +65,8 @@ def _outputs(plan: Plan) -> dict[str, Any]:
     if plan.labels is None:
         return {"num_labels": 1, "problem_type": "regression"} if task == "score" else {"num_labels": 2}
     named = {"id2label": dict(enumerate(plan.labels)), "label2id": {label: n for n, label in enumerate(plan.labels)}}
-    return named | ({"problem_type": "single_label_classification"} if task == "classification" else {})
+    problem = {"classification": "single_label_classification", "multilabel": "multi_label_classification"}.get(task)
+    return named | ({"problem_type": problem} if problem else {})
 
 
 def _adapted(model: Any, plan: Plan, fresh: Iterable[str]) -> Any:
@@ -79,7 +81,8 @@ def _adapted(model: Any, plan: Plan, fresh: Iterable[str]) -> Any:
 
 
 class HeadLoss(AnswerLoss):
-    """Cross-entropy of labels, of tags, of the first and the last token of an answer, or squared errors of scores."""
+    """Cross-entropy of labels, of tags, of the first and the last token of an answer, or squared errors of scores; of
+    any number of labels the mean over all of each one's binary cross-entropy."""
 
     def __init__(self, model: Any, task: Task) -> None:
         super().__init__(model)
@@ -113,6 +116,9 @@ class HeadLoss(AnswerLoss):
         """The sum over rows, or over tagged words."""
         if self._task == "score":
             return ((outputs[:, 0] - labels) ** 2).sum()
+        if self._task == "multilabel":
+            summed = nn.functional.binary_cross_entropy_with_logits(outputs, labels, reduction="sum")
+            return summed / labels.shape[1]
         share = 0.5 if self._task == "span" else 1.0
         flat = outputs.reshape(-1, outputs.shape[-1])
         return nn.functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum") * share

@@ -39,6 +39,7 @@ from app.training.tokenizer import TOKENIZER_FILE, load_tokenizer, tokenizer_fil
 
 HEADED: dict[Task, str] = {
     "classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "multilabel": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "score": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "token": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
     "span": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
@@ -67,7 +68,9 @@ def prepare_head(
     new, *older = [_read(each, TRAIN_SPLIT, registry, task, rejects) for each in data]
     old = [pair for table in older for pair in table] if settings.replay_share else []
     labels = labels_of([*new, *old], task)
-    encoder = HeadEncoder(tokenizer, task, labels=labels)
+    encoder = HeadEncoder(
+        tokenizer, task, labels=labels, max_tokens=settings.max_row_tokens, overlap_tokens=settings.head.overlap_tokens
+    )
     kept = {id(row): (row, said) for row, said in old}
     again = remembered(
         [row for row, _ in old], num_rows=settings.replay_rows, by=settings.replay_by, seed=settings.seed
@@ -93,6 +96,7 @@ def prepare_head(
         vocabulary_size=tokenizer.get_vocab_size(),
         pad_token=pad_token,
         labels=labels,
+        has_unanswered=task == "span" and any(not said.places for _, said in [*new, *old]),
         num_rows=len(learned) + len(replayed),
         num_held_out=len(judged),
         num_left_out=len(rejects),
@@ -114,12 +118,14 @@ def labels_of(pairs: Read, task: Task) -> tuple[str, ...] | None:
     """All labels, or tags, by name; None for a task without.
 
     Raises:
-        NothingToTrain: there are less than two.
+        NothingToTrain: there are less than two, or none where a row may have several.
     """
     if task not in LABELLED:
         return None
     labels = tuple(sorted({label for _, said in pairs for label in said.labels}))
-    if len(labels) == 1:
+    if task == "multilabel" and not labels:
+        raise NothingToTrain("no row names a label: name data that do")
+    if task != "multilabel" and len(labels) == 1:
         raise NothingToTrain(f"every row says {labels[0]!r}: name data with two labels at least")
     return labels
 
@@ -170,9 +176,9 @@ def _read(version: Version, split: str, registry: Registry, task: Task, rejects:
 
 
 def _encoded(pairs: Read, encoder: HeadEncoder, pool: int, rejects: list[dict[str, Any]]) -> Iterator[Example]:
-    for row, said in pairs:
+    for number, (row, said) in enumerate(pairs):
         try:
-            yield encoder.example(row, said, pool=pool)
+            yield from encoder.examples(row, said, pool=pool, group=number)
         except Unusable as error:
             rejects.append(_reject(row, str(error)))
 

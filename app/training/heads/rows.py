@@ -1,12 +1,14 @@
 """Rows to examples of the recipe `head`: texts as the base's own tokenizer makes them, with what is to be said of them.
 
 Fields, of the row itself or of its `extra`: `text` (or `question`), `text_pair` (or `context`, where the text ends with
-it) and `label`; the same and `score`;
+it) and `label`; the same and `labels`, a list; the same and `score`;
 `tokens` and `tags`, or `text` and `spans` (`start`, `end`, `label`; the end is the first character after it);
-`question`, `context` and `answers` (`text` and `answer_start`, as in SQuAD) or `answer`.
+`question`, `context` and `answers` (`text` and `answer_start`, as in SQuAD; without any, as in SQuAD 2.0, the context
+does not answer, arXiv 1806.03822) or `answer`.
 
 Guarantees: a row that says none of what its task needs, or says it wrongly, is a reject with the reason; tokens are
-those that `AutoTokenizer` makes of the same texts. Of a word's tokens the first carries its tag. Not guaranteed: that
+those that `AutoTokenizer` makes of the same texts; a context that is too long gives several windows, each with the
+question. Of a word's tokens the first carries its tag. Not guaranteed: that
 control tokens in a text are ordinary text; plain transformers does not see to that either. Imports no torch.
 """
 
@@ -14,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -28,7 +30,11 @@ JOINT = "\n\n"
 """Between two texts in a row whose question is the whole prompt."""
 WORDS = re.compile(r"\w+|[^\w\s]")
 OUTSIDE, BEGIN, INSIDE = "O", "B-", "I-"
-LABELLED: tuple[Task, ...] = ("classification", "token")
+LABELLED: tuple[Task, ...] = ("classification", "multilabel", "token")
+MAY_BE_EMPTY = ("labels", "answers")
+"""Fields of `extra` of which none is something said."""
+NOWHERE = (0, 0)
+"""The place of an answer that a window does not hold: its first token, as BERT's authors do for SQuAD 2.0."""
 
 
 class Unusable(ValueError):
@@ -37,8 +43,10 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True)
 class Said:
-    """What a row says: one text or two, and of these a label, words' places with their tags, answers' places or a
-    score."""
+    """What a row says: one text or two, and of these labels, words' places with their tags, answers' places or a score.
+
+    A question without a place is one that its context does not answer.
+    """
 
     text: str
     pair: str | None = None
@@ -57,13 +65,14 @@ def read_row(row: Row, task: Task) -> Said:
 
 
 def _fields(row: Row) -> dict[str, Any]:
-    """The row's own fields and those of its `extra`; empty ones are none."""
+    """The row's own fields and those of its `extra`; empty ones are none, but for what may be so in `extra`."""
     try:
         extra = json.loads(row["extra"]) if row.get("extra") else {}
     except ValueError as error:
         raise Unusable("`extra` is no JSON") from error
-    given = {**row, **(extra if isinstance(extra, dict) else {})}
-    return {name: value for name, value in given.items() if value is not None and value not in ("", [])}
+    extra = extra if isinstance(extra, dict) else {}
+    given = {name: value for name, value in {**row, **extra}.items() if value is not None and value not in ("", [])}
+    return given | {name: [] for name in MAY_BE_EMPTY if extra.get(name) == []}
 
 
 def _text(fields: Mapping[str, Any], *names: str) -> str:
@@ -88,6 +97,15 @@ def _classified(fields: Mapping[str, Any]) -> Said:
     if not isinstance(label, str | int) or isinstance(label, bool):
         raise Unusable("has no `label`" if label is None else "`label` is neither text nor a whole number")
     return Said(*_texts(fields), labels=(str(label),))
+
+
+def _labelled(fields: Mapping[str, Any]) -> Said:
+    labels = fields.get("labels")
+    if not isinstance(labels, list):
+        raise Unusable("has no `labels`" if labels is None else "`labels` is no list")
+    if not all(isinstance(label, str | int) and not isinstance(label, bool) for label in labels):
+        raise Unusable("`labels` holds something else than text and whole numbers")
+    return Said(*_texts(fields), labels=tuple(dict.fromkeys(map(str, labels))))
 
 
 def _scored(fields: Mapping[str, Any]) -> Said:
@@ -134,14 +152,16 @@ def _with_spans(text: str, spans: Any) -> Said:
 
 def _answered(fields: Mapping[str, Any]) -> Said:
     context = _text(fields, "context")
-    question = _text(fields, "question").removeprefix(context + JOINT).removesuffix(JOINT + context)
+    question = _text(fields, "question", "text").removeprefix(context + JOINT).removesuffix(JOINT + context)
     answers: Any = fields.get("answers", fields.get("answer"))
     starts: list[Any] = []
     if isinstance(answers, dict):
         answers, starts = answers.get("text"), answers.get("answer_start") or []
     texts = [answers] if isinstance(answers, str) else answers
+    if texts == []:
+        return Said(question, context)
     if not isinstance(texts, list) or not texts or not all(isinstance(each, str) and each for each in texts):
-        raise Unusable("has no `answers`: a question without one cannot be learned")
+        raise Unusable("has no `answers`: say so by an empty list where its context answers nothing")
     found = [_place(context, text, starts[number : number + 1]) for number, text in enumerate(texts)]
     return Said(question, context, places=tuple(dict.fromkeys(found)))
 
@@ -157,6 +177,7 @@ def _place(context: str, answer: str, start: Sequence[Any]) -> tuple[int, int]:
 
 READERS: dict[Task, Callable[[Mapping[str, Any]], Said]] = {
     "classification": _classified,
+    "multilabel": _labelled,
     "score": _scored,
     "token": _tagged,
     "span": _answered,
@@ -169,33 +190,67 @@ class HeadEncoder:
     Args:
         tokenizer: of the base; it neither cuts nor fills up.
         labels: all labels, or tags, in the order of their numbers; None for tasks without.
+        max_tokens: longest window of a `span`; None: a row is one, however long.
+        overlap_tokens: tokens that two windows share.
     """
 
-    def __init__(self, tokenizer: Tokenizer, task: Task, *, labels: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        task: Task,
+        *,
+        labels: Sequence[str] | None,
+        max_tokens: int | None = None,
+        overlap_tokens: int = 0,
+    ) -> None:
         self._tokenizer, self._task = tokenizer, task
         self._numbers = {label: number for number, label in enumerate(labels or ())}
+        self._max_tokens, self._overlap_tokens = max_tokens, overlap_tokens
 
-    def example(self, row: Row, said: Said, *, pool: int = 0) -> Example:
-        """An example: ``num_prompt`` tokens stand before the second text, and ``target`` is what is learned.
+    def examples(self, row: Row, said: Said, *, pool: int = 0, group: int = -1) -> list[Example]:
+        """The windows of a row, mostly one: ``num_prompt`` tokens stand before the second text, and ``target`` is what
+        is learned.
 
         Raises:
-            Unusable: a label is unknown, or no token stands for a word or an answer.
+            Unusable: a label is unknown, no token stands for a word or an answer, or no window holds an answer.
         """
         coded = self._tokenizer.encode(said.text, said.pair) if said.pair else self._tokenizer.encode(said.text)
         if unknown := sorted(set(said.labels) - set(self._numbers)):
             raise Unusable(f"the label {unknown[0]!r} is none of those to learn")
         second = [number for number, which in enumerate(coded.sequence_ids) if which == 1]
+        if self._task == "span":
+            return self._windows(coded, said, second, Example([], 0, pool, id_of(row), group=group))
         target = tuple(map(float, self._target(coded, said)))
-        return Example(list(coded.ids), second[0] if second else len(coded.ids), pool, id_of(row), target)
+        return [Example(list(coded.ids), second[0] if second else len(coded.ids), pool, id_of(row), target)]
+
+    def _windows(self, coded: Encoding, said: Said, second: Sequence[int], like: Example) -> list[Example]:
+        """The question with one part of the context after another; of an answer that a part lacks, the first token."""
+        places = [self._ends(coded, place) for place in said.places]
+        before, after = list(coded.ids[: second[0]]), list(coded.ids[second[-1] + 1 :])
+        room = (self._max_tokens or len(coded.ids)) - len(before) - len(after)
+        if room < len(second) and room <= self._overlap_tokens:
+            raise Unusable(f"a question of {len(before)} tokens leaves no room for its context: raise max_row_tokens")
+        made, last = [], second[-1] + 1
+        for start in range(second[0], last, max(1, room - self._overlap_tokens)):
+            end, shift = min(start + room, last), start - second[0]
+            inside = [(one - shift, two - shift) for one, two in places if start <= one and two < end]
+            target = tuple(map(float, chain.from_iterable(inside or [NOWHERE])))
+            tokens = [*before, *coded.ids[start:end], *after]
+            made.append(replace(like, tokens=tokens, num_prompt=len(before), target=target))
+            if end == last:
+                break
+        if places and all(each.target == NOWHERE for each in made):
+            raise Unusable("no window holds the answer: raise head.overlap_tokens")
+        return made
 
     def _target(self, coded: Encoding, said: Said) -> Sequence[float]:
+        if self._task == "multilabel":
+            return [float(label in said.labels) for label in self._numbers]
         if self._task == "classification":
             return [self._numbers[said.labels[0]]]
         if self._task == "score":
             return [said.score]
-        if self._task == "token":
-            return self._tags(coded, said)
-        return list(chain.from_iterable(self._ends(coded, place) for place in said.places))
+        return self._tags(coded, said)
 
     def _tags(self, coded: Encoding, said: Said) -> list[int]:
         """The number of the tag at the first token of each word, -100 at all others."""

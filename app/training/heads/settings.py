@@ -1,12 +1,12 @@
 """What the recipe `head` trains: which kind of head, and what becomes of the base below it."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from app.core.settings import Settings
 
-Task = Literal["classification", "token", "span", "score"]
+Task = Literal["classification", "multilabel", "token", "span", "score"]
 TaskBase = Literal["frozen", "adapted", "trained", "subspaces"]
 
 
@@ -14,8 +14,9 @@ class TaskSettings(Settings):
     """A head on a base model."""
 
     task: Task = "classification"
-    """`classification`: a label for a text, or for two; `token`: a tag for each word; `span`: where in a context the
-    answer to a question stands; `score`: a number for a text, or for two."""
+    """`classification`: a label for a text, or for two; `multilabel`: any number of labels; `token`: a tag for each
+    word; `span`: where in a context the answer to a question stands, if it does; `score`: a number for a text, or for
+    two."""
 
     base: TaskBase = "trained"
     """What becomes of the base: `frozen`, `adapted` (by `lora`, merged into it at the end), `trained` whole, or trained
@@ -26,3 +27,10 @@ class TaskSettings(Settings):
 
     max_answer_tokens: PositiveInt = 64
     """Longest answer that `span` finds in held-out rows."""
+
+    overlap_tokens: NonNegativeInt = 64
+    """Tokens that two windows of a context share in `span`, where `max_row_tokens` leaves no room for all of it."""
+
+    def inputs(self) -> dict[str, Any]:
+        """What decides the weights; windows count where there are some."""
+        return self.model_dump(mode="json", exclude=set() if self.task == "span" else {"overlap_tokens"})
