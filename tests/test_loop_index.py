@@ -11,6 +11,7 @@ import pytest
 from app import loop_index
 from app.core.parquet import write_rows
 from app.governance.gate import replay
+from app.governance.moves import previous_of
 from app.governance.pack.verify import verify_pack
 from app.governance.pack.write import write_pack
 from app.governance.policy import load_policy, parse_policy
@@ -18,7 +19,6 @@ from app.governance.promotion import (
     ApprovalsMissing,
     RetrieverRefused,
     VerdictRefused,
-    previous_of,
     promote,
     rollback,
 )
