@@ -115,15 +115,16 @@ def estimate(plan: Plan, folder: Path, *, registry: Registry | None = None, on_g
         registry: where earlier runs and probes of the same shape are looked for.
         on_gpu: whether each worker gets a GPU; by default where the settings ask for one in any case.
     """
-    settings, shape = plan.settings, shape_of(plan)
-    workers = settings.workers
+    workers, shape = plan.settings.workers, shape_of(plan)
     on_gpu = workers.gpu == "on" if on_gpu is None else on_gpu
+    dtype = number_type(plan.settings.dtype, with_gpu=on_gpu)
+    settings = plan.settings.model_copy(update={"dtype": dtype})
     batches = make_batches(plan, folder)
     steps, times = _looked_at(settings.num_steps)
     sizes = [batches.sizes(step, num_workers=workers.range[0]) for step in steps]  # the fewest have the most each
     num_tokens = round(times * sum(batches.num_tokens(step) for step in steps))
     flops = times * sum(step_flops(shape, settings, each) for each in sizes)
-    known = known_speed(plan, shape, registry, on_gpu=on_gpu) if registry else None
+    known = known_speed(settings, shape, registry, on_gpu=on_gpu) if registry else None
     if known:
         duration_s = num_tokens / known.facts["train"]["tokens_per_s"]
     else:

@@ -62,12 +62,17 @@ def on_gpu() -> bool:
     return os.environ.get(ACCELERATOR) == GPU
 
 
-def number_type(asked: str) -> str:
+def number_type(asked: str, *, with_gpu: bool | None = None) -> str:
     """The type of numbers for a recipe's ``dtype``: for `auto` bfloat16 on a GPU and on a processor that multiplies it,
-    elsewhere float32."""
+    elsewhere float32.
+
+    Args:
+        with_gpu: whether it is a GPU that computes; by default whether this process was prepared for one.
+    """
     if asked != "auto":
         return asked
-    return "bfloat16" if on_gpu() or computes_bf16() else "float32"
+    with_gpu = on_gpu() if with_gpu is None else with_gpu
+    return "bfloat16" if with_gpu or computes_bf16() else "float32"
 
 
 def quieten() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from app.core.files import replace_text
-from app.training.extensions import quieten
+from app.training.extensions import number_type, quieten
 from app.training.loop import Progress, make_engine, train_step
 from app.training.machine import machine
 from app.training.plan import make_batches, read_plan
@@ -47,8 +47,11 @@ def probe_worker(folder: Path, *, rank: int, num_workers: int) -> None:
             break
     duration_s = time.perf_counter() - started_s
     if rank == 0:
+        dtype = number_type(plan.settings.dtype)
         figures = {"tokens_per_s": (progress.num_tokens - num_tokens) / duration_s, "steps": progress.step - 1}
-        replace_text(folder / SPEED_FILE, json.dumps({**figures, "duration_s": duration_s, **machine()}))
+        replace_text(
+            folder / SPEED_FILE, json.dumps({**figures, "duration_s": duration_s, "dtype": dtype, **machine()})
+        )
 
 
 def _all_done(is_done: bool, engine: Any, num_workers: int) -> bool:

@@ -10,22 +10,28 @@ from typing import Any
 
 from app.registry.versions import Registry, Version
 from app.training.plan import Plan
+from app.training.settings import TrainSettings
 from app.training.shape import ModelShape, shape_of
 
 KIND = "speed"
 SPEED_FILE = "speed.json"
 """What the workers of a probe leave in its folder."""
-SAME = ("recipe", "dtype", "zero_stage", "batch_size", "pack_tokens", "max_tokens_per_worker", "num_workers", "head")
-"""Settings that two runs of one shape have in common."""
+SAME = ("recipe", "zero_stage", "batch_size", "pack_tokens", "max_tokens_per_worker", "num_workers", "head")
+"""Settings that two runs of one shape have in common, beside the type of numbers that they computed in."""
 
 
-def known_speed(plan: Plan, shape: ModelShape, registry: Registry, *, on_gpu: bool) -> Version | None:
-    """The newest model that a run of this shape made, else its newest probe; ``train.tokens_per_s`` among its facts."""
-    wanted, threads = plan.settings.inputs(), plan.settings.workers.num_threads
+def known_speed(settings: TrainSettings, shape: ModelShape, registry: Registry, *, on_gpu: bool) -> Version | None:
+    """The newest model that a run of this shape made, else its newest probe; ``train.tokens_per_s`` among its facts.
+
+    Args:
+        settings: with the type of numbers that the workers will compute in, not `auto`.
+    """
+    wanted, threads = settings.inputs(), settings.workers.num_threads
 
     def fits(version: Version) -> bool:
         given, figures = version.stated("inputs", "settings") or {}, version.facts.get("train", {})
         same = all(given.get(name) == wanted.get(name) for name in SAME)
+        same &= version.facts.get("dtype", given.get("dtype")) == settings.dtype
         alike = figures.get("num_threads") == threads and figures.get("tokens_per_s")
         there = ("peak_gpu_memory_bytes" in figures) == on_gpu
         counted = version.facts.get("estimate", {}).get("num_parameters")
@@ -47,6 +53,7 @@ def publish_speed(plan: Plan, folder: Path, *, registry: Registry) -> Version:
         "device": figures["device"],
     }
     facts = {
+        "dtype": figures.pop("dtype"),
         "train": {**figures, "num_threads": workers.num_threads},
         "estimate": {"num_parameters": shape.num_parameters},
     }

@@ -10,6 +10,7 @@ from app.governance.stoplights import StopLight
 from app.training.budget import allowed, check_budget, failure, is_near, together
 from app.training.errors import OutOfMemory, OverBudget, TrainingFailed
 from app.training.estimate import Estimate, Memory, estimate
+from app.training.extensions import number_type
 from app.training.settings import TrainSettings
 from app.training.speed import SPEED_FILE, publish_speed
 from tests.training.test_estimate import write_run
@@ -72,6 +73,7 @@ class Probe:
 
     def __init__(self, registry, tokens_per_s):
         self.registry, self.figures, self.num = registry, {**SPEED, "tokens_per_s": tokens_per_s}, 0
+        self.figures["dtype"] = number_type("auto")
 
     def __call__(self, plan, folder):
         self.num += 1

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from app.training.data import Size, encode_rows, save_examples
 from app.training.estimate import FACTOR, PROCESS_BYTES, estimate, foreseen, memory, said
+from app.training.extensions import number_type
 from app.training.plan import EXAMPLES_FILE, Plan, make_batches, write_plan
 from app.training.settings import ModelSettings, TrainSettings
 from app.training.shape import built_shape, new_shape, read_shape
@@ -135,10 +136,14 @@ def test_the_rate_of_an_earlier_run_of_the_same_shape_counts(registry, tmp_path)
     first = estimate(plan, tmp_path / "run", registry=registry)
     assert (first.rate_of, first.num_parameters) == ("stated", new_shape(MODEL, vocabulary_size=300).num_parameters)
     train = {"tokens_per_s": 50.0, "num_threads": 1}
-    facts = {"train": train, "estimate": first.as_json()}
+    facts = {"dtype": number_type("auto"), "train": train, "estimate": first.as_json()}
     registry.publish("model", "m", inputs={"settings": plan.settings.inputs()}, facts=facts)
     other = {"settings": plan.settings.inputs() | {"recipe": "lora"}}
     registry.publish("model", "m", inputs=other, facts={**facts, "train": {**train, "tokens_per_s": 1.0}})
+    elsewhere = {"bfloat16": "float32", "float32": "bfloat16"}[number_type("auto")]
+    registry.publish(
+        "model", "m", inputs={"settings": plan.settings.inputs(), "at": 1}, facts={**facts, "dtype": elsewhere}
+    )
     again = estimate(plan, tmp_path / "run", registry=registry)
     assert again.rate_of == "m@1"
     assert again.duration_s == again.num_tokens / 50.0

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from app.training.extensions import number_type
 from app.training.machine import processor
 from app.training.speed import SPEED_FILE
 from tests.training.test_loop import write_run
@@ -23,6 +24,7 @@ def test_a_few_steps_are_timed_and_nothing_is_kept(tmp_path, recipe):
     assert 1 <= figures["steps"] <= 11  # of a run of 12
     assert figures["peak_memory_bytes"] > 1e8
     assert figures["device"]
+    assert figures["dtype"] == number_type("auto")
     assert {path.name for path in folder.iterdir()} == {*before, SPEED_FILE}
 
 
