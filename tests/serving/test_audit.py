@@ -178,7 +178,7 @@ def test_every_model_is_asked_and_the_largest_is_the_measure_where_nothing_else_
     by_id = {row.row_id: row.quality for row in sample.rows}
     assert (by_id["q5"], by_id["q15"], by_id["q7"]) == ([1.0, 1.0], [1.0, 1.0], [0.0, 1.0])
     assert (by_id["known"], by_id["said"]) == ([0.0, 0.0], [0.25, 1.0])
-    assert (sample.embedded, len(sample.rows[0].before), len(sample.rows[0].after[0])) == (4, 33, 50)
+    assert (sample.embedded, len(sample.rows[0].before), len(sample.rows[0].after[0])) == (4, 66, 88)
     assert cards["large"].context_tokens == 256
     assert cards["large"].chars_per_token == pytest.approx(
         sum(len(each.text) for each in questions) / (6 * len(questions))
