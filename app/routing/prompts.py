@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-OPTION = re.compile(r"^\s*\(?([A-J])[.):]\s+(.*)$", re.MULTILINE)
+OPTION = re.compile(r"^[^\S\n]*\(?([A-J])[.):]\s+(.*)$", re.MULTILINE)
 SIGN = re.compile(r"[=+*^\\<>|()$]")
 PUNCTUATION = re.compile(r"[^\w\s]")
 NEGATION = re.compile(r"\b(?:not|except|least|incorrect|false)\b", re.IGNORECASE)
@@ -34,6 +34,8 @@ UNIT = re.compile(r"\bhow (?:many|much) (\w+)", re.IGNORECASE)
 TERMS = re.compile(r"\d[\d.,$%() ]*[-+*/x\u00d7\u00f7].*\d")
 SIGNS_OF_SUMS = frozenset("0123456789.,$%() -+*/x\u00d7\u00f7")
 LONGEST_SUM = 80
+MOST_COMPARED = 26
+"""Options of which each is compared with each."""
 WRITTEN = str.maketrans({"x": "*", "\u00d7": "*", "\u00f7": "/", ",": "", "$": "", " ": "", "%": "/100"})
 OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -84,7 +86,7 @@ def _terms(text: str, end: int) -> str:
 
 
 def _of_text(prompt: str) -> list[float]:
-    stem = OPTION.split(prompt, maxsplit=1)[0]
+    stem = _parted(prompt)[0]
     words, length = WORD.findall(prompt), len(prompt) + 1
     return [
         length / 1000,
@@ -110,14 +112,14 @@ def _of_text(prompt: str) -> list[float]:
 
 def _of_options(prompt: str) -> list[float]:
     """Of the options that a question gives to choose from: how long, how alike, how many are figures."""
-    options = [text.strip() for _, text in OPTION.findall(prompt)]
+    stem, options = _parted(prompt)
     if not options:
         return [0.0] * 8
     lengths = [len(option) + 1 for option in options]
     words = [set(WORD.findall(option.lower())) for option in options]
     all_words = [word for option in options for word in WORD.findall(option.lower())]
-    alike = [len(a & b) / max(1, len(a | b)) for a, b in combinations(words, 2)]
-    asked = set(WORD.findall(OPTION.split(prompt, maxsplit=1)[0].lower()))
+    alike = [len(a & b) / max(1, len(a | b)) for a, b in combinations(words[:MOST_COMPARED], 2)]
+    asked = set(WORD.findall(stem.lower()))
     mean = sum(lengths) / len(lengths)
     return [
         float(len(options)),
@@ -132,7 +134,18 @@ def _of_options(prompt: str) -> list[float]:
 
 
 def _of_form(prompt: str) -> list[float]:
-    return form_of(OPTION.split(prompt, maxsplit=1)[0], [text.strip() for _, text in OPTION.findall(prompt)])
+    return form_of(*_parted(prompt))
+
+
+def _parted(prompt: str) -> tuple[str, list[str]]:
+    """The question with its line's end, and its options; blank lines between them belong to neither."""
+    first = OPTION.search(prompt)
+    if first is None:
+        return prompt, []
+    before = prompt[: first.start()]
+    bare = before.rstrip()
+    stem = prompt[: before.index("\n", len(bare)) + 1] if bare else ""
+    return stem, [text.strip() for _, text in OPTION.findall(prompt)]
 
 
 def _of_answer(prompt: str, answer: str) -> list[float]:

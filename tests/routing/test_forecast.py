@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 
 import numpy as np
 import pytest
@@ -38,6 +39,25 @@ def test_a_long_text_of_signs_takes_no_longer_than_it_must():
     hostile = "1+" * 200_000 + "="
     assert sums_that_hold(hostile) == (0, 0)
     assert np.isfinite(prompt_features([hostile[:20_000], "", "\x00", CHOICE])).all()
+
+
+@pytest.mark.parametrize("of", ["\n", " \n", "\nA) x", "1,", "=1"])
+def test_the_work_grows_with_a_prompts_length_not_with_its_square(of):
+    def took_s(length):
+        prompt, began = "a" + of * (length // len(of)), time.thread_time()
+        prompt_features([prompt])
+        answer_features([prompt], [prompt])
+        return time.thread_time() - began
+
+    short, long = (min(took_s(length) for _ in range(3)) for length in (200, 3200))
+    assert long / short < 16 * 4
+
+
+def test_blank_lines_before_options_are_no_part_of_the_question():
+    asked = prompt_features([f"Which one?{between}A) one\nB) two" for between in ("\n", "\n\n", "\n \n\t\n")])
+    kept = [2, 4, 14, *range(18, 59)]
+    assert (asked[1:, kept] == asked[0, kept]).all()
+    assert prompt_features(["\n\nA) one\nB) two"])[0, 2] == 0
 
 
 def test_features_see_options_and_sums_that_fail():
