@@ -68,10 +68,11 @@ class Place:
         """
         turns = list(body.get("messages") or ())
         last = max((place for place, turn in enumerate(turns) if turn.get("role") == "user"), default=-1)
-        others = [turn if place != last else None for place, turn in enumerate(turns)]
+        if last >= 0:  # who asks is part of what is asked
+            turns[last] = {name: value for name, value in turns[last].items() if name != "content"}
         rest = {name: value for name, value in body.items() if name not in UNRELATED}
         whole = {"kind": kind, "release": release, "standing": standing, "labels": sorted(labels), "erased": erased}
-        return cls(digest_bytes(canonical_text({**whole, "others": others, "rest": rest}).encode()), question)
+        return cls(digest_bytes(canonical_text({**whole, "turns": turns, "rest": rest}).encode()), question)
 
     @property
     def key(self) -> tuple[str, str]:

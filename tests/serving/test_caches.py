@@ -57,6 +57,7 @@ def test_a_hit_is_the_same_answer_with_a_receipt_of_its_own_and_costs_nothing(ga
         {"temperature": 1},
         {"messages": [{"role": "system", "content": "Be brief."}, *QUESTION]},
         {"messages": [{"role": "user", "content": "What is the free?"}]},
+        {"messages": [{**QUESTION[0], "name": "bob"}]},
         {"path": TEXT},
     ],
 )
