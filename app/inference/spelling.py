@@ -95,6 +95,8 @@ class Speller:
 
     def rest(self) -> tuple[str, tuple[TokenLogprob, ...]]:
         """What is left to say when no token comes any more."""
+        if not self.stopped:
+            self._read()
         text = self._text.strip() if self.stopped else self._vocabulary.decode(self._ids).strip()
         if not text.startswith(self._said):
             text = max(self._text.strip(), self._said, key=len)

@@ -88,3 +88,16 @@ def test_thoughts_are_no_part_of_the_answer(text, said):
     assert raw.decode().strip() == said
     assert "".join(spelled("stop</think>go stop", words=THINKER, stop=("stop",))[0]) == "go"
     assert "</think>" in "".join(spelled(text, words=PLAIN)[0]) or "</think>" not in text
+
+
+def test_an_answer_whose_beginning_reads_otherwise_as_a_whole_keeps_its_end():
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"a": 256, "\u2581b": 257, "</s>": 258}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    speller, said = Speller(Vocabulary(fast, end_tokens=[258]), Sampling()), ""
+    for place, token in enumerate([*"🙂".encode(), 0xC9, 256, 257, 256, 257]):
+        speller.add(token, None)
+        said += speller.piece()[0] if place == 3 else ""
+    assert said == "🙂"
+    assert (said + speller.rest()[0]).endswith("a ba b")
