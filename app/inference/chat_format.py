@@ -57,6 +57,7 @@ DATE = (
 )
 """Stands before a template that asks for today's date: it gets the day that Llama's templates fall back to."""
 PROBE = ({"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"})
+SYSTEM_PROBE = {"role": "system", "content": "Kestrel"}
 
 
 class CannotRender(UsageError):
@@ -251,18 +252,44 @@ class TemplateFormat:
         return str(self._apply(messages, add_generation_prompt=asks, tokenize=False))
 
     def _apply(self, messages: Sequence[Message], **options: Any) -> Any:
-        """What transformers makes of messages; a template that refuses them gets a system's turns as the user's, and
-        neighbours that one side said as one turn."""
+        """What transformers makes of messages; a template that refuses them, or would leave one out, gets a system's
+        turns as the user's, and neighbours that one side said as one turn."""
+        given = self._heard([{"role": each["role"], "content": each["content"]} for each in messages])
+        try:
+            return self._made(given, **options)
+        except CannotRender:
+            if (simpler := alternating(given)) == given:
+                raise
+        return self._made(simpler, **options)
+
+    def _made(self, given: Sequence[Message], **options: Any) -> Any:
         from jinja2 import TemplateError
 
         faults: tuple[type[Exception], ...] = (TemplateError, *_FAULTS)
-        given = [{"role": each["role"], "content": each["content"]} for each in messages]
         try:
-            return self.tokenizer.apply_chat_template(given, chat_template=self._template, **options)
+            return self.tokenizer.apply_chat_template(list(given), chat_template=self._template, **options)
         except faults as error:
-            if (simpler := alternating(given)) != given:
-                return self._apply(simpler, **options)
             raise CannotRender(f"the chat template refuses the conversation ({one_line(error)})") from error
+
+    def _heard(self, given: list[dict[str, str]]) -> list[dict[str, str]]:
+        """The same where the template has a place for all of it; a system's first turn keeps the one that it has."""
+        first, later = self._lost
+        system = [each["role"] == "system" for each in given]
+        if not (first and any(system[:1])) and not (later and any(system[1:])):
+            return given
+        kept = int(system[0] and not first)
+        return [*given[:kept], *alternating(given[kept:])]
+
+    @cached_property
+    def _lost(self) -> tuple[bool, bool]:
+        """Whether the template leaves out, in silence, a system's turn at the beginning, and one later on."""
+        return self._loses([SYSTEM_PROBE, *PROBE[:1]]), self._loses([*PROBE, SYSTEM_PROBE, *PROBE[:1]])
+
+    def _loses(self, probe: Sequence[Message]) -> bool:
+        try:
+            return SYSTEM_PROBE["content"] not in str(self._made(probe, tokenize=False))
+        except CannotRender:
+            return False
 
 
 _FAULTS: tuple[type[Exception], ...] = (

@@ -108,6 +108,32 @@ def test_a_template_without_a_system_turn_gets_it_with_the_first_question(chat):
         form.prompt([ANSWER, USER])
 
 
+SILENT = CHATML.replace(
+    "{%- for message in messages -%}", "{%- for message in messages if message['role'] in ('user', 'assistant') -%}"
+)
+OPENS = CHATML.replace(
+    "{%- for message in messages -%}",
+    "{%- for message in messages if message['role'] != 'system' or message == messages[0] -%}",
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "opening"),
+    [(SILENT, "user\nBe short.\n\n"), (OPENS, "system\nBe short.<|im_end|>\n<|im_start|>user\n")],
+)
+def test_a_template_that_passes_over_a_system_turn_gets_it_with_a_question(chat, template, opening):
+    form = chat(template)
+    asked = f"{opening}{USER['content']}<|im_end|>"
+    assert asked in text_of(form, form.prompt([SYSTEM, USER]))
+    kind = {"role": "system", "content": "Be kind."}
+    told = text_of(form, form.prompt([SYSTEM, USER, ANSWER, kind, AGAIN]))
+    assert asked in told
+    assert f"user\nBe kind.\n\n{AGAIN['content']}<|im_end|>" in told
+    tokens, start = form.turn([SYSTEM, USER, ANSWER, kind, AGAIN, ANSWER])
+    assert tokens[:start] == form.prompt([SYSTEM, USER, ANSWER, kind, AGAIN])
+    assert form.prompt([USER, ANSWER, AGAIN]) == rendered(form, [USER, ANSWER, AGAIN], asks=True)
+
+
 @pytest.mark.parametrize("template", [CHATML, MARKED, FORGETFUL, STRICT, None])
 def test_a_question_cannot_speak_for_the_model(chat, template):
     form = chat(template)
