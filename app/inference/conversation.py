@@ -7,7 +7,7 @@ words (English pronouns and openings, or that it is very short), and then both a
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -50,13 +50,13 @@ class Conversation:
 
     @property
     def num_chars(self) -> int:
-        """Characters of all turns."""
-        return sum(len(each["content"]) for each in self.messages)
+        """Characters of all turns: of names and calls, too."""
+        return sum(len(text) for each in self.messages for text in _texts(each))
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all turns in UTF-8."""
-        return sum(len(each["content"].encode()) for each in self.messages)
+        """The same as bytes in UTF-8."""
+        return sum(len(text.encode()) for each in self.messages for text in _texts(each))
 
     def behind(self, system: str) -> list[Message]:
         """The turns behind a system prompt; those with which the conversation's own begins join it in one turn."""
@@ -85,6 +85,15 @@ class Conversation:
     def _said(self) -> list[str]:
         """The user's turns."""
         return [each["content"] for each in self.messages if each["role"] == USER]
+
+
+def _texts(turn: Message) -> Iterator[str]:
+    """All that a model reads of a turn."""
+    yield turn["content"]
+    yield turn.get("name", "")
+    yield turn.get("tool_call_id", "")
+    for call in turn.get("tool_calls", ()):
+        yield from (call["id"], call["function"]["name"], call["function"]["arguments"])
 
 
 def joined(texts: Iterable[str]) -> str:

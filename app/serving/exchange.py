@@ -189,7 +189,7 @@ class Exchange:
         release = await parts.release()
         self._record["release"] = release.digest
         asked = incoming.request.asked(parts.settings.max_new_tokens)
-        if (num_chars := asked.conversation.num_chars) > (most := parts.settings.max_prompt_characters):
+        if (num_chars := asked.num_chars) > (most := parts.settings.max_prompt_characters):
             raise context_exceeded(f"the messages have {num_chars:,} characters, at most {most:,} are read")
         self._caller = await parts.limits.caller(incoming.authorization, [*asked.tags, *tags_of(incoming.tags)])
         release = self._assigned(release, asked.model)

@@ -1,6 +1,5 @@
 """What a completion comes to under one release: which models, with which parameters, and what to reserve for it."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -59,7 +58,7 @@ class Plan:
     def num_prompt_tokens(self) -> int:
         """An estimate."""
         num_bytes = self.asked.conversation.num_bytes + len(self.release.prompt.encode())
-        num_bytes += len(json.dumps(self.asked.sampling.tools)) if self.asked.sampling.tools else 0
+        num_bytes += len(self.asked.described.encode())
         num_turns = len(self.asked.conversation.messages)
         return math.ceil(num_bytes / BYTES_PER_TOKEN) + TEMPLATE_TOKENS * num_turns
 

@@ -6,6 +6,7 @@ neutral value; with ``"drop_params": true`` it is left out instead, and the resp
 change an answer (``user``, ``metadata``, ``store``) is accepted. Nothing else is ignored in silence.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -113,6 +114,16 @@ class Asked:
     def question(self) -> str:
         """What the user said last."""
         return self.conversation.question
+
+    @property
+    def described(self) -> str:
+        """The tools as a model reads them; empty where there are none."""
+        return json.dumps(self.sampling.tools, ensure_ascii=False) if self.sampling.tools else ""
+
+    @property
+    def num_chars(self) -> int:
+        """Characters of the turns and of the tools."""
+        return self.conversation.num_chars + len(self.described)
 
 
 class Completion(BaseModel):

@@ -46,3 +46,12 @@ def test_a_question_that_leans_on_the_one_before_is_searched_with_it(question, l
 def test_turns_without_a_place_are_one_text_that_says_who_spoke():
     assert as_one_text(ASKED) == "user: What is the fee?\n\nassistant: 40 euros.\n\nuser: And for students?"
     assert as_one_text(turns(("system", "Be brief."), ("user", "Why?"))) == "Be brief.\n\nWhy?"
+
+
+def test_names_and_calls_count_as_what_a_model_reads():
+    call = {"id": "1", "type": "function", "function": {"name": "fee", "arguments": '{"for": "\u00e9"}'}}
+    called = {"role": "assistant", "content": "", "tool_calls": [call]}
+    given = {"role": "tool", "content": "40", "tool_call_id": "1"}
+    asked = Conversation(({"role": "user", "content": "fee?", "name": "jane"}, called, given))
+    assert asked.num_chars == len('fee?jane1fee{"for": "\u00e9"}401')
+    assert asked.num_bytes == asked.num_chars + 1

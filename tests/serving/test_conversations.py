@@ -128,7 +128,7 @@ def test_roles_in_any_order_reach_the_model_and_empty_turns_do_not(gateway, back
 def test_a_conversation_over_the_context_limit_is_refused_as_openai_does(gateway, backends):
     long = [{"role": role, "content": "fee " * 30_000} for role in ("user", "assistant") * 2] + TALK[3:]
     over = ask(gateway, messages=long).json()["error"]
-    assert (over["code"], "480,017 characters" in over["message"]) == ("context_length_exceeded", True)
+    assert (over["code"], "480,021 characters" in over["message"]) == ("context_length_exceeded", True)
 
     async def short(*asked):
         raise PromptTooLong.of(600, 32, 512)

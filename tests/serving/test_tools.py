@@ -181,6 +181,15 @@ def test_tools_that_are_none_are_refused_with_a_sentence(gateway, body, says):
     assert (response.status_code, says in response.json()["error"]["message"]) == (400, True)
 
 
+def test_calls_and_tools_count_before_a_prompt_is_too_long(gateway, served):
+    long = {"name": "weather", "arguments": "x" * 400_000}
+    turns = [*QUESTION, {**RESULT[1], "tool_calls": [{**CALL, "function": long}]}, RESULT[2]]
+    described = {"type": "function", "function": {"name": "weather", "description": "x" * 400_000}}
+    for body in ({"messages": turns, "tools": [TOOL]}, {"tools": [described]}):
+        assert ask(gateway, model="large", **body).json()["error"]["code"] == "context_length_exceeded"
+    assert served == []
+
+
 def test_an_engine_whose_servers_lack_tools_says_so():
     remote = Remote.model_validate({"servers": [{"base_url": "http://one/v1", "model": "m"}], "lacks": ["tools"]})
     asked = Sampling(tools=(TOOL,), tool_choice="auto")
