@@ -348,11 +348,18 @@ class _Pieces:
         choice = chunk.choices[0]
         self._finish = choice.finish_reason or self._finish
         text, tokens = choice.delta.content or "", _tokens(choice.logprobs)
-        calls = tuple(each.model_dump(exclude_none=True) for each in choice.delta.tool_calls or ())
+        known = len(self._calls)
+        for each in choice.delta.tool_calls or ():
+            self._calls.append(self._placed(each.model_dump(exclude_none=True)))
         self._texts.append(text)
         self._tokens += tokens
-        self._calls += calls
-        return Delta(text=text, tokens=tokens, tool_calls=calls)
+        return Delta(text=text, tokens=tokens, tool_calls=tuple(self._calls[known:]))
+
+    def _placed(self, piece: Mapping[str, Any]) -> dict[str, Any]:
+        """A piece with the place of its call; where a server gives none, an id begins a call."""
+        places = {each["id"]: each["index"] for each in self._calls if each.get("id")}
+        last, name = max(places.values(), default=-1), piece.get("id")
+        return {"index": places.get(name, last + 1) if name else max(last, 0), **piece}
 
 
 def _generation(response: Any) -> Generation:
@@ -360,7 +367,8 @@ def _generation(response: Any) -> Generation:
         raise NoAnswer(f"no answer in {response!r}")
     choice = response.choices[0]
     text, tokens = choice.message.content or "", _tokens(choice.logprobs)
-    calls = tuple(each.model_dump(exclude_none=True) for each in choice.message.tool_calls or ())
+    made = (each.model_dump(exclude_none=True) for each in choice.message.tool_calls or ())
+    calls = calls_of({**call, "index": place} for place, call in enumerate(made))
     return _whole(text, tokens, choice.finish_reason, response.usage, calls)
 
 

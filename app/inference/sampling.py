@@ -160,6 +160,8 @@ def calls_of(pieces: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
     for piece in pieces:
         call = calls.setdefault(piece["index"], {"id": "", "type": "function", "function": {}})
         call["id"], call["type"] = piece.get("id") or call["id"], piece.get("type") or call["type"]
-        for name, value in (piece.get("function") or {}).items():
-            call["function"][name] = call["function"].get(name, "") + (value or "")
+        spelled = piece.get("function") or {}
+        for name in ("name", "arguments"):
+            if name in spelled:
+                call["function"][name] = call["function"].get(name, "") + (spelled[name] or "")
     return tuple(calls[index] for index in sorted(calls))

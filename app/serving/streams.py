@@ -91,7 +91,7 @@ def whole_stream(completed: Completed, head: Head, *, include_usage: bool) -> It
         for word in WORDS.findall(choice.text):
             yield chunks.piece(choice.index, word)
         if choice.tool_calls:
-            calls = [{"index": place, **call} for place, call in enumerate(choice.tool_calls)]
+            calls = [{**call, "index": place} for place, call in enumerate(choice.tool_calls)]
             yield chunks.piece(choice.index, "", calls=calls)
     yield from chunks.end(completed, include_usage=include_usage, logprobs=True)
 

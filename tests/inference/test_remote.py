@@ -216,6 +216,35 @@ def test_a_stream_comes_piece_by_piece_and_ends_with_the_whole():
     assert (pieces[-1].whole.num_prompt_tokens, load) == (9, (0, 0, 0, 0))
 
 
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("more", [{"index": 1}, {"extra_content": {"x": 1}}])
+def test_calls_have_one_form_whatever_a_server_adds(more):
+    def said():
+        made = completion(None, finish="tool_calls").json()
+        made["choices"][0]["message"]["tool_calls"] = [{**CALL, **more}]
+        return httpx.Response(200, json=made)
+
+    assert engine_of(Servers(one=[said])).generate(["?"])[0].tool_calls == (CALL,)
+
+
+def test_pieces_of_calls_without_a_place_go_to_the_call_that_an_id_began():
+    parts = [
+        {**CALL, "function": {"name": "f", "arguments": "{"}},
+        {"function": {"arguments": "}"}},
+        {**CALL, "id": "b"},
+    ]
+    engine = engine_of(Servers(one=[lambda: events(*({"tool_calls": [part]} for part in parts), finish="tool_calls")]))
+
+    async def run():
+        return [each async for each in engine.stream("?", Sampling())]
+
+    pieces = asyncio.run(run())
+    assert [each["index"] for piece in pieces for each in piece.tool_calls] == [0, 0, 1]
+    assert pieces[-1].whole.tool_calls == (CALL, {**CALL, "id": "b"})
+
+
 class Breaks(httpx.AsyncByteStream):
     """A stream that ends after some events, without the rest."""
 

@@ -26,10 +26,12 @@ USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
 
 
 def said(body):
-    """A server with tools: calls one, and says what it gave."""
+    """A server with tools: calls one, by its place as some servers do, and says what it gave."""
     last = body["messages"][-1]
     return (
-        {"content": f"It is {last['content']}."} if last["role"] == "tool" else {"content": None, "tool_calls": [CALL]}
+        {"content": f"It is {last['content']}."}
+        if last["role"] == "tool"
+        else {"content": None, "tool_calls": [{**CALL, "index": 0}]}
     )
 
 
