@@ -8,7 +8,7 @@ from app.inference.sampling import TOOLS, Sampling
 from app.serving.cascade import Backends
 from app.serving.limits import Amounts
 from app.serving.release import ROUTED, Release
-from app.serving.requests import NAMES, Asked, lacking
+from app.serving.requests import NAMES, Asked, check_end, lacking
 from app.serving.structured import ResponseFormat
 
 BYTES_PER_TOKEN = 3
@@ -103,6 +103,7 @@ async def plan_of(asked: Asked, release: Release, rungs: Sequence[str], backends
         raise lacking(shown[0], f"by the model {asked.model!r}")
     form = ResponseFormat() if "schema" in names else asked.format
     said = asked.conversation.without_tools() if "tools" in names else asked.conversation
+    check_end(said.messages)
     kept = replace(
         asked, conversation=said, sampling=sampling.without(names), format=form, dropped=(*asked.dropped, *shown)
     )

@@ -230,12 +230,11 @@ class ChatRequest(Completion):
         asked = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
         if not asked or not turns[asked[-1]]["content"].strip():
             raise invalid("there is no question: the last user message must hold some text", param="messages")
-        if turns[-1]["role"] == "assistant":
-            said = "the last message is an assistant's, which nothing answers: end with a user's"
-            raise invalid(said, param="messages")
+        check_end(turns)
         check_results(turns)
         turns[asked[-1]] = {**turns[asked[-1]], "content": turns[asked[-1]]["content"].strip()}
-        kept = (turn for turn in turns if turn["content"].strip() or turn["role"] == "tool" or "tool_calls" in turn)
+        kept = [turn for turn in turns if turn["content"].strip() or turn["role"] == "tool" or "tool_calls" in turn]
+        check_end(kept)
         return Conversation(tuple(kept))
 
     def tooling(self) -> Mapping[str, Any]:
@@ -290,6 +289,13 @@ def is_tool(given: Mapping[str, Any]) -> bool:
     """Whether this describes a function; of its parameters the model's server judges."""
     function = given.get("function")
     return given.get("type") == "function" and isinstance(function, Mapping) and isinstance(function.get("name"), str)
+
+
+def check_end(turns: Sequence[Turn]) -> None:
+    """Refuse turns that leave nothing to answer."""
+    if turns[-1]["role"] == "assistant":
+        said = "the last message is an assistant's, which nothing answers: end with a user's"
+        raise invalid(said, param="messages")
 
 
 def check_results(turns: Sequence[Turn]) -> None:

@@ -98,6 +98,7 @@ def test_no_cache_gives_the_answer_to_another_conversation(gateway, mode):
         ([{"role": "user"}], "no question"),
         ([{"role": "system", "content": "Be brief."}], "no question"),
         (TALK[:3], "end with a user's"),
+        ([*TALK[:3], {"role": "system", "content": " "}], "end with a user's"),
         ([{"role": "critic", "content": "x"}], "messages.0.role"),
         ([{"content": "x"}], "messages.0.role"),
         (["What?"], "messages.0"),

@@ -192,6 +192,13 @@ def test_calls_and_tools_count_before_a_prompt_is_too_long(gateway, served):
     assert served == []
 
 
+def test_what_is_left_without_tools_must_end_with_a_question(gateway, backends):
+    spoken = [*QUESTION, {**RESULT[1], "content": "Let me look."}, RESULT[2]]
+    refused = ask(gateway, tools=[TOOL], messages=spoken, drop_params=True)
+    assert (refused.status_code, "end with a user's" in refused.json()["error"]["message"]) == (400, True)
+    assert backends.prompts == []
+
+
 def test_an_engine_whose_servers_lack_tools_says_so():
     remote = Remote.model_validate({"servers": [{"base_url": "http://one/v1", "model": "m"}], "lacks": ["tools"]})
     asked = Sampling(tools=(TOOL,), tool_choice="auto")
