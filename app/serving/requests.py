@@ -247,6 +247,9 @@ class ChatRequest(Completion):
         if not all(map(is_tool, self.tools)):
             form = '{"type": "function", "function": {"name": ...}}'
             raise invalid(f"each of tools is {form}: send them in this form", param="tools")
+        asked = json.dumps([self.tools, self.tool_choice], ensure_ascii=False)
+        if whole(asked) != asked:
+            raise invalid("tools hold half of a character (a surrogate): send it whole", param="tools")
         more = {name: getattr(self, name) for name in ("tool_choice", "parallel_tool_calls")}
         return {"tools": tuple(self.tools), **more}
 

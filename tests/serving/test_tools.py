@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from app.inference.remote import OpenAIEngine, Remote
 from app.inference.sampling import Sampling
 from app.serving.http import create_app
-from tests.serving.asked import QUESTION, ask, proven
+from tests.serving.asked import CHAT, QUESTION, ask, post, proven
 from tests.serving.conftest import make_release
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -197,6 +197,12 @@ def test_what_is_left_without_tools_must_end_with_a_question(gateway, backends):
     refused = ask(gateway, tools=[TOOL], messages=spoken, drop_params=True)
     assert (refused.status_code, "end with a user's" in refused.json()["error"]["message"]) == (400, True)
     assert backends.prompts == []
+
+
+def test_half_a_character_in_tools_is_refused(gateway, served):
+    half = json.dumps({"model": "large", "messages": QUESTION, "tools": [{**TOOL, "title": "\ud800"}]}).encode()
+    refused = post(gateway, CHAT, half)
+    assert (refused.status_code, refused.json()["error"]["param"], served) == (400, "tools", [])
 
 
 def test_an_engine_whose_servers_lack_tools_says_so():
