@@ -273,7 +273,7 @@ def _account(
         qualities=dict(course.qualities),
         gaps=gaps,
         left_out=dict(course.left_out),
-        guarantee="void" if about.void else "holds" if promised and stands else "none",
+        guarantee="none" if not promised else "void" if about.void else "holds" if stands else "none",
         void_because=about.void,
     )
 

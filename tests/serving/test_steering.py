@@ -78,6 +78,7 @@ def test_a_void_guarantee_leaves_everything_to_the_large_model(backends):
     given = ask(backends, release_of(router), void="drift")
     assert [each.rung for each in given.tried] == ["large"]
     assert (given.routing.guarantee, given.routing.void_because) == ("void", "drift")
+    assert ask(backends, release_of(trained()), void="drift").routing.guarantee == "none"
 
 
 def test_chance_puts_another_model_in_and_its_answer_is_judged_like_any(backends):
