@@ -2,17 +2,21 @@
 
 Only who asked may rate. An answer's account names its request together with its caller as one digest (``asked_by``),
 which the request log keeps and the receipt seals; whoever rates must come to the same digest. So the id of another's
-request, guessed, overheard or used again on purpose, rates nothing.
+request, guessed, overheard or used again on purpose, rates nothing. Callers without a key are one caller: among them
+whoever knows an id may rate its answer.
 
 Guarantees: kept in the workspace's database, in no leaf and no manifest; gone with its request when that is erased, and
-when the subject of an erasure stands in it. Not guaranteed: that those who rate are like those who do not.
+when the subject of an erasure stands in it. An id is looked for in threads that nothing else waits for, in all parts of
+the log once, then in new ones. Not guaranteed: that those who rate are like those who do not.
 """
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,7 +32,7 @@ from app.core.digests import PREFIX
 from app.core.schema import feedback
 from app.ledger.batches import parts_with
 from app.registry.versions import Registry
-from app.serving.errors import ApiError
+from app.serving.errors import ApiError, overloaded
 from app.serving.limits import Limits
 from app.serving.log import NAME_TIME, RequestLog
 from app.serving.schema import Text
@@ -38,7 +42,9 @@ MAX_COMMENT, MAX_ANSWER = 4_000, 20_000
 MAX_AGE = timedelta(days=30)
 """How long an answer can be rated: so far back is its request looked for."""
 COLUMNS = ["request_id", "release", "status", "response_json"]
-POLL_S, MAX_WAIT_S = 0.1, 10.0
+MIN_POLL_S, MAX_WAIT_S = 0.1, 10.0
+MAX_LOOKS, NUM_THREADS = 16, 2
+"""Looks into the log that may be under way or wait for a thread."""
 OURS = ("chatcmpl-", "cmpl-")
 
 
@@ -113,12 +119,15 @@ class Desk:
 
     def __init__(self, log: RequestLog, limits: Limits) -> None:
         self._log, self._limits = log, limits
+        self._places = asyncio.Semaphore(MAX_LOOKS)
+        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="feedback")
 
     async def take(self, said: FeedbackRequest, *, authorization: str | None) -> dict[str, Any]:
         """``/v1/feedback``: keep it in the place of what the caller said of this answer before.
 
         Raises:
-            ApiError: 404, the caller was not answered such a request; 401, 403, 429 as for what was asked.
+            ApiError: 404, the caller was not answered such a request; 503, too many are looked for; 401, 403, 429 as
+                for what was asked.
         """
         caller = await self._limits.caller(authorization)
         caller.check("answer")
@@ -139,21 +148,34 @@ class Desk:
         By another gateway's log, that is after twice the time between two parts; by this one's, when it is written.
         """
         now_s = asyncio.get_running_loop().time
-        begun_s, told = now_s(), self._log.num_told
+        begun_s, told, since = now_s(), self._log.num_told, utc_now() - MAX_AGE
         while True:
-            for each in said.ids:
-                if (found := await asyncio.to_thread(find_answered, self._log.folder, each, subject)) is not None:
-                    return found
+            later = utc_now() - timedelta(seconds=MAX_WAIT_S)  # a part is named before it is there
             waited_s = now_s() - begun_s
-            if waited_s >= MAX_WAIT_S or (waited_s >= 2 * self._log.flush_s and self._log.num_settled >= told):
+            held = waited_s >= 2 * self._log.flush_s and self._log.num_settled >= told
+            if (found := await self._look(said.ids, subject, since)) is not None:
+                return found
+            if held or waited_s >= MAX_WAIT_S:
                 return None
-            await asyncio.sleep(POLL_S)
+            since = later
+            await asyncio.sleep(max(MIN_POLL_S, self._log.flush_s))
+
+    async def _look(self, ids: Sequence[str], subject: str, since: datetime) -> dict[str, Any] | None:
+        if self._places.locked():
+            raise overloaded(MAX_LOOKS)
+        async with self._places:
+            look = partial(find_answered, self._log.folder, subject=subject, since=since)
+            within = asyncio.get_running_loop().run_in_executor
+            for each in ids:
+                if (found := await within(self._threads, look, each)) is not None:
+                    return found
+        return None
 
 
-def find_answered(folder: Path, request_id: str, subject: str) -> dict[str, Any] | None:
-    """The log's row of a request that was answered to this caller lately; None where there is none any more."""
-    asker, since = asked_by(request_id, subject), f"{utc_now() - MAX_AGE:{NAME_TIME}}"
-    for part, _, _ in parts_with(folder, request_id, since=since):
+def find_answered(folder: Path, request_id: str, *, subject: str, since: datetime) -> dict[str, Any] | None:
+    """The log's row of a request that was answered to this caller; None where no part since then has it any more."""
+    asker = asked_by(request_id, subject)
+    for part, _, _ in parts_with(folder, request_id, since=f"{since:{NAME_TIME}}"):
         if part.exists():
             rows = pq.read_table(part, columns=COLUMNS, filters=[("request_id", "=", request_id)]).to_pylist()
             mine = [row for row in rows if row["status"] == 200 and asker_of(row["response_json"]) == asker]

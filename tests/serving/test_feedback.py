@@ -1,9 +1,12 @@
 """Feedback over HTTP: who may rate, what may be said, the last word counts, who reads it, and that it is erased."""
 
+import asyncio
 import json
 import threading
 import time
+from datetime import timedelta
 
+import httpx
 import openai
 import pytest
 import uvicorn
@@ -11,19 +14,23 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.core.clock import utc_now
 from app.core.schema import feedback
 from app.datasets.formats import parse
 from app.governance.erasure import NothingToErase, erase
+from app.ledger.batches import parts_with
 from app.ledger.log import ERASURE
 from app.ledger.verify import verify
+from app.serving import feedback as rating
 from app.serving.access import add_grant, remove_grant
 from app.serving.audit import read_requests, rewards_of
 from app.serving.counters import ANONYMOUS
 from app.serving.feedback import Scores, asked_by, asker_of
 from app.serving.http import create_app
+from app.serving.log import NAME_TIME
 from app.serving.outcomes import questions_of_log
 from app.serving.rules import change_rule, subject_of
-from tests.serving.asked import QUESTION, ask, events_of, post
+from tests.serving.asked import CHAT, QUESTION, ask, events_of, post
 from tests.serving.conftest import make_release
 
 FEEDBACK = "/v1/feedback"
@@ -91,6 +98,44 @@ def test_an_id_used_again_on_purpose_rates_only_one_s_own(gateway, registry, key
     assert rate(gateway, keys["jane"], request_id="same", score=1).status_code == 200
     scores = Scores.read(registry)
     assert (scores.of("same", asker_of(mine)), scores.of("same", asker_of(his))) == (1.0, 0.0)
+
+
+def test_an_unknown_id_is_looked_for_in_old_parts_once(gateway, monkeypatch):
+    looks = []
+
+    def noted(folder, request_id, *, since):
+        looks.append(since)
+        return parts_with(folder, request_id, since=since)
+
+    monkeypatch.setattr(rating, "parts_with", noted)
+    assert rate(gateway, request_id="no-such", score=0).status_code == 404
+    minute_ago = f"{utc_now() - timedelta(minutes=1):{NAME_TIME}}"
+    assert (looks[0] < minute_ago, len(looks) > 1) == (True, True)
+    assert all(since > minute_ago for since in looks[1:])
+
+
+def test_many_unknown_ids_hold_up_no_answer_and_too_many_are_refused(gateway, monkeypatch):
+    go_on = threading.Event()
+
+    def slow(folder, request_id, *, since):
+        go_on.wait(30)
+        return iter(())
+
+    monkeypatch.setattr(rating, "parts_with", slow)
+
+    async def story():
+        transport = httpx.ASGITransport(create_app(gateway), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://box") as client:
+            said = [{"request_id": f"bogus{number}", "score": 1} for number in range(64)]
+            sent = [asyncio.ensure_future(client.post(FEEDBACK, json=each)) for each in said]
+            done, _ = await asyncio.wait(sent, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+            chat = await asyncio.wait_for(client.post(CHAT, json={"model": "small", "messages": QUESTION}), 20)
+            go_on.set()
+            return await done.pop(), chat, [(await each).status_code for each in sent]
+
+    refused, chat, statuses = asyncio.run(story())
+    assert (refused.status_code, refused.headers["retry-after"], chat.status_code) == (503, "1", 200)
+    assert statuses.count(404) >= rating.MAX_LOOKS // 2
 
 
 @pytest.mark.parametrize(
