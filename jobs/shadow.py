@@ -40,10 +40,10 @@ def main(
         settings = ServingSettings(workspace=str(here.workspace.root), further_rungs=further)
         since = datetime.now(UTC) - timedelta(days=days) if days else None
         scores = Scores.read(here.registry)
-        asked = sample_of(here.registry, serving.digest, num=sample, since=since, scores=scores)
+        asked, num_skipped = sample_of(here.registry, serving.digest, num=sample, since=since, scores=scores)
         how: dict[str, Any] = {"registry": here.registry, "settings": here.settings.evaluation}
         before, after = shadow(serving, other, asked, backends=Here(settings), serving=settings, **how)
-        report(after, as_json=as_json, production=before.ref)
+        report(after, as_json=as_json, production=before.ref, num_skipped=num_skipped)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,9 @@ def feedback(
     registry = open_registry(Workspace.existing(workspace))
     found = rated(registry)
     if out:
-        rows = corrections(registry)
+        rows, num_skipped = corrections(registry)
         replace_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        typer.echo(f"{len(rows)} preferences in {out}", err=True)
+        skipped = f", {num_skipped} skipped: their requests are of another version" if num_skipped else ""
+        typer.echo(f"{len(rows)} preferences in {out}{skipped}", err=True)
     told = [f"{name}: {each['num']} rated, mean score {each['mean']:.3f}" for name, each in found.items()]
     typer.echo(json.dumps(found) if as_json else "\n".join(told or ["nobody has rated an answer"]))

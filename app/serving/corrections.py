@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from app.core.schema import feedback
 from app.evaluation.metrics import exact_match
 from app.registry.versions import Registry, VersionNotFound
+from app.serving.errors import ApiError
 from app.serving.feedback import Scores, asker_of
 from app.serving.log import read_log
 from app.serving.release import RELEASE
@@ -29,17 +30,25 @@ def rated(registry: Registry) -> dict[str, dict[str, float]]:
     return {_name(registry, release): {"num": num, "mean": float(mean)} for release, num, mean in rows}
 
 
-def corrections(registry: Registry) -> list[dict[str, Any]]:
-    """Preferences in TRL's form: the turns asked, the caller's answer, the answer that was given."""
+def corrections(registry: Registry) -> tuple[list[dict[str, Any]], int]:
+    """Preferences in TRL's form: the turns asked, the caller's answer, the answer that was given.
+
+    Returns:
+        The rows, and how many were skipped, for this version does not read their requests any more.
+    """
     right = Scores.read(registry).right
-    found = []
+    found, num_skipped = list[dict[str, Any]](), 0
     for row in read_log(registry.workspace.requests_dir).select(COLUMNS).to_pylist():
         said = right.get(asker_of(row["response_json"])) if row["status"] == 200 and row["request_json"] else None
         if said and not exact_match(row["answer"], [said]):
-            turns = request_of(json.loads(row["request_json"])).conversation().messages
+            try:
+                turns = request_of(json.loads(row["request_json"])).conversation().messages
+            except (ValueError, ApiError):  # pydantic's errors are ValueErrors
+                num_skipped += 1
+                continue
             sides = {"chosen": said, "rejected": row["answer"]}
             found.append({"prompt": list(turns), **sides, "request_id": row["request_id"]})
-    return found
+    return found, num_skipped
 
 
 def _name(registry: Registry, release: str) -> str:

@@ -67,8 +67,14 @@ def find_source(ref: str, registry: Registry) -> Version:
 
 
 def questions_of(source: Version, registry: Registry) -> list[Question]:
-    """The questions of synthetic rows (split "calibration"), a suite or an evaluation, with their accepted answers."""
+    """The questions of synthetic rows (split "calibration"), a suite or an evaluation, with their accepted answers.
+
+    Raises:
+        NoQuestions: it holds none, as what jobs.shadow publishes.
+    """
     rows = read_rows(registry.folder(source) / ROWS_FILE)
+    if any("question" not in row for row in rows):
+        raise NoQuestions(f"{source.kind} {source.ref} is of traffic and holds no questions: name a suite, or `log`")
     kept = [row for row in rows if row.get("split", SPLIT) == SPLIT]
     return [
         Question(str(row.get("row_id") or row["question_id"]), row["question"], source.kind, tuple(row["answers"]))
@@ -86,6 +92,8 @@ def questions_of_log(
 ) -> list[Question]:
     """A share of the routed requests that a release answered, and every one whose answer by a model people judged.
 
+    Requests with tools are left out: the models are asked without.
+
     Args:
         feedback: scores from 0 to 1 of answers; one of a quotation says nothing of the model that it stood in for.
     """
@@ -93,7 +101,7 @@ def questions_of_log(
     table = read_log(folder, since=since).select(COLUMNS)
     for row in table.to_pylist():
         routing = routing_of(row["response_json"]) if row["release"] == release and row["status"] == 200 else None
-        if routing is None:
+        if routing is None or brings_tools(row["request_json"]):
             continue
         score = said.of(row["request_id"], asker_of(row["response_json"])) if row["route"] == routing.used else None
         if score is not None or is_sampled(row["request_id"], share):
@@ -120,6 +128,14 @@ def routing_of(response_json: str | None) -> Routing | None:
     except (ValueError, KeyError, TypeError):
         return None
     return Routing.model_validate(value) if value else None
+
+
+def brings_tools(request_json: str | None) -> bool:
+    """Whether a logged request was sent with tools: the same cannot be asked offline."""
+    try:
+        return bool(json.loads(request_json or "{}").get("tools"))
+    except (ValueError, AttributeError):
+        return False
 
 
 def is_sampled(request_id: str, share: float) -> bool:

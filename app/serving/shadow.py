@@ -1,9 +1,10 @@
 """Shadow: requests that production answered, answered again offline by the large model or by another release.
 
 What is right is what the caller said: the right answer given by `/v1/feedback`, else the answer itself where it was
-rated 1; where nobody said anything, what production's largest model says. The sample is taken by a hash of requests'
-ids. Two evaluations come of it, of the logged answers and of the others, paired by request, so that the checks that
-compare a candidate with production judge them as they stand (policy ``shadow``).
+rated 1; else what production's largest model says, unless that is what a caller rated below 1: such a row is left out.
+The sample is taken by a hash of requests' ids; requests with tools, which cannot be asked again alike, are in none.
+Two evaluations come of it, of the logged answers and of the others, paired by request, so that the checks that compare
+a candidate with production judge them as they stand (policy ``shadow``).
 
 Guarantees: nothing is logged, limited or charged, and nobody waits for it; what is published holds ids and numbers, no
 question and no answer; the same sample, releases and feedback are found again. Not guaranteed: passages that only some
@@ -40,16 +41,16 @@ from app.serving.choices import Choices
 from app.serving.errors import ApiError
 from app.serving.feedback import Scores, asker_of
 from app.serving.log import read_log
-from app.serving.outcomes import routing_of
+from app.serving.outcomes import brings_tools, routing_of
 from app.serving.plan import plan_of
-from app.serving.release import ROUTED, Release
+from app.serving.release import EXTRACTIVE, ROUTED, Release
 from app.serving.requests import ChatRequest, Completion, CompletionRequest
 from app.serving.settings import ServingSettings
 from app.serving.steering import Steering
 from app.serving.wrapped import Passing
 
 Item = TypeVar("Item")
-CODE_VERSION = "shadow-1"
+CODE_VERSION = "shadow-2"
 KIND = "evaluation"
 AT_ONCE = 16
 COLUMNS = ["request_id", "release", "route", "status", "answer", "cost_usd", "request_json", "response_json"]
@@ -78,8 +79,12 @@ class Asked:
     request: Completion
     answer: str
     cost_usd: float
+    """Of one choice."""
+
     route: str
     right: str = ""
+    score: float | None = None
+    """What the caller said of the answer; None where nobody said anything."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +100,28 @@ class Said:
 
 def sample_of(
     registry: Registry, release: str, *, num: int, since: datetime | None = None, scores: Scores | None = None
-) -> list[Asked]:
-    """Up to ``num`` routed requests that a release answered, by the order of their hashed ids."""
+) -> tuple[list[Asked], int]:
+    """Up to ``num`` routed requests that a release answered, by the order of their hashed ids.
+
+    Returns:
+        The requests, and how many were skipped that this version does not read any more.
+    """
     said = scores or Scores()
     table = read_log(registry.workspace.requests_dir, since=since).select(COLUMNS)
     rows = [row for row in table.to_pylist() if row["release"] == release and row["status"] == 200]
     rows = [row for row in rows if row["request_json"] and routing_of(row["response_json"])]
+    rows = [row for row in rows if not brings_tools(row["request_json"])]
     rows = list({row["request_id"]: row for row in rows}.values())
     rows.sort(key=lambda row: sha256(row["request_id"].encode()).digest())
-    return [_asked(row, said) for row in rows[:num]]
+    found, num_skipped = list[Asked](), 0
+    for row in rows:
+        if len(found) == num:
+            break
+        try:
+            found.append(_asked(row, said))
+        except ValueError:  # pydantic's errors are ValueErrors
+            num_skipped += 1
+    return found, num_skipped
 
 
 def request_of(sent: Mapping[str, Any]) -> Completion:
@@ -163,7 +181,10 @@ def shadow(
     largest, others = asyncio.run(_ask_both(asked, production, other, backends=backends, settings=serving))
     kept = [place for place, (each, said) in enumerate(zip(asked, largest, strict=True)) if _accepted(each, said)]
     if not kept:
-        raise NoTraffic(f"the largest model of {production.ref} answered none of {len(asked)} requests: run it again")
+        message = (
+            f"the largest model of {production.ref} answered none of {len(asked)} requests, or as callers rated down"
+        )
+        raise NoTraffic(f"{message}: run it again, or have the right answers sent by /v1/feedback")
     asked, largest, others = _at(kept, asked), _at(kept, largest), _at(kept, others)
     logged = [Said(each.answer, each.cost_usd, each.route, 0.0, 0) for each in asked]
     rows = [_judged(asked, said, largest, settings) for said in (logged, others)]
@@ -201,18 +222,21 @@ async def _answer(
 
 def _asked(row: Mapping[str, Any], scores: Scores) -> Asked:
     sent, asker = json.loads(row["request_json"]), asker_of(row["response_json"])
-    right = scores.right.get(asker) or (row["answer"] if scores.of(row["request_id"], asker) == 1 else "")
-    return Asked(row["request_id"], request_of(sent), row["answer"], row["cost_usd"] or 0.0, row["route"], right or "")
+    score = scores.of(row["request_id"], asker)
+    right = scores.right.get(asker) or (row["answer"] if score == 1 else "")
+    num_paid = 1 if row["route"] == EXTRACTIVE else len(json.loads(row["response_json"])["choices"])
+    cost = (row["cost_usd"] or 0.0) / max(num_paid, 1)
+    return Asked(row["request_id"], request_of(sent), row["answer"] or "", cost, row["route"], right or "", score)
 
 
 def _inputs(
     production: Release, other: Release | None, asked: Sequence[Asked], settings: EvaluationSettings
 ) -> dict[str, Any]:
-    said = [[each.request_id, each.answer, each.right] for each in asked]
+    said = [[each.request_id, each.answer, each.right, each.score] for each in asked]
     return {
         "model": None,
         "suite": None,
-        "traffic": digest_json(sorted(said)),
+        "traffic": digest_json(sorted(said, key=str)),
         "production": production.digest,
         "other": other.digest if other else None,
         "settings": settings.model_dump(mode="json", include={"confidence", "num_resamples", "seed"}),
@@ -225,8 +249,11 @@ def _at(places: Sequence[int], values: Sequence[Item]) -> list[Item]:
 
 
 def _accepted(asked: Asked, largest: Said) -> list[str]:
-    """Answers that count as right; none where nobody said so and the largest model failed."""
-    return [asked.right] if asked.right else [largest.text] if largest.route != FAILED else []
+    """Answers that count as right; none where no caller gave one, and the largest model failed or says a bad one."""
+    if asked.right:
+        return [asked.right]
+    down = asked.score is not None and asked.score < 1 and exact_match(largest.text, [asked.answer])
+    return [] if down or largest.route == FAILED else [largest.text]
 
 
 def _judged(

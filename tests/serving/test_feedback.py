@@ -18,7 +18,7 @@ from app.core.clock import utc_now
 from app.core.schema import feedback
 from app.datasets.formats import parse
 from app.governance.erasure import NothingToErase, erase
-from app.ledger.batches import parts_with
+from app.ledger.batches import parts_with, write_part
 from app.ledger.log import ERASURE
 from app.ledger.verify import verify
 from app.serving import feedback as rating
@@ -27,7 +27,7 @@ from app.serving.audit import read_requests, rewards_of
 from app.serving.counters import ANONYMOUS
 from app.serving.feedback import Scores, asked_by, asker_of
 from app.serving.http import create_app
-from app.serving.log import NAME_TIME
+from app.serving.log import NAME_TIME, read_log
 from app.serving.outcomes import questions_of_log
 from app.serving.rules import change_rule, subject_of
 from tests.serving.asked import CHAT, QUESTION, ask, events_of, post
@@ -270,6 +270,19 @@ def test_corrections_are_preferences_that_curate_reads(gateway, registry, reques
     assert row == {"prompt": turns, "chosen": "12 crowns", "rejected": said, "request_id": "r0"}
     (read,) = parse(row)
     assert (read["question"], read["answer"], read["rejected"]) == ("What is the fee?", "12 crowns", said)
+
+
+def test_a_correction_of_a_request_that_is_no_longer_read_is_skipped(gateway, registry, request_log, tmp_path):
+    answered(gateway, "r0")
+    rate(gateway, request_id="r0", score=0, answer="12 crowns")
+    request_log.close()
+    folder = registry.workspace.requests_dir
+    (row,) = read_log(folder).to_pylist()
+    sent = json.loads(row["request_json"]) | {"messages": "?"}
+    write_part(folder / "z.parquet", [row | {"request_json": json.dumps(sent)}])
+    out = tmp_path / "rows.jsonl"
+    ended = CliRunner().invoke(app, ["feedback", "--out", str(out), "-w", str(registry.workspace.root)])
+    assert (ended.exit_code, "1 skipped" in ended.output) == (0, True), ended.output
 
 
 def test_the_official_client_rates(gateway):

@@ -5,16 +5,19 @@ import json
 from dataclasses import replace
 from typing import ClassVar
 
+import pyarrow.compute as pc
 import pytest
 
 from app.evaluation.settings import EvaluationSettings
 from app.governance.evidence import Evidence
 from app.governance.gate import judge
 from app.governance.policy import load_policy
+from app.ledger.batches import write_part
 from app.registry.tables import ROWS_FILE
 from app.serving.errors import unavailable
 from app.serving.feedback import Scores
 from app.serving.log import read_log
+from app.serving.outcomes import NoQuestions, questions_of, questions_of_log
 from app.serving.release import Model
 from app.serving.requests import ChatRequest
 from app.serving.settings import ServingSettings
@@ -29,12 +32,13 @@ class Backends(FakeBackends):
     """Models of the other release say what ``others`` holds; what is in ``failing`` fails."""
 
     others: ClassVar[dict[str, str]] = {"small": "2000 euros", "large": "2,000 euros"}
+    own: ClassVar[dict[str, str]] = {"small": "2000 euros", "large": "2,000 euros"}
     failing: ClassVar[tuple[str, ...]] = ()
 
     async def generate(self, rung, model, prompt, sampling):
         if model in self.failing:
             raise unavailable("it broke", code="fault")
-        self.texts = self.others if model.endswith("-b") else {"small": "2000 euros", "large": "2,000 euros"}
+        self.texts = self.others if model.endswith("-b") else self.own
         return await super().generate(rung, model, prompt, sampling)
 
 
@@ -64,7 +68,7 @@ def answered(make_gateway, releases, pair, request_log):
 
 
 def run(registry, pair, backends, *, other=True, num=100, scores=None):
-    asked = sample_of(registry, pair[0].digest, num=num, scores=scores)
+    asked, _ = sample_of(registry, pair[0].digest, num=num, scores=scores)
     how = {"registry": registry, "backends": backends, "settings": EvaluationSettings(num_resamples=200)}
     return shadow(pair[0], pair[1] if other else None, asked, serving=ServingSettings(), **how)
 
@@ -77,10 +81,10 @@ def rows_of(registry, version):
 
 def test_a_sample_is_of_routed_requests_and_a_larger_one_holds_the_smaller(registry, pair, answered, request_log):
     request_log.close()
-    few, many = ({each.request_id for each in sample_of(registry, pair[0].digest, num=num)} for num in (10, 1000))
+    few, many = ({each.request_id for each in sample_of(registry, pair[0].digest, num=num)[0]} for num in (10, 1000))
     assert many == {f"r{number}" for number in range(NUM)}
     assert (len(few), few - many) == (10, set())
-    assert sample_of(registry, pair[1].digest, num=10) == []
+    assert sample_of(registry, pair[1].digest, num=10) == ([], 0)
 
 
 def test_an_equal_release_is_let_through_by_the_gate(registry, pair, answered, request_log):
@@ -135,6 +139,53 @@ def test_nothing_of_it_is_logged_and_no_text_is_published(registry, pair, answer
         assert "fee" not in json.dumps([rows, version.manifest])
         assert "euros" not in json.dumps([rows, version.manifest])
     assert read_log(registry.workspace.requests_dir).num_rows == num
+
+
+def test_what_a_caller_rated_down_counts_as_right_for_nobody(registry, pair, answered, request_log):
+    for number in range(NUM - 1):
+        rate(answered, request_id=f"r{number}", rating="down")
+    request_log.close()
+    scores = Scores.read(registry)
+    before, _ = run(registry, pair, Backends(), scores=scores)
+    assert (before.facts["num_rows"], before.facts["exact_match"]["value"]) == (NUM, 0.0)  # the largest said another
+    same = Backends()
+    same.own = {"small": "2000 euros", "large": "2000 euros"}
+    third = registry.publish("release", "assistant", inputs={"n": 3}, facts={})
+    later = (pair[0], replace(pair[1], digest=third.digest))
+    before, _ = run(registry, later, same, scores=scores)
+    assert set(rows_of(registry, before)) == {f"r{NUM - 1}"}
+    asked = [each for each in sample_of(registry, pair[0].digest, num=NUM, scores=scores)[0] if each.score == 0]
+    how = {"registry": registry, "backends": same, "settings": EvaluationSettings(num_resamples=200)}
+    with pytest.raises(NoTraffic, match="rated down"):
+        shadow(*later, asked, serving=ServingSettings(), **how)
+
+
+def test_the_same_release_costs_the_same_though_several_choices_were_logged(registry, pair, answered, request_log):
+    request_log.close()
+    before, after = run(registry, pair, Backends())
+    assert before.facts["usd_per_1000"] == pytest.approx(after.facts["usd_per_1000"])
+    assert before.facts["usd_per_1000"]["value"] > 0
+
+
+def test_what_cannot_be_asked_again_is_skipped(registry, pair, answered, request_log):
+    request_log.close()
+    folder = registry.workspace.requests_dir
+    (row,) = read_log(folder).filter(pc.field("request_id") == "r0").to_pylist()
+    tool = {"type": "function", "function": {"name": "look"}}
+    sent = json.loads(row["request_json"])
+    for name, request in (("tools", sent | {"tools": [tool]}), ("older", sent | {"messages": "?"})):
+        write_part(folder / f"z-{name}.parquet", [row | {"request_id": name, "request_json": json.dumps(request)}])
+    found, num_skipped = sample_of(registry, pair[0].digest, num=100)
+    assert ({each.request_id for each in found}, num_skipped) == ({f"r{number}" for number in range(NUM)}, 1)
+    asked = questions_of_log(folder, release=pair[0].digest, share=1.0)
+    assert {each.row_id for each in asked} == {"older", *(f"r{number}" for number in range(NUM))}
+
+
+def test_an_evaluation_of_traffic_has_no_questions_to_ask(registry, pair, answered, request_log):
+    request_log.close()
+    before, _ = run(registry, pair, Backends())
+    with pytest.raises(NoQuestions, match="holds no questions: name"):
+        questions_of(before, registry)
 
 
 def test_a_model_that_fails_costs_its_release_and_a_measure_that_fails_costs_nobody(
