@@ -21,7 +21,7 @@ from app.governance.release import ladder_of, price_name
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.routing.audit import ROUTER, Logged, estimate, grouped
 from app.routing.sample import Sample
-from app.serving.feedback import Scores, asker_of
+from app.serving.feedback import Scores, asker_of, last_answered
 from app.serving.log import read_log
 from app.serving.outcomes import routing_of
 from app.serving.release import RELEASE
@@ -51,6 +51,10 @@ class Request:
     asked_by: str
     """Digest of the request and its caller, as feedback names it."""
 
+    release: str
+    last: bool
+    """Whether it is the last that its caller was answered under this id: only of it anything is said."""
+
     model_costs_usd: Mapping[str, float]
     """What each model alone would have cost: by its own tokens where it was asked, else by those of another."""
 
@@ -58,28 +62,28 @@ class Request:
 def read_requests(registry: Registry, *, since: datetime | None = None, release: str | None = None) -> list[Request]:
     """Routed requests of the log, of one release (by digest) where it is given."""
     prices: dict[str, Mapping[str, float]] = {}
-    table = read_log(registry.workspace.requests_dir, since=since).select(COLUMNS)
-    found = []
-    for row in table.to_pylist():
+    rows = read_log(registry.workspace.requests_dir, since=since).select(COLUMNS).to_pylist()
+    found, last = [], set(map(id, last_answered(rows)))
+    for row in rows:
         routing = routing_of(row["response_json"]) if row["status"] == 200 else None
         if routing is None or row["release"] != (release or row["release"]):
             continue
         if row["release"] not in prices:
             prices[row["release"]] = _prices(registry, row["release"])
-        found.append(_request(row, routing, prices[row["release"]]))
+        found.append(_request(row, routing, prices[row["release"]], last=id(row) in last))
     return found
 
 
 def rewards_of(requests: Iterable[Request], feedback: Scores, shadow: Sequence[Sample]) -> dict[str, float]:
-    """Rewards by request: a person's score of what went out, else the quality of the model's answer that did, from a
-    shadow sample; a quotation has none there."""
+    """Rewards by request and caller: a person's score of what went out, else the quality of the model's answer that
+    did, from a shadow sample; a quotation has none there."""
     known = {row.row_id: dict(zip(each.rungs, row.quality, strict=True)) for each in shadow for row in each.rows}
     found = {}
-    for request in requests:
+    for request in (each for each in requests if each.last):
         quality = known.get(request.request_id, {}).get(request.route)
-        said = feedback.of(request.request_id, request.asked_by)
+        said = feedback.of(request.request_id, request.asked_by, request.release)
         if (reward := quality if said is None else said) is not None:
-            found[request.request_id] = float(reward)
+            found[request.asked_by or request.request_id] = float(reward)
     return found
 
 
@@ -103,7 +107,7 @@ def audit(requests: Sequence[Request], rewards: Mapping[str, float], *, seed: in
 
 def _figures(requests: Sequence[Request], rewards: Mapping[str, float], seed: int, *, at_least: int) -> dict[str, Any]:
     asked = [each for each in requests if each.routing.used]
-    rewarded = [each for each in asked if each.request_id in rewards]
+    rewarded = [each for each in asked if each.last and (each.asked_by or each.request_id) in rewards]
     found: dict[str, Any] = {
         "num_requests": len(requests),
         "num_unasked": len(requests) - len(asked),
@@ -163,11 +167,16 @@ def _logged(requests: Sequence[Request], rewards: Mapping[str, float], ladder: S
     if all(set(ladder) <= set(each.routing.qualities) for each in requests):
         forecast = np.array([[each.routing.qualities[model] for model in ladder] for each in requests])
     return Logged(
-        tuple(ladder), used, chances, choices, np.array([rewards[each.request_id] for each in requests]), forecast
+        tuple(ladder),
+        used,
+        chances,
+        choices,
+        np.array([rewards[each.asked_by or each.request_id] for each in requests]),
+        forecast,
     )
 
 
-def _request(row: Mapping[str, Any], routing: Routing, prices: Mapping[str, float]) -> Request:
+def _request(row: Mapping[str, Any], routing: Routing, prices: Mapping[str, float], *, last: bool) -> Request:
     attempts = {
         each["rung"]: each["num_prompt_tokens"] + each["num_completion_tokens"]
         for each in json.loads(row["response_json"])["signalbox"]["attempts"]
@@ -182,6 +191,8 @@ def _request(row: Mapping[str, Any], routing: Routing, prices: Mapping[str, floa
         route=row["route"],
         cost_usd=float(row["cost_usd"] or 0.0),
         asked_by=asker_of(row["response_json"]),
+        release=row["release"],
+        last=last,
         model_costs_usd={model: attempts.get(model, typical) * price / 1000 for model, price in prices.items()},
     )
 

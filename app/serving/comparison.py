@@ -22,7 +22,7 @@ from app.governance.moves import steps_of
 from app.ledger.log import CANARY, MOVES, Leaf
 from app.ledger.moves import Audience
 from app.registry.versions import Registry
-from app.serving.feedback import Scores, asker_of
+from app.serving.feedback import Scores, asker_of, last_answered
 from app.serving.log import read_log
 from app.serving.outcomes import routing_of
 from app.serving.release import EXTRACTIVE, RELEASE
@@ -116,7 +116,8 @@ def _figures(rows: Sequence[Row], scores: Scores) -> dict[str, Interval]:
     """Shares and means of one side; what there is nothing of is left out."""
     answered = [row for row in rows if row["status"] == ANSWERED]
     routed = [row for row in answered if (how := routing_of(row["response_json"])) and how.used]
-    said = [scores.of(row["request_id"], asker_of(row["response_json"])) for row in answered]
+    last = last_answered(rows)
+    said = [scores.of(row["request_id"], asker_of(row["response_json"]), row["release"]) for row in last]
     found = {
         "failed": _share(rows, lambda row: row["status"] >= FAILED),
         "abstained": _share(routed, lambda row: row["route"] == EXTRACTIVE),

@@ -14,12 +14,12 @@ from app.core.schema import feedback
 from app.evaluation.metrics import exact_match
 from app.registry.versions import Registry, VersionNotFound
 from app.serving.errors import ApiError
-from app.serving.feedback import Scores, asker_of
+from app.serving.feedback import Scores, asker_of, last_answered
 from app.serving.log import read_log
 from app.serving.release import RELEASE
 from app.serving.shadow import request_of
 
-COLUMNS = ["request_id", "status", "answer", "request_json", "response_json"]
+COLUMNS = ["request_id", "release", "status", "answer", "request_json", "response_json"]
 
 
 def rated(registry: Registry) -> dict[str, dict[str, float]]:
@@ -38,8 +38,8 @@ def corrections(registry: Registry) -> tuple[list[dict[str, Any]], int]:
     """
     right = Scores.read(registry).right
     found, num_skipped = list[dict[str, Any]](), 0
-    for row in read_log(registry.workspace.requests_dir).select(COLUMNS).to_pylist():
-        said = right.get(asker_of(row["response_json"])) if row["status"] == 200 and row["request_json"] else None
+    for row in last_answered(read_log(registry.workspace.requests_dir).select(COLUMNS).to_pylist()):
+        said = right.get((asker_of(row["response_json"]), row["release"])) if row["request_json"] else None
         if said and not exact_match(row["answer"], [said]):
             try:
                 turns = request_of(json.loads(row["request_json"])).conversation().messages

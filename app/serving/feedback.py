@@ -12,7 +12,7 @@ the log once, then in new ones. Not guaranteed: that those who rate are like tho
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -92,26 +92,34 @@ def asker_of(response: Mapping[str, Any] | str | None) -> str:
         return ""
 
 
+def last_answered(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of the log's rows the last that each caller was answered under an id: what is said of the id is said of it."""
+    found = {asker_of(row["response_json"]) or row["request_id"]: row for row in rows if row["status"] == 200}
+    return list(found.values())
+
+
 @dataclass(frozen=True)
 class Scores:
     """What people said of answers, from 0 to 1: by the endpoint, and by a file, which counts before it."""
 
-    by_asker: Mapping[str, float] = field(default_factory=dict)
-    by_request: Mapping[str, float] = field(default_factory=dict)
-    right: Mapping[str, str] = field(default_factory=dict)
-    """Answers that callers gave as the right ones, by asker."""
+    by_asker: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """By asker and release."""
 
-    def of(self, request_id: str, asker: str) -> float | None:
-        """The score of an answer; None where nobody said anything."""
-        return self.by_request.get(request_id, self.by_asker.get(asker))
+    by_request: Mapping[str, float] = field(default_factory=dict)
+    right: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Answers that callers gave as the right ones, by asker and release."""
+
+    def of(self, request_id: str, asker: str, release: str) -> float | None:
+        """The score of an answer, the last of its asker by this release; None where nobody said anything."""
+        return self.by_request.get(request_id, self.by_asker.get((asker, release)))
 
     @classmethod
     def read(cls, registry: Registry, from_file: Mapping[str, float] | None = None) -> Self:
         """What the endpoint was told, and a file's scores by request."""
         with registry.database.read() as connection:
-            rows = connection.execute(select(feedback.c.asked_by, feedback.c.score, feedback.c.answer)).all()
-        right = {row.asked_by: row.answer for row in rows if row.answer}
-        return cls({row.asked_by: row.score for row in rows}, from_file or {}, right)
+            rows = {(row.asked_by, row.release): row for row in connection.execute(select(feedback))}
+        right = {key: row.answer for key, row in rows.items() if row.answer}
+        return cls({key: row.score for key, row in rows.items()}, from_file or {}, right)
 
 
 class Desk:

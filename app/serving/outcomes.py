@@ -30,7 +30,7 @@ from app.routing.limits import ModelCard
 from app.routing.sample import KIND, PARTS, Sample
 from app.routing.settings import RoutingSettings
 from app.serving.errors import ApiError
-from app.serving.feedback import Scores, asker_of
+from app.serving.feedback import Scores, asker_of, last_answered
 from app.serving.log import read_log
 from app.serving.release import Release
 from app.serving.replicas import Asked, Retriever
@@ -99,11 +99,12 @@ def questions_of_log(
     """
     said, found = feedback or Scores(), []
     table = read_log(folder, since=since).select(COLUMNS)
-    for row in table.to_pylist():
-        routing = routing_of(row["response_json"]) if row["release"] == release and row["status"] == 200 else None
+    for row in last_answered(table.to_pylist()):
+        routing = routing_of(row["response_json"]) if row["release"] == release else None
         if routing is None or brings_tools(row["request_json"]):
             continue
-        score = said.of(row["request_id"], asker_of(row["response_json"])) if row["route"] == routing.used else None
+        asker = asker_of(row["response_json"]) if row["route"] == routing.used else None
+        score = None if asker is None else said.of(row["request_id"], asker, release)
         if score is not None or is_sampled(row["request_id"], share):
             scores = {} if score is None else {routing.used: score}
             about = ("shadow" if score is None else "feedback", (), scores)

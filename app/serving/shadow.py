@@ -222,8 +222,8 @@ async def _answer(
 
 def _asked(row: Mapping[str, Any], scores: Scores) -> Asked:
     sent, asker = json.loads(row["request_json"]), asker_of(row["response_json"])
-    score = scores.of(row["request_id"], asker)
-    right = scores.right.get(asker) or (row["answer"] if score == 1 else "")
+    score = scores.of(row["request_id"], asker, row["release"])
+    right = scores.right.get((asker, row["release"])) or (row["answer"] if score == 1 else "")
     num_paid = 1 if row["route"] == EXTRACTIVE else len(json.loads(row["response_json"])["choices"])
     cost = (row["cost_usd"] or 0.0) / max(num_paid, 1)
     return Asked(row["request_id"], request_of(sent), row["answer"] or "", cost, row["route"], right or "", score)

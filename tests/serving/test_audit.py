@@ -149,11 +149,12 @@ def test_a_score_of_a_quotation_says_nothing_of_the_model_that_was_refused(
     assert (asked.source, asked.scores) == ("shadow", {})
     requests = read_requests(registry)
     assert [(each.routing.used, each.route) for each in requests] == [("large", "extractive"), ("", "extractive")]
+    keys = {each.request_id: each.asked_by for each in requests}
     rows = [Row("quoted", "log", [0.0], [[0.0]] * 2, [], [0.5, 0.25], [1.0, 1.0])]
     shadow = [Sample(("small", "large"), tuple(rows), 0)]
     assert rewards_of(requests, Scores(), shadow) == {}
     answered = [replace(requests[0], route="large")]
-    assert rewards_of(answered, Scores(), shadow) == {"quoted": 0.25}
+    assert rewards_of(answered, Scores(), shadow) == {keys["quoted"]: 0.25}
     report = audit(requests, rewards_of(requests, said, shadow))
     assert [report[name] for name in ("num_requests", "num_unasked", "num_rewarded")] == [2, 1, 1]
     assert "1 requests are in no estimate" in " ".join(report["notes"])

@@ -23,9 +23,11 @@ from app.ledger.log import ERASURE
 from app.ledger.verify import verify
 from app.serving import feedback as rating
 from app.serving.access import add_grant, remove_grant
-from app.serving.audit import read_requests, rewards_of
+from app.serving.audit import audit, read_requests, rewards_of
+from app.serving.comparison import _figures
+from app.serving.corrections import corrections
 from app.serving.counters import ANONYMOUS
-from app.serving.feedback import Scores, asked_by, asker_of
+from app.serving.feedback import Scores, asked_by, asker_of, last_answered
 from app.serving.http import create_app
 from app.serving.log import NAME_TIME, read_log
 from app.serving.outcomes import questions_of_log
@@ -70,8 +72,8 @@ def test_the_one_who_asked_rates_and_the_last_word_counts(gateway, registry):
     assert rate(gateway, request_id=body["id"], score=1).status_code == 200
     row = kept(registry)["r1"]
     assert (row.score, row.comment, row.answer, row.release) == (1.0, "", "", body["signalbox"]["release"])
-    assert Scores.read(registry).of("r1", asker_of(body)) == 1.0
-    assert Scores.read(registry, {"r1": 0.25}).of("r1", asker_of(body)) == 0.25
+    assert Scores.read(registry).of("r1", asker_of(body), release) == 1.0
+    assert Scores.read(registry, {"r1": 0.25}).of("r1", asker_of(body), release) == 0.25
     assert faults(registry) == []
     assert not any("too long" in leaf.statement.to_bytes().decode() for leaf in registry.ledger.leaves())
 
@@ -94,10 +96,10 @@ def test_an_id_used_again_on_purpose_rates_only_one_s_own(gateway, registry, key
     his = answered(gateway, "same", keys["joe"])
     assert rate(gateway, keys["joe"], request_id="same", score=0).status_code == 200
     scores = Scores.read(registry)
-    assert (scores.of("same", asker_of(mine)), scores.of("same", asker_of(his))) == (None, 0.0)
+    assert tuple(scores.of("same", asker_of(each), each["signalbox"]["release"]) for each in (mine, his)) == (None, 0.0)
     assert rate(gateway, keys["jane"], request_id="same", score=1).status_code == 200
     scores = Scores.read(registry)
-    assert (scores.of("same", asker_of(mine)), scores.of("same", asker_of(his))) == (1.0, 0.0)
+    assert tuple(scores.of("same", asker_of(each), each["signalbox"]["release"]) for each in (mine, his)) == (1.0, 0.0)
 
 
 def test_an_unknown_id_is_looked_for_in_old_parts_once(gateway, monkeypatch):
@@ -213,9 +215,37 @@ def test_it_teaches_the_router_and_tells_the_audit(gateway, registry):
         feedback=Scores.read(registry),
     )
     assert {each.row_id: dict(each.scores) for each in asked} == {"r0": {used: 1.0}, "r1": {used: 0.0}}
-    assert rewards_of(read_requests(registry), Scores.read(registry), []) == {"r0": 1.0, "r1": 0.0}
+    assert rewards_of(read_requests(registry), Scores.read(registry), []) == {
+        asker_of(body): score for body, score in zip(bodies, (1.0, 0.0), strict=False)
+    }
     ended = CliRunner().invoke(app, ["router", "audit", "--json", "--workspace", str(registry.workspace.root)])
     assert json.loads(ended.stdout)["num_rewarded"] == 2
+
+
+def test_one_rating_of_an_id_used_again_counts_for_the_last_answer_alone(gateway, registry, releases, request_log):
+    turns = [{"role": "user", "content": "What is the fee?"}]
+    for number in range(3):
+        body = answered(gateway, "same", messages=turns, user=f"u{number}")
+    rate(gateway, request_id="same", score=1, answer="12 crowns")
+    releases["assistant@production"] = other = make_release("sha256:" + "b" * 64)
+    asyncio.run(gateway.take("assistant@production"))
+    asker = asker_of(answered(gateway, "same", messages=turns))
+    assert asker == asker_of(body)
+    request_log.close()
+    rows, scores = read_log(registry.workspace.requests_dir).to_pylist(), Scores.read(registry)
+    here, first = registry.workspace.requests_dir, body["signalbox"]["release"]
+    for release, num in ((first, 1), (other.digest, 0)):
+        mine = [row for row in rows if row["release"] == release]
+        assert ("score" in _figures(mine, scores)) == bool(num)
+        assert scores.of("same", asker, release) == (1.0 if num else None)
+    rows = [row for row in rows if row["release"] == first]
+    assert [row["request_json"] for row in last_answered(rows)] == [rows[-1]["request_json"]]
+    assert len(questions_of_log(here, release=other.digest, share=1.0, feedback=scores)) == 1
+    requests = read_requests(registry)
+    assert (len(requests), sum(each.last for each in requests)) == (4, 1)
+    given = rewards_of(requests, Scores(by_request={"same": 1.0}), [])
+    assert audit(requests, given)["num_rewarded"] == 1
+    assert corrections(registry) == ([], 0)
 
 
 def faults(registry):

@@ -14,8 +14,9 @@ from app.governance.gate import judge
 from app.governance.policy import load_policy
 from app.ledger.batches import write_part
 from app.registry.tables import ROWS_FILE
+from app.serving.counters import ANONYMOUS
 from app.serving.errors import unavailable
-from app.serving.feedback import Scores
+from app.serving.feedback import Scores, asked_by
 from app.serving.log import read_log
 from app.serving.outcomes import NoQuestions, questions_of, questions_of_log
 from app.serving.release import Model
@@ -174,7 +175,9 @@ def test_what_cannot_be_asked_again_is_skipped(registry, pair, answered, request
     tool = {"type": "function", "function": {"name": "look"}}
     sent = json.loads(row["request_json"])
     for name, request in (("tools", sent | {"tools": [tool]}), ("older", sent | {"messages": "?"})):
-        write_part(folder / f"z-{name}.parquet", [row | {"request_id": name, "request_json": json.dumps(request)}])
+        said = row["response_json"].replace(asked_by("r0", ANONYMOUS), asked_by(name, ANONYMOUS))
+        more = {"request_id": name, "request_json": json.dumps(request), "response_json": said}
+        write_part(folder / f"z-{name}.parquet", [row | more])
     found, num_skipped = sample_of(registry, pair[0].digest, num=100)
     assert ({each.request_id for each in found}, num_skipped) == ({f"r{number}" for number in range(NUM)}, 1)
     asked = questions_of_log(folder, release=pair[0].digest, share=1.0)
