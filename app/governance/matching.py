@@ -2,7 +2,8 @@
 
 A subject matches as whole words, whatever its case, its white space and its Unicode normal form, in every text column,
 in lists and structures, and in JSON texts. A document matches by its id or its source. What was made from a matching
-row follows by its ids: chunk -> synthetic row -> suite question -> outcome, chunk -> answer that cites it.
+row follows by its ids: chunk -> synthetic row -> suite question -> outcome, chunk -> answer that cites it -> what was
+published of that answer. Requests' ids, which callers choose, take rows made of requests with them and no others.
 
 Not guaranteed: to find a subject by another spelling, an inflected form, or cut in two by the end of a chunk.
 """
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 MIN_LETTERS = 3
 PRIMARY = ("request_id", "row_id", "question_id", "chunk_id", "parent_id", "document_id")
 """What a table's rows are known by: the first of these that is among its columns."""
+MADE = {"judged_by": "question_id", "judged": "row_id", "quality_last": "row_id"}
+"""Columns that only a shadow evaluation has, or outcomes, or what a router was judged by: where requests' ids stand."""
+LOGGED = ("shadow", "feedback")
+"""Sources of outcomes whose ids are requests'."""
 SPACE = r"(?:\s|\\[nrt])+"
 BEFORE, AFTER = r"(?:^|\\[nrt]|[^\pL\pN_])", r"(?:$|[^\pL\pN_])"
 
@@ -55,6 +60,11 @@ class Matcher:
         for name in table.column_names:
             if name != "question" or "question_id" in table.column_names or self._pattern:
                 mask |= self._hits(_whole(table[name]), name if name != "question" else self._asked(table))
+        for name in {MADE[each] for each in table.column_names if each in MADE}:
+            hits = self._hits(_whole(table[name]), "request_id")
+            if "source" in table.column_names:
+                hits &= pc.is_in(_whole(table["source"]), pa.array(LOGGED)).to_numpy(zero_copy_only=False)
+            mask |= hits
         return mask
 
     def text(self, text: str) -> bool:
@@ -63,6 +73,8 @@ class Matcher:
 
     def learn(self, table: pa.Table, mask: "NDArray[np.bool_]") -> None:
         """Remember what the rows under a mask are known by."""
+        if MADE.keys() & set(table.column_names):
+            return  # nothing descends from these rows, and their ids may be requests'
         found = table.filter(pa.array(mask))
         primary = next((name for name in PRIMARY if name in table.column_names), None)
         if primary:

@@ -27,7 +27,7 @@ from app.governance.gate import replay
 from app.governance.graph import NothingToTrace
 from app.governance.impact import find_impact
 from app.governance.lineage import AnswerErased, trace_any
-from app.governance.matching import SubjectTooShort
+from app.governance.matching import Matcher, SubjectTooShort
 from app.governance.pack.verify import verify_pack
 from app.governance.pack.write import write_pack
 from app.inference.retrievers import Source
@@ -320,6 +320,22 @@ def test_every_older_proof_still_holds(world):
         asked = {"header": world.world["headers"][n], "response": answer_row(n)["response_json"]}
         for each in (proof, again):
             assert check_receipt(each, verifier=key, **asked).faults == [], n
+
+
+def test_what_was_made_of_a_request_goes_by_its_id_and_nothing_else_of_that_name():
+    matcher = Matcher(subjects=[NAME])
+    log = pa.table({"request_id": ["r1", "r2"], "question": [f"Who is {NAME}?", "Who?"]})
+    shadow = pa.table({"question_id": ["r1", "r2"], "judged_by": ["model", "model"]})
+    sources = ["feedback", "shadow", "suite", "shadow"]
+    outcomes = pa.table({"row_id": ["r1", "r1", "r1", "r2"], "source": sources, "judged": [[1.0]] * 4})
+    judged = pa.table({"row_id": ["r1", "r2"], "quality_last": [1.0, 1.0]})
+    suite = pa.table({"question_id": ["r1"], "question": ["Where is the vault?"]})
+    for _ in range(2):
+        for table in (log, shadow, outcomes, judged, suite):
+            matcher.learn(table, matcher.rows(table))
+    assert [list(matcher.rows(table)) for table in (shadow, judged)] == [[True, False]] * 2
+    assert list(matcher.rows(outcomes)) == [True, True, False, False]
+    assert list(matcher.rows(suite)) == [False]
 
 
 def test_leaf_and_record_hold_the_subject_as_a_commitment_alone(world):
