@@ -34,6 +34,7 @@ KEPT = ("model", "retriever", "policy", "verdict", "approval", "release")
 LEARNT = KEPT[:2]
 SCANNED_BYTES = 64 << 20
 STALE_S = 60.0
+MAX_JOURNAL_WAIT_MS = 5_000
 LOOKED_AT = ("store", "requests", "erasures", "keys", "signalbox.db")
 """What of a workspace is looked through by other means, or holds no content."""
 
@@ -88,6 +89,22 @@ def forget_feedback(keys: Sequence[str], registry: Registry) -> None:
             connection.exec_driver_sql("PRAGMA secure_delete=ON")
         for key in keys:
             connection.execute(delete(feedback).where(feedback.c.asked_by == key))
+
+
+def empty_journal(registry: Registry) -> list[str]:
+    """Copy SQLite's write-ahead log into the database and cut it off: it holds what was overwritten there.
+
+    Returns:
+        What is left over: the log, where another process kept it from being cut.
+    """
+    with registry.database.engine.connect() as connection:
+        if connection.dialect.name != "sqlite":
+            return []
+        connection.detach()  # its time-out goes with it
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={MAX_JOURNAL_WAIT_MS}")
+        busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+    told = "the database's file signalbox.db-wal, which somebody reads: it goes when all close the database"
+    return [told] if busy else []
 
 
 def sweep(requests_dir: Path) -> None:

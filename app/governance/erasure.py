@@ -26,7 +26,16 @@ from typing import Any
 
 from app.core.digests import canonical_json, digest_file
 from app.core.errors import SignalboxError, UsageError
-from app.governance.erasing import LEARNT, Change, changes_of, feedback_of, forget_feedback, left_over, sweep
+from app.governance.erasing import (
+    LEARNT,
+    Change,
+    changes_of,
+    empty_journal,
+    feedback_of,
+    forget_feedback,
+    left_over,
+    sweep,
+)
 from app.governance.graph import Graph
 from app.governance.matching import Matcher
 from app.ledger.erasures import ErasedFile, commit_documents
@@ -134,7 +143,8 @@ def erase(
         salt, target = new_salt(), canonical_json({"documents": sorted(documents), "subjects": sorted(subjects)})
         plan = _plan(commit(salt, target), found, result, matcher, reason=reason, actor=actor)
         leaf = _execute(_stage(plan, found, home), registry)
-    return replace(result, leaf=leaf, opening=salt.hex())
+        left = [*result.left_over, *empty_journal(registry)]
+    return replace(result, leaf=leaf, opening=salt.hex(), left_over=left)
 
 
 def lines(result: Erasure) -> list[str]:
@@ -164,7 +174,9 @@ def lines(result: Erasure) -> list[str]:
 def resume(registry: Registry) -> list[int]:
     """Finish erasures that were cut short; the indexes of their leaves."""
     with _alone(registry):
-        return [_execute(folder, registry) for folder in unfinished(registry)]
+        leaves = [_execute(folder, registry) for folder in unfinished(registry)]
+        empty_journal(registry)
+    return leaves
 
 
 def unfinished(registry: Registry) -> list[Path]:

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.core.clock import utc_now
+from app.core.database import snapshot
 from app.core.schema import feedback
 from app.datasets.formats import parse
+from app.governance import erasing
 from app.governance.erasure import NothingToErase, erase
 from app.ledger.batches import parts_with, write_part
 from app.ledger.log import ERASURE
@@ -282,7 +284,20 @@ def test_erasure_of_words_that_stand_in_feedback_alone(gateway, registry, reques
     request_log.close()
     done = erase(registry, subjects=["Zuzana Okafor"], reason="asked for", actor="operator")
     assert (list(done.files), len(done.feedback), kept(registry)) == ([], 1, {})
+    held = [path.name for path in registry.workspace.root.glob("signalbox.db*") if b"Zuzana" in path.read_bytes()]
+    assert (held, done.left_over) == ([], [])
     assert faults(registry) == []
+
+
+def test_a_journal_that_another_process_reads_is_named(gateway, registry, request_log, monkeypatch):
+    monkeypatch.setattr(erasing, "MAX_JOURNAL_WAIT_MS", 10)
+    answered(gateway, "r1")
+    rate(gateway, request_id="r1", score=0, comment="ask Zuzana Okafor")
+    request_log.close()
+    with snapshot(registry.database) as reader:
+        reader.execute(select(feedback)).all()
+        done = erase(registry, subjects=["Zuzana Okafor"], reason="asked for", actor="operator")
+    assert [each for each in done.left_over if "signalbox.db-wal" in each]
 
 
 def test_corrections_are_preferences_that_curate_reads(gateway, registry, request_log, tmp_path):
