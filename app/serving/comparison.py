@@ -1,9 +1,9 @@
 """A canary beside production, from the request log: what users got of either in the same time, with intervals.
 
 The time is that of the canary that runs, from its first leaf with no other step between, or of the one that ran last.
-Shares have Wilson's interval, means the bootstrap's, differences are the canary's less production's. A **failure** is a
-status of 500 or more; a quotation given where models were asked is an **abstention**; the score is what callers said by
-`/v1/feedback`.
+Shares and thumbs have Wilson's interval, means the bootstrap's, differences are the canary's less production's. A
+**failure** is a status of 500 or more; a quotation given where models were asked is an **abstention**; the score is
+what callers said by `/v1/feedback`.
 
 Guarantees: reads, changes nothing; both sides are of the same moments. Not guaranteed: that both sides' requests are
 alike: those of named callers are theirs, and one conversation is on one side whole, so that intervals of few
@@ -13,7 +13,7 @@ conversations are too narrow.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from app.core.clock import utc_now
 from app.core.statistics import Interval, bootstrap_mean, difference, wilson
@@ -30,6 +30,7 @@ from app.serving.release import EXTRACTIVE, RELEASE
 COLUMNS = ["request_id", "time", "release", "route", "status", "cost_usd", "latency_s", "response_json"]
 FAILED, ANSWERED = 500, 200
 Row = Mapping[str, Any]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -121,19 +122,24 @@ def _figures(rows: Sequence[Row], scores: Scores) -> dict[str, Interval]:
     found = {
         "failed": _share(rows, lambda row: row["status"] >= FAILED),
         "abstained": _share(routed, lambda row: row["route"] == EXTRACTIVE),
-        "score": _mean([each for each in said if each is not None]),
+        "score": _score([each for each in said if each is not None]),
         "usd_per_1000": _mean([1000 * (row["cost_usd"] or 0.0) for row in answered]),
         "latency_s": _mean([row["latency_s"] for row in answered]),
     }
     return {measure: interval for measure, interval in found.items() if interval is not None}
 
 
-def _share(rows: Sequence[Row], is_one: Callable[[Row], bool]) -> Interval | None:
+def _share(rows: Sequence[Item], is_one: Callable[[Item], bool]) -> Interval | None:
     return wilson(sum(map(is_one, rows)), len(rows)) if rows else None
 
 
 def _mean(values: Sequence[float]) -> Interval | None:
     return bootstrap_mean(values, num_resamples=500) if values else None
+
+
+def _score(values: Sequence[float]) -> Interval | None:
+    """Wilson's interval of thumbs: the bootstrap's has no width where all are alike."""
+    return _share(values, bool) if {0.0, 1.0}.issuperset(values) else _mean(values)
 
 
 def _shown(interval: Mapping[str, float] | None, *, sign: bool = False) -> str:

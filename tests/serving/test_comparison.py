@@ -67,6 +67,8 @@ def test_either_side_has_its_own_requests_of_the_same_time(play):
     assert [(side["name"], side["num_requests"]) for side in sides] == [(release.ref, NUM), (other.ref, NUM)]
     assert [side["figures"]["failed"]["value"] for side in sides] == [0.0, 0.5]
     assert [side["figures"]["score"]["value"] for side in sides] == [1.0, 0.0]
+    assert found["production"]["figures"]["score"]["low"] < 0.8
+    assert found["canary"]["figures"]["score"]["high"] > 0.2
     assert [side["figures"]["usd_per_1000"]["value"] for side in sides] == [pytest.approx(1.0), pytest.approx(3.0)]
     assert found["difference"]["failed"]["low"] > 0.3
     assert found["difference"]["abstained"]["low"] < 0 < found["difference"]["abstained"]["high"]
