@@ -7,9 +7,9 @@ conversation and all retries see the same release, whichever replica answers, an
 one had.
 
 Guarantees: a canary answers nobody before its models and index are loaded; one that cannot be loaded changes nothing
-but ``refused``; one that ended answers no request from the moment at which the gateway hears of it, and requests that
-it had begun are finished by it. Not guaranteed: that a conversation under way when a canary begins or ends stays with
-its release.
+but ``refused``; one that ended, or of which the ledger cannot be asked, answers no request from the moment at which
+the gateway hears of it, nor beside another release or a stopped one; requests that it had begun are finished by it. Not
+guaranteed: that a conversation under way when a canary begins or ends stays with its release.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from app.core.errors import SignalboxError
 from app.governance.moves import canary_of
 from app.ledger.moves import Audience
 from app.registry.versions import Registry
 from app.serving.counters import key_subject
+from app.serving.errors import said_of
 from app.serving.release import RELEASE, Release, resolve_release
 from app.serving.requests import Completion
 
@@ -33,11 +33,12 @@ ENOUGH_LOADED = 2
 
 @dataclass(frozen=True)
 class Beside:
-    """A canary whose release was resolved; ``leaf`` is where the ledger says so."""
+    """A canary whose release was resolved; ``leaf`` is where the ledger says so, ``production`` what it runs beside."""
 
     release: Release
     audience: Audience
     leaf: int
+    production: str
 
     def answers(self, subject: str, belongs_to: str) -> bool:
         """Whether it answers a request.
@@ -61,7 +62,7 @@ def resolve_canary(registry: Registry, production: Release) -> Beside | None:
     running = canary_of(registry, registry.get(RELEASE, production.digest).name)
     if running is None or production.stopped or running.digest == production.digest:
         return None
-    return Beside(resolve_release(registry, running.digest), running.audience, running.leaf)
+    return Beside(resolve_release(registry, running.digest), running.audience, running.leaf, production.digest)
 
 
 def belongs_to(request: Completion) -> str:
@@ -118,7 +119,9 @@ class Canaries:
     def choose(self, production: Release, *, subject: str, belongs: Callable[[], str], model: str) -> Release:
         """The release that answers a request: the canary's where it is the canary's, and knows the model asked for."""
         beside = self._beside
-        if beside is None or beside.release.rungs_for(model) is None:
+        if beside is None or production.stopped or beside.production != production.digest:
+            return production
+        if beside.release.rungs_for(model) is None:
             return production
         return beside.release if beside.answers(subject, belongs()) else production
 
@@ -136,8 +139,8 @@ class Canaries:
             return
         try:
             await self._preload(beside.release)
-        except SignalboxError as error:
-            self.refused = str(error)
-            logger.warning("the canary %s does not answer: %s", beside.release.ref, error)
+        except Exception as error:  # nobody awaits this task: whatever it is, it is said here or nowhere
+            self.refused = said_of(error)
+            logger.warning("the canary %s does not answer: %s", beside.release.ref, self.refused)
         else:
             self._beside = beside

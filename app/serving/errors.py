@@ -45,6 +45,11 @@ class ApiError(SignalboxError):
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
 
 
+def said_of(error: Exception) -> str:
+    """An error for the log; one that is not ours with its type."""
+    return str(error) if isinstance(error, SignalboxError) else f"{type(error).__name__}: {error}"
+
+
 def invalid(message: str, *, param: str | None = None) -> ApiError:
     """The request cannot be met as it was made."""
     return ApiError(message, status=400, kind="invalid_request_error", param=param)

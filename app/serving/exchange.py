@@ -22,7 +22,7 @@ from app.serving.cached import Looked, Lookup
 from app.serving.canary import Canaries, belongs_to
 from app.serving.cascade import Answer, Backends
 from app.serving.choices import Choices
-from app.serving.errors import ApiError, as_api_error, context_exceeded, gone, timed_out, unknown_model
+from app.serving.errors import ApiError, as_api_error, context_exceeded, gone, said_of, timed_out, unknown_model
 from app.serving.feedback import asked_by
 from app.serving.gate import Gate
 from app.serving.limits import Amounts, Caller, Limits, Reservation
@@ -302,12 +302,7 @@ class Exchange:
         self._parts.telemetry.refused(refused)
         self._settle(self._spending.amounts)
         self._traced(error=str(refused), **{"error.type": refused.code or refused.kind})
-        ended = {"status": refused.status, "error": _said(error), "latency_s": self._latency_s}
+        ended = {"status": refused.status, "error": said_of(error), "latency_s": self._latency_s}
         sealed = self._parts.log.submit({**self._record, **ended, "response_json": refused.body()})
         refused.headers = {**self._limit_headers, **refused.headers, **receipt_header(sealed)}
         return refused
-
-
-def _said(error: Exception) -> str:
-    """An error for the log; one that is not ours with its type."""
-    return str(error) if isinstance(error, SignalboxError) else f"{type(error).__name__}: {error}"

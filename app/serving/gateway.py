@@ -21,7 +21,7 @@ from app.serving.caches import AnswerCache
 from app.serving.canary import Beside, Canaries
 from app.serving.cascade import Backends
 from app.serving.embeddings import AT_ONCE, SIGNS, Embedded, EmbeddingRequest, respond
-from app.serving.errors import ApiError, no_receipt, unavailable, unknown_model
+from app.serving.errors import ApiError, no_receipt, said_of, unavailable, unknown_model
 from app.serving.exchange import Exchange, Incoming, Parts
 from app.serving.feedback import Desk, FeedbackRequest
 from app.serving.gate import Gate
@@ -66,7 +66,7 @@ class Gateway:
         self._limits, self._erased, self._desk = limits, erased, Desk(log, limits)
         self.settings, self._backends, self._resolve, self._log = settings, backends, resolve, log
         self._ref, self._attempt, self._release, self._looked_s = "", "", None, 0.0
-        self._resolve_canary = canary
+        self._resolve_canary, self._taking = canary, asyncio.Lock()
         self._canaries = Canaries(backends.preload, max_loaded=settings.max_loaded)
         self._reason, self._refused = "no release has been named yet: deploy with a release", ""
         cache = AnswerCache(
@@ -104,7 +104,14 @@ class Gateway:
         The canary that the ledger names is loaded after it, in the background. ``attempt`` names who asked, for
         ``health``.
         """
-        self._ref, self._attempt, self._looked_s = ref, attempt, time.monotonic()
+        self._ref, self._looked_s = ref, time.monotonic()
+        async with self._taking:  # one after the other, so that the last one to look is the last one to say
+            self._attempt = attempt
+            await self._take(ref)
+            if self._release is not None:
+                await self._take_canary(self._release)
+
+    async def _take(self, ref: str) -> None:
         try:
             release = await asyncio.to_thread(self._resolve, ref)
             if self._release is not None:
@@ -114,15 +121,13 @@ class Gateway:
             logger.warning("%s", error)
         else:
             self._release, self._reason, self._refused = release, "", ""
-        if self._release is not None:
-            await self._take_canary(self._release)
 
     async def _take_canary(self, release: Release) -> None:
         """Look what runs beside a release; whatever is wrong with that leaves the release alone."""
         try:
             self._canaries.take(await asyncio.to_thread(self._resolve_canary, release))
-        except SignalboxError as error:
-            self._canaries.refuse(str(error))
+        except Exception as error:  # whatever kept the ledger from saying that it runs still, it answers nobody
+            self._canaries.refuse(said_of(error))
 
     @property
     def production(self) -> str:

@@ -1,6 +1,8 @@
 """A canary in the gateway: one release for one request, sticky, and no harm to production whatever is wrong with it."""
 
 import asyncio
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -19,7 +21,7 @@ NAMED = replace(OTHER, models={rung: Model(f"sha256:{rung}-b", f"{rung}@4") for 
 
 
 def beside(release=OTHER, *, share=1.0, callers=()):
-    return Beside(release, Audience(share, tuple(callers)), leaf=7)
+    return Beside(release, Audience(share, tuple(callers)), leaf=7, production=PRODUCTION.digest)
 
 
 @pytest.fixture
@@ -149,6 +151,77 @@ def test_a_canary_that_cannot_be_read_leaves_production_alone(gateway):
     gateway._resolve_canary = broken
     assert take(gateway)["canary_refused"] == "its manifest was changed"
     assert release_of(ask(gateway)) == PRODUCTION.digest
+
+
+def lost(production):
+    raise OSError("the store does not answer")
+
+
+def test_a_canary_answers_beside_its_own_release_alone_whatever_became_of_it(gateway, canaries, releases):
+    """The gateway goes on under another release, or a stopped one, while the ledger is asked what runs beside it."""
+    canaries.append(beside(NAMED))
+    look, seen, held = gateway._resolve_canary, [], threading.Event()
+
+    def slow(production):
+        held.wait(10)
+        return look(production)
+
+    async def ask_meanwhile():
+        taking = asyncio.ensure_future(gateway.take("assistant@production"))
+        while gateway._release is not releases["assistant@production"]:
+            await asyncio.sleep(0)
+        done = await gateway.chat(ChatRequest(messages=QUESTION), request_id="r")
+        seen.append(done.headers["x-signalbox-release"])
+        held.set()
+        await taking
+
+    third = make_release("sha256:" + "c" * 64)
+    for release in (third, replace(PRODUCTION, models={}, router=None, stopped=True)):
+        releases["assistant@production"] = PRODUCTION
+        assert take(gateway)["canary"]["release"] == NAMED.digest
+        releases["assistant@production"], gateway._resolve_canary = release, slow
+        held.clear()
+        asyncio.run(ask_meanwhile())
+        gateway._resolve_canary = look
+    assert seen == [third.digest, PRODUCTION.digest]
+
+
+def test_a_canary_answers_nobody_while_the_ledger_cannot_be_asked(gateway, canaries):
+    canaries.append(beside(NAMED))
+    assert take(gateway)["canary"]["release"] == NAMED.digest
+    gateway._resolve_canary = lost
+    said = take(gateway)
+    assert (said["canary"], said["canary_refused"]) == (None, "OSError: the store does not answer")
+    assert release_of(ask(gateway)) == PRODUCTION.digest
+
+
+def test_whatever_keeps_a_canary_from_being_loaded_is_said(gateway, canaries):
+    async def lost_replica(release):
+        raise RuntimeError("a replica is gone")
+
+    gateway._canaries._preload = lost_replica
+    canaries.append(beside())
+    assert take(gateway)["canary_refused"] == "RuntimeError: a replica is gone"
+
+
+def test_the_last_to_look_has_the_last_word(gateway):
+    looks = iter([(0.2, beside(NAMED)), (0.0, None)])
+
+    def look(production):
+        wait_s, found = next(looks)
+        time.sleep(wait_s)
+        return found
+
+    async def run():
+        first = asyncio.ensure_future(gateway.take("assistant@production"))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(first, gateway.take("assistant@production"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    gateway._resolve_canary = look
+    asyncio.run(run())
+    assert asyncio.run(gateway.health())[1]["canary"] is None
 
 
 def test_replicas_that_hold_one_version_have_no_canary(make_gateway, releases):
