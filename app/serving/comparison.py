@@ -2,8 +2,8 @@
 
 The time is that of the canary that runs, from its first leaf with no other step between, or of the one that ran last.
 Shares and thumbs have Wilson's interval, means the bootstrap's, differences are the canary's less production's. A
-**failure** is a status of 500 or more; a quotation given where models were asked is an **abstention**; the score is
-what callers said by `/v1/feedback`.
+**failure** is a status of 500 or more, among requests that were not refused (4xx); a quotation given where models were
+asked is an **abstention**; the score is what callers said by `/v1/feedback`.
 
 Guarantees: reads, changes nothing; both sides are of the same moments. Not guaranteed: that both sides' requests are
 alike: those of named callers are theirs, and one conversation is on one side whole, so that intervals of few
@@ -22,13 +22,14 @@ from app.governance.moves import steps_of
 from app.ledger.log import CANARY, MOVES, Leaf
 from app.ledger.moves import Audience
 from app.registry.versions import Registry
+from app.registry.whole import whole_record
 from app.serving.feedback import Scores, asker_of, last_answered
 from app.serving.log import read_log
 from app.serving.outcomes import routing_of
 from app.serving.release import EXTRACTIVE, RELEASE
 
 COLUMNS = ["request_id", "time", "release", "route", "status", "cost_usd", "latency_s", "response_json"]
-FAILED, ANSWERED = 500, 200
+FAILED, REFUSED, ANSWERED = 500, 400, 200
 Row = Mapping[str, Any]
 Item = TypeVar("Item")
 
@@ -75,6 +76,7 @@ def last_run(registry: Registry, name: str) -> Run:
 
     Raises:
         NoCanary: none ever ran.
+        ArtifactMissing, ArtifactChanged: its record is lost, or is another than its leaf commits to.
     """
     steps = steps_of(registry, f"{RELEASE}/{name}")
     places = [place for place, leaf in enumerate(steps) if leaf.statement.kind == CANARY]
@@ -84,7 +86,7 @@ def last_run(registry: Registry, name: str) -> Run:
     while first and steps[first - 1].statement.kind == CANARY:
         first -= 1
     moved = [leaf.statement.subject for leaf in steps[:first] if leaf.statement.kind in MOVES]
-    said = registry.store.manifest(CANARY, steps[last].statement.payload)["facts"]["signed"]["body"]
+    said = whole_record(CANARY, steps[last].statement.payload, registry)["facts"]["signed"]["body"]
     ended = _time(steps[last + 1]) if last + 1 < len(steps) else None
     return Run(steps[last].statement.subject, moved[-1], _time(steps[first]), ended, Audience.of(said))
 
@@ -115,12 +117,13 @@ def _side(registry: Registry, digest: str, rows: Sequence[Row], figures: Mapping
 
 def _figures(rows: Sequence[Row], scores: Scores) -> dict[str, Interval]:
     """Shares and means of one side; what there is nothing of is left out."""
+    taken = [row for row in rows if not REFUSED <= row["status"] < FAILED]
     answered = [row for row in rows if row["status"] == ANSWERED]
     routed = [row for row in answered if (how := routing_of(row["response_json"])) and how.used]
     last = last_answered(rows)
     said = [scores.of(row["request_id"], asker_of(row["response_json"]), row["release"]) for row in last]
     found = {
-        "failed": _share(rows, lambda row: row["status"] >= FAILED),
+        "failed": _share(taken, lambda row: row["status"] >= FAILED),
         "abstained": _share(routed, lambda row: row["route"] == EXTRACTIVE),
         "score": _score([each for each in said if each is not None]),
         "usd_per_1000": _mean([1000 * (row["cost_usd"] or 0.0) for row in answered]),

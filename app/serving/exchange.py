@@ -186,13 +186,12 @@ class Exchange:
 
     async def _prepare(self) -> None:
         parts, incoming = self._parts, self._incoming
-        release = await parts.release()
-        self._record["release"] = release.digest
+        production = await parts.release()
         asked = incoming.request.asked(parts.settings.max_new_tokens)
         if (num_chars := asked.num_chars) > (most := parts.settings.max_prompt_characters):
             raise context_exceeded(f"the messages have {num_chars:,} characters, at most {most:,} are read")
         self._caller = await parts.limits.caller(incoming.authorization, [*asked.tags, *tags_of(incoming.tags)])
-        release = self._assigned(release, asked.model)
+        release = self._assigned(production, asked.model)
         rungs = release.rungs_for(asked.model)
         if rungs is None:
             raise unknown_model(asked.model, release.model_names)
@@ -207,7 +206,10 @@ class Exchange:
             await self._held.extend(self.plan.estimate(live=self.is_live))
 
     def _assigned(self, production: Release, model: str) -> Release:
-        """The release that answers: production, or the canary beside it; from here on there is no other."""
+        """The release that answers: production, or the canary beside it; from here on there is no other.
+
+        A request that is refused before is neither's, in the log too.
+        """
         belongs, subject = functools.partial(belongs_to, self._incoming.request), self._caller.subject
         release = self._parts.canaries.choose(production, subject=subject, belongs=belongs, model=model)
         self._record["release"] = release.digest

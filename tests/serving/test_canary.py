@@ -110,6 +110,19 @@ def test_named_callers_have_the_canary_and_nobody_else(gateway, canaries, regist
     assert post(gateway, "/v1/search", {"query": "fee"}).json()["release"] == PRODUCTION.digest
 
 
+def test_what_is_refused_before_it_has_a_release_is_on_no_side(gateway, canaries, request_log, workspace):
+    canaries.append(beside(NAMED))
+    take(gateway)
+    assert release_of(ask(gateway)) == NAMED.digest
+    assert ask(gateway, messages=[{"role": "user", "content": "x" * 2_000_000}]).status_code == 400
+    assert ask(gateway, temperature=99).status_code == 400
+    assert ask(gateway, model="gpt-4").status_code == 404
+    request_log.close()
+    rows = read_log(workspace.requests_dir).to_pylist()
+    found = {(row["status"], row["release"]) for row in rows}
+    assert found == {(200, NAMED.digest), (400, None), (404, PRODUCTION.digest)}
+
+
 def test_a_model_that_only_production_has_is_asked_of_production(gateway, canaries):
     canaries.append(beside(NAMED))
     take(gateway)

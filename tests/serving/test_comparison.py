@@ -55,6 +55,7 @@ def test_either_side_has_its_own_requests_of_the_same_time(play):
     rows = [row_of(number, release, time=during) for number in range(NUM)]
     rows += [row_of(number, other, time=during, cost_usd=0.003) for number in range(NUM // 2)]
     rows += [row_of(number + NUM, other, time=during, status=500) for number in range(NUM // 2)]
+    rows += [row_of(number + NUM, other, time=during, status=404) for number in range(NUM, 2 * NUM)]
     rows += [row_of(999, release, time=before, status=500), row_of(999, other, time=utc_now() + timedelta(hours=1))]
     log(registry, "part", rows)
     for number in range(10):
@@ -64,7 +65,7 @@ def test_either_side_has_its_own_requests_of_the_same_time(play):
             _keep(registry.database, {**said, "score": score, "comment": "", "answer": "", "updated_at": "now"})
     found = json.loads(json.dumps(compare(registry, "assistant")))
     sides = (found["production"], found["canary"])
-    assert [(side["name"], side["num_requests"]) for side in sides] == [(release.ref, NUM), (other.ref, NUM)]
+    assert [(side["name"], side["num_requests"]) for side in sides] == [(release.ref, NUM), (other.ref, 2 * NUM)]
     assert [side["figures"]["failed"]["value"] for side in sides] == [0.0, 0.5]
     assert [side["figures"]["score"]["value"] for side in sides] == [1.0, 0.0]
     assert found["production"]["figures"]["score"]["low"] < 0.8
@@ -74,7 +75,7 @@ def test_either_side_has_its_own_requests_of_the_same_time(play):
     assert found["difference"]["abstained"]["low"] < 0 < found["difference"]["abstained"]["high"]
     assert (found["share"], found["until"]) == (0.4, None)
     told = "\n".join(lines(found))
-    assert f"{other.ref}: {NUM} requests" in told
+    assert f"{other.ref}: {2 * NUM} requests" in told
     assert "+0.500" in told
 
 
