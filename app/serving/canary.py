@@ -62,7 +62,8 @@ def resolve_canary(registry: Registry, production: Release) -> Beside | None:
     running = canary_of(registry, registry.get(RELEASE, production.digest).name)
     if running is None or production.stopped or running.digest == production.digest:
         return None
-    return Beside(resolve_release(registry, running.digest), running.audience, running.leaf, production.digest)
+    release = resolve_release(registry, running.digest, canary=True)
+    return Beside(release, running.audience, running.leaf, production.digest)
 
 
 def belongs_to(request: Completion) -> str:

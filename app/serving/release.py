@@ -1,7 +1,8 @@
 """A release as the gateway needs it: which versions answer, at which prices, under which router.
 
-Guarantees: a release that no promotion leaf put into production, and that is not the canary which runs, is refused
-here, so that neither a Serve config nor the Python API brings it traffic; and one that was stopped has no models.
+Guarantees: a release that no promotion leaf put into production is refused here, so that neither a Serve config nor the
+Python API brings it traffic, but for the canary that runs where a canary is asked for; and one that was stopped has no
+models.
 """
 
 from collections.abc import Mapping
@@ -82,12 +83,15 @@ class Release:
         return known[:1] or None
 
 
-def resolve_release(registry: Registry, ref: str) -> Release:
+def resolve_release(registry: Registry, ref: str, *, canary: bool = False) -> Release:
     """Read a release by its reference or digest; one that was stopped has no models.
+
+    Args:
+        canary: the one that runs will do, too; not where the release is to answer everybody.
 
     Raises:
         NoRelease: there is no such release, which before the first promotion is the normal state.
-        NotPromoted: it never was in production, and is not the canary that runs.
+        NotPromoted: it never was in production, and is no canary that will do.
         ArtifactChanged: its manifest or its router is not what was published.
         RetrieverMismatch: its index and the index's retriever do not belong together.
     """
@@ -95,7 +99,7 @@ def resolve_release(registry: Registry, ref: str) -> Release:
         version = registry.get(RELEASE, ref)
     except VersionNotFound as error:
         raise NoRelease(f"no release {ref!r} serves yet: promote one, then deploy again ({error})") from error
-    _check_promoted(version, registry)
+    _check_promoted(version, registry, canary=canary)
     return read_release(registry, version)
 
 
@@ -138,11 +142,11 @@ def resolve_production(registry: Registry, ref: str) -> Release:
     return found
 
 
-def _check_promoted(version: Version, registry: Registry) -> None:
+def _check_promoted(version: Version, registry: Registry, *, canary: bool) -> None:
     promoted = (leaf.statement for leaf in moves(registry, version) if leaf.statement.kind == PROMOTION)
     if any(each.subject == version.digest for each in promoted):
         return
-    running = canary_of(registry, version.name)
+    running = canary_of(registry, version.name) if canary else None
     if running is None or running.digest != version.digest:
         said = f"{version.ref} was never promoted, and nothing else may serve"
         raise NotPromoted(f"{said}: have it approved, then run `signalbox promote {version.ref} --reason ...`")

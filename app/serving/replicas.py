@@ -129,7 +129,7 @@ class Retriever:
 
     def preload(self, ref: str) -> None:
         """Load the index of a release, all its shards, and its retriever, so that its first request need not wait."""
-        len(self._searcher(resolve_release(self._registry, ref).index).index)
+        len(self._searcher(resolve_release(self._registry, ref, canary=True).index).index)
 
     def _searcher(self, digest: str) -> Any:
         """An index with what it was made with."""
@@ -192,7 +192,7 @@ class Generator:
 
     def preload(self, ref: str) -> None:
         """Load the rung's model of a release; a release without the rung loads nothing."""
-        model = resolve_release(self._registry, ref).models.get(self._rung)
+        model = resolve_release(self._registry, ref, canary=True).models.get(self._rung)
         if model:
             self._engines.get(model.digest)
 

@@ -1,5 +1,6 @@
 """Attacks on canaries: what no promotion would let through, nonsense, two at once, and leaves that nobody signed."""
 
+import asyncio
 import json
 from datetime import timedelta
 
@@ -22,9 +23,12 @@ from app.governance.promotion import (
 )
 from app.ledger.key_sources import open_signer
 from app.serving.access import add_grant
+from app.serving.assembly import Assembly
 from app.serving.errors import NotPromoted
 from app.serving.release import resolve_production, resolve_release
+from app.serving.settings import ServingSettings
 from tests.attacks.world import stage
+from tests.serving.conftest import FakeBackends
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ def test_a_canary_is_a_signed_leaf_beside_production(ready):
     assert (found.digest, found.audience.share, found.audience.callers) == (other.digest, 0.25, ("sha256:key",))
     assert found.reason == "a first look"
     assert play.production() == release.digest
-    assert resolve_release(play.registry, other.digest).digest == other.digest
+    assert resolve_release(play.registry, other.digest, canary=True).digest == other.digest
     with pytest.raises(NotPromoted):
         resolve_production(play.registry, other.digest)
     proof = json.loads(json.dumps(production_at(play.registry, utc_now(), name="assistant")))
@@ -89,7 +93,7 @@ def test_a_canary_is_a_signed_leaf_beside_production(ready):
     assert running(play) is None
     assert production_at(play.registry, utc_now(), name="assistant")["canary"] is None
     with pytest.raises(NotPromoted):
-        resolve_release(play.registry, other.digest)
+        resolve_release(play.registry, other.digest, canary=True)
     assert play.faults() == []
 
 
@@ -234,6 +238,23 @@ def test_answers_of_a_canary_are_no_fault_and_those_of_others_are(ready):
     stranger, _ = play.candidate()
     play.registry.ledger.append([Statement(REQUEST_BATCH, "sha256:" + "2" * 64, "b.parquet", (stranger.digest,))])
     assert any(fault.startswith("unpromoted-release") for fault in play.faults())
+
+
+def test_a_canary_is_served_to_everybody_by_nobody(ready):
+    """A Serve config that names it, and the Python API, reach it by the gateway's own assembly."""
+    play, release, other, verdict = ready
+    begin(play, other, verdict)
+    assembly = Assembly(ServingSettings(), play.registry, FakeBackends())
+
+    async def took(ref):
+        await assembly.gateway.take(ref)
+        return (await assembly.gateway.health())[1]
+
+    assert "was never promoted" in asyncio.run(took(other.digest))["reason"]
+    assert asyncio.run(took("assistant@production"))["release"] == release.digest
+    said = asyncio.run(took(other.digest))
+    assert (said["release"], said["refused"]) == (release.digest, other.digest)
+    assembly.close()
 
 
 def test_the_command_line(ready):
