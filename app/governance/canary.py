@@ -11,7 +11,7 @@ gateway serves it; it does when the release is deployed next, and only where its
 from collections.abc import Sequence
 
 from app.core.errors import UsageError
-from app.governance.moves import Canary, PromotionRefused, canary_of, is_stopped, placed_now, target_of
+from app.governance.moves import Canary, PromotionRefused, canary_leaf, canary_of, is_stopped, placed_now, target_of
 from app.governance.policy import Policy
 from app.governance.promotion import Grounds, ProductionStopped, check_mover, judge_grounds, move
 from app.ledger.keys import Signer
@@ -68,17 +68,17 @@ def begin(
 
 
 def end(name: str, *, registry: Registry, reason: str, signer: Signer | None = None) -> Version:
-    """End the canary of a name; every key on record may. The release that it was comes back.
+    """End the canary of a name, even one whose record is lost; every key on record may. Its release comes back.
 
     Raises:
         NoCanary: none runs.
         MoverRefused, ReasonMissing: who ends it, or why, is not in order.
     """
     mover, seen = check_mover(CANARY_END, signer, reason, registry)
-    running = canary_of(registry, name)
+    running = canary_leaf(registry, name)
     if running is None:
         raise NoCanary(f"no canary runs beside {name}: there is nothing to end")
-    release = registry.get("release", running.digest)
+    release = registry.get("release", running.statement.subject)
     move(CANARY_END, release, Grounds(), registry=registry, signer=mover, reason=reason, seen=seen)
     return release
 

@@ -11,6 +11,7 @@ from app.core.errors import SignalboxError
 from app.ledger.log import CANARY, MOVES, PRODUCTION, PROMOTION, ROLLBACK, STEPS, STOP, Leaf
 from app.ledger.moves import Audience, running_canary
 from app.registry.versions import Registry, Version
+from app.registry.whole import whole_record
 
 
 class PromotionRefused(SignalboxError):
@@ -66,13 +67,22 @@ def moves(registry: Registry, version: Version) -> Iterator[Leaf]:
 
 
 def canary_of(registry: Registry, name: str, *, kind: str = "release") -> Canary | None:
-    """The canary that runs beside what is in production under a name now."""
-    leaf = running_canary(steps_of(registry, f"{kind}/{name}"))
+    """The canary that runs beside what is in production under a name now.
+
+    Raises:
+        ArtifactMissing, ArtifactChanged: its record is lost, or is another than its leaf commits to.
+    """
+    leaf = canary_leaf(registry, name, kind=kind)
     if leaf is None:
         return None
-    body = registry.store.manifest(CANARY, leaf.statement.payload)["facts"]["signed"]["body"]
+    body = whole_record(CANARY, leaf.statement.payload, registry)["facts"]["signed"]["body"]
     said = leaf.statement
     return Canary(said.subject, Audience.of(body), leaf.index, said.time, str(body["reason"]))
+
+
+def canary_leaf(registry: Registry, name: str, *, kind: str = "release") -> Leaf | None:
+    """The leaf of the canary that runs; it says which release that is, though its record is lost."""
+    return running_canary(steps_of(registry, f"{kind}/{name}"))
 
 
 def steps_of(registry: Registry, target: str, kinds: tuple[str, ...] = STEPS) -> list[Leaf]:

@@ -7,8 +7,10 @@ Guarantees: what comes back held when it was read; what an erasure left of a fil
 it is loaded, a file that an erasure is about to replace. Not guaranteed: that nobody swaps a file after that.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from app.core.digests import digest_bytes, digest_file
 from app.core.errors import SignalboxError, UsageError
@@ -50,6 +52,21 @@ def chunks_of(version: Version, registry: Registry) -> Path:
     if CHUNKS_FILE not in version.manifest["files"]:
         raise NoChunks(f"{version.kind} {version.ref} holds rows, not documents: name one that jobs.ingest made")
     return path
+
+
+def whole_record(kind: str, digest: str, registry: Registry) -> dict[str, Any]:
+    """The record that a leaf's payload names.
+
+    Raises:
+        ArtifactMissing: it is lost.
+        ArtifactChanged: it is not the one that the leaf commits to.
+    """
+    data = registry.store.manifest_bytes(kind, digest)
+    if digest_bytes(data) != digest:
+        said = f"the record {digest} of a {kind} is not the one that the ledger commits to"
+        raise ArtifactChanged(f"{said}: run `signalbox verify`, then restore it from a backup")
+    record: dict[str, Any] = json.loads(data)
+    return record
 
 
 def check_manifest(version: Version, registry: Registry) -> None:

@@ -21,7 +21,7 @@ from app.core.errors import UsageError
 from app.core.files import FileUnusable, read_yaml
 from app.core.jobs import ClusterUnreachable, Dashboard
 from app.core.workspace import Workspace
-from app.governance.moves import canary_of
+from app.governance.moves import canary_leaf
 from app.registry.versions import open_registry
 from app.serving.errors import NotDeployed
 from app.serving.release import RELEASE, resolve_production
@@ -51,8 +51,8 @@ def deploy(
     """
     registry = open_registry(workspace)
     found = resolve_production(registry, release_ref)
-    beside = None if found.stopped else canary_of(registry, registry.get(RELEASE, found.digest).name)
-    release, canary = found.digest, beside.digest if beside else ""
+    beside = None if found.stopped else canary_leaf(registry, registry.get(RELEASE, found.digest).name)
+    release, canary = found.digest, beside.statement.subject if beside else ""
     board, url = dashboard(workspace), find_serve_url(workspace)
     asked = ReleaseConfig(release=release, stopped=found.stopped, canary=canary, attempt=uuid4().hex)
     board.put_serve(render_config(read_config(config_path), asked, serve_url=url))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.governance.moves import canary_of, is_stopped, moves, placed_now
+from app.governance.moves import canary_leaf, is_stopped, moves, placed_now
 from app.governance.release import ladder_of, price_name
 from app.inference.chat_format import Prompt
 from app.inference.conversation import Conversation
@@ -146,8 +146,8 @@ def _check_promoted(version: Version, registry: Registry, *, canary: bool) -> No
     promoted = (leaf.statement for leaf in moves(registry, version) if leaf.statement.kind == PROMOTION)
     if any(each.subject == version.digest for each in promoted):
         return
-    running = canary_of(registry, version.name) if canary else None
-    if running is None or running.digest != version.digest:
+    running = canary_leaf(registry, version.name) if canary else None
+    if running is None or running.statement.subject != version.digest:
         said = f"{version.ref} was never promoted, and nothing else may serve"
         raise NotPromoted(f"{said}: have it approved, then run `signalbox promote {version.ref} --reason ...`")
 

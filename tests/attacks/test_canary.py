@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.core.clock import utc_now
+from app.core.store import ArtifactMissing
 from app.governance import canary, promotion
 from app.governance.canary import BadAudience, CanaryRefused, NoCanary
 from app.governance.history import check, production_at
@@ -22,8 +23,11 @@ from app.governance.promotion import (
     Rejected,
 )
 from app.ledger.key_sources import open_signer
+from app.registry.whole import ArtifactChanged
 from app.serving.access import add_grant
 from app.serving.assembly import Assembly
+from app.serving.canary import resolve_canary
+from app.serving.comparison import compare
 from app.serving.errors import NotPromoted
 from app.serving.release import resolve_production, resolve_release
 from app.serving.settings import ServingSettings
@@ -184,6 +188,35 @@ def test_everybody_on_record_may_end_it(ready):
     begin(play, other, verdict)
     end(play, signer=play.key("ann", "auditor", "Ann Auditor"))
     assert play.faults() == []
+
+
+def record_of(play):
+    (leaf,) = play.registry.ledger.leaves("canary")
+    folder = play.registry.workspace.root / "store" / "canary" / leaf.statement.payload.removeprefix("sha256:")
+    (folder / "manifest.json").chmod(0o600)
+    return folder / "manifest.json"
+
+
+def test_a_share_that_somebody_raised_in_the_store_is_refused(ready):
+    play, release, other, verdict = ready
+    begin(play, other, verdict, share=0.25)
+    record, production = record_of(play), resolve_release(play.registry, release.digest)
+    assert resolve_canary(play.registry, production).audience.share == 0.25
+    record.write_text(record.read_text().replace('"share":0.25', '"share":1'))
+    for read in (lambda: resolve_canary(play.registry, production), lambda: compare(play.registry, "assistant")):
+        with pytest.raises(ArtifactChanged, match="signalbox verify"):
+            read()
+    assert any(fault.startswith("changed") for fault in play.faults())
+
+
+def test_a_canary_whose_record_is_lost_can_be_ended(ready):
+    play, _, other, verdict = ready
+    begin(play, other, verdict)
+    record_of(play).unlink()
+    with pytest.raises(ArtifactMissing):
+        running(play)
+    assert end(play) == other
+    assert running(play) is None
 
 
 def forge(play, release, parents, *, kind="canary", **changes):
