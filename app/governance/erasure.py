@@ -300,8 +300,8 @@ def _deletions(registry: Registry, models: Sequence[Version]) -> list[Change]:
     serving = Graph(registry).in_production
     for model in models:
         if model.digest in serving:
-            message = f"{model.ref} is in production: promote a release without it, then erase with --models delete"
-            raise ErasureBlocked(message)
+            said = f"{model.ref} is in production or in the canary beside it: promote a release without it"
+            raise ErasureBlocked(f"{said}, or end the canary, then erase with --models delete")
     changes = []
     for model in models:
         there = registry.store.list_files(model.kind, model.digest)

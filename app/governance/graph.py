@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from app.core.digests import PREFIX
 from app.core.errors import UsageError
 from app.governance.evidence import published_leaves
+from app.governance.moves import canary_leaf
 from app.ledger.erasures import ErasedFile, read_erasures
 from app.ledger.log import ERASURE, PRODUCTION, STEPS, Leaf
 from app.registry.versions import LATEST, Registry, Version, VersionNotFound
@@ -71,10 +72,11 @@ class Graph:
 
     @cached_property
     def in_production(self) -> set[str]:
-        """Every release that an alias ``production`` names, and all that is behind one."""
+        """Every release that an alias ``production`` names or that runs as a canary, and all that is behind one."""
         releases = {leaf.statement.name for leaf in self.leaves.values() if leaf.statement.kind == "release"}
         named = [self.registry.alias("release", name, PRODUCTION) for name in sorted(releases)]
-        return set(self.behind(digest for digest in named if digest))
+        beside = [leaf.statement.subject for name in sorted(releases) if (leaf := canary_leaf(self.registry, name))]
+        return set(self.behind(digest for digest in (*named, *beside) if digest))
 
     def kind(self, digest: str) -> str:
         """The kind of a digest's leaf; empty when it has none."""

@@ -12,6 +12,7 @@ from app.core.clock import utc_now
 from app.core.store import ArtifactMissing
 from app.governance import canary, promotion
 from app.governance.canary import BadAudience, CanaryRefused, NoCanary
+from app.governance.erasure import ErasureBlocked, _deletions
 from app.governance.history import check, production_at
 from app.governance.moves import canary_of
 from app.governance.promotion import (
@@ -217,6 +218,16 @@ def test_a_canary_whose_record_is_lost_can_be_ended(ready):
         running(play)
     assert end(play) == other
     assert running(play) is None
+
+
+def test_an_erasure_deletes_no_model_of_a_canary_that_runs(ready):
+    play, _, other, verdict = ready
+    model = play.registry.get("model", other.facts["small"])
+    begin(play, other, verdict)
+    with pytest.raises(ErasureBlocked, match="end the canary"):
+        _deletions(play.registry, [model])
+    end(play)
+    assert _deletions(play.registry, [model]) == []
 
 
 def forge(play, release, parents, *, kind="canary", **changes):
