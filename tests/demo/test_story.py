@@ -96,7 +96,7 @@ def _play(workspace, source):
 @pytest.mark.cluster
 @pytest.mark.chaos
 @pytest.mark.data
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_any_folder_plays_to_its_end_while_processes_die(tmp_path, documents, short):
     workspace = Workspace.find(tmp_path / "workspace")
     try:
