@@ -143,6 +143,7 @@ def measure(
         "head_learning_rate": setup.head.head_learning_rate,
         "learning_rates": {kind: rate * setup.rate_factor for kind, rate in methods.RATES.items()},
         "keep": methods.KEEP,
+        "with_replay": methods.WITH_REPLAY,
         "replay_share": REPLAY_SHARE,
         "replay_rows": setup.replay_rows,
         "processes": num_processes,
