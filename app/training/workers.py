@@ -30,7 +30,7 @@ class WorkerSettings(Settings):
     """Compute on a GPU each: `auto` where the cluster has one for every worker, else on CPUs; `on` refuses to start
     without."""
 
-    worker_memory_bytes: PositiveInt = 1_500_000_000
+    worker_memory_bytes: PositiveInt = 2_000_000_000
     """Memory that each worker reserves; a run that is estimated to need more is refused before it starts."""
 
     gpu_memory_bytes: PositiveInt = 80_000_000_000

@@ -15,7 +15,7 @@ from app.training.plan import Plan
 from app.training.settings import TrainSettings
 from app.training.workers import WorkerSettings
 
-CPU = {"CPU": 1, "memory": 1_500_000_000}
+CPU = {"CPU": 1, "memory": 2_000_000_000}
 
 
 @pytest.mark.parametrize(
