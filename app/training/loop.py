@@ -345,7 +345,8 @@ class Watch:
         if time.monotonic() - self._noted_s > PROGRESS_EVERY_S or step == self._settings.num_steps:
             self._noted_s = time.monotonic()
             latest = self._progress.curve[-1] if self._progress.curve else {}
-            append_progress(self._folder, {"event": "step", **latest, "step": step})
+            line = {"event": "step", **latest, "step": step, "worker_s": self._progress.worker_s}
+            append_progress(self._folder, line)
 
     def _add_energy(self, taken_j: float | None) -> None:
         """None once it could not be read: a part is not the whole."""

@@ -238,17 +238,25 @@ def _upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint
 
 
 def _watch(folder: Path, plan: Plan, stop: threading.Event) -> None:
+    usd_per_hour = plan.settings.workers.usd_per_hour(on_gpu=is_on_gpu(plan))
     with progress(f"train {plan.name} ({plan.settings.recipe})", plan.settings.num_steps) as bar:
         while not stop.wait(POLL_S):
-            _show(bar, list(read_progress(folder)))
-        _show(bar, list(read_progress(folder)))
+            show_state(bar, list(read_progress(folder)), usd_per_hour=usd_per_hour)
+        show_state(bar, list(read_progress(folder)), usd_per_hour=usd_per_hour)
 
 
-def _show(bar: Progress, lines: Sequence[Mapping[str, Any]]) -> None:
+def show_state(bar: Progress, lines: Sequence[Mapping[str, Any]], *, usd_per_hour: float) -> None:
+    """Show the last of a run's lines, and the dollars that its workers' steps took so far.
+
+    Args:
+        usd_per_hour: price of one worker.
+    """
     if lines:
-        last = lines[-1]
-        rate = f"loss {last['loss']:.3f}, {last['tokens_per_s']:,.0f} tokens/s" if "loss" in last else "workers are up"
-        bar.advance(int(last["step"]) - bar.done, rate)
+        last, state = lines[-1], "workers are up"
+        if "loss" in last:
+            cost_usd = last.get("worker_s", 0.0) / SECONDS_PER_HOUR * usd_per_hour
+            state = f"loss {last['loss']:.3f}, {last['tokens_per_s']:,.0f} tokens/s, ${cost_usd:.4f}"
+        bar.advance(int(last["step"]) - bar.done, state)
 
 
 def _inputs(

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from app.core.parquet import read_rows, write_rows
+from app.core.progress import Progress
 from app.governance.keys import new_key
 from app.ledger.verify import verify
 from app.registry.tracking import Tracker
@@ -17,7 +18,7 @@ from app.training.errors import NoStart, TrainingSaved
 from app.training.osft import TOLERANCE
 from app.training.plan import read_progress
 from app.training.settings import ModelSettings, TrainSettings
-from app.training.trainer import train
+from app.training.trainer import show_state, train
 
 COLUMNS = ("question", "answer", "subject", "attribute", "split")
 MODEL = ModelSettings(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64, vocabulary_size=300)
@@ -45,6 +46,15 @@ def recipe(**changes) -> TrainSettings:
 def test_a_run_starts_from_one_thing(registry, rows):
     with pytest.raises(NoStart, match="exactly one"):
         train(name="m", data=[rows], registry=registry, workspace=registry.workspace, settings=recipe())
+
+
+def test_the_line_of_a_run_says_how_fast_it_is_and_what_it_took_so_far():
+    bar = Progress("train small (sft)", 40)
+    show_state(bar, [{"event": "start", "step": 0, "num_workers": 2}], usd_per_hour=0.05)
+    assert bar.text == "workers are up"
+    step = {"event": "step", "step": 10, "loss": 1.5, "tokens_per_s": 2000.0, "worker_s": 144.0}
+    show_state(bar, [{"event": "start", "step": 0, "num_workers": 2}, step], usd_per_hour=0.05)
+    assert (bar.done, bar.text) == (10, "loss 1.500, 2,000 tokens/s, $0.0020")
 
 
 @pytest.mark.cluster
