@@ -113,6 +113,8 @@ class Request:
     answer: Future[Generation] = field(default_factory=Future)
     shape: Shape | None = None
     """What the answer must fit."""
+    num_passages: int = 0
+    """How many of the prompt's passages stand in the tokens."""
     speller: Speller = field(init=False)
     random: random.Random = field(init=False)
     logprobs: list[float] = field(default_factory=list)
@@ -139,7 +141,7 @@ class Request:
         whole = self._whole() if done else None
         if self.listen is not None and (text or whole):
             self.due_s = time.monotonic() + self.pace()
-            self.listen(Delta(text=text, tokens=tokens, whole=whole))
+            self.listen(Delta(text=text, tokens=tokens, num_passages=self.num_passages, whole=whole))
         if whole is not None and self.answer.set_running_or_notify_cancel():
             self.answer.set_result(whole)
 
@@ -164,6 +166,7 @@ class Request:
             finish_reason="stop" if self.ended or self.speller.stopped else "length",
             num_cached_tokens=self.num_cached,
             tokens=tokens,
+            num_passages=self.num_passages,
         )
 
 

@@ -23,6 +23,9 @@ CHAT_TEMPLATE = (
 Message = Mapping[str, Any]
 """``role``, ``content``, and what OpenAI's form may have beside them: ``name``, ``tool_calls``, ``tool_call_id``."""
 
+Turns = str | Sequence[Message]
+"""A question alone, or a conversation."""
+
 
 def render(question: str) -> str:
     """The prompt of one question."""

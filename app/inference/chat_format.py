@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from app.core.errors import UsageError
-from app.inference.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS, Message, plain, render, render_messages
+from app.inference.chat import CHAT_TEMPLATE, END, PAD, SPECIAL_TOKENS, Message, Turns, plain, render, render_messages
+from app.inference.passages import Grounded
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,7 +32,8 @@ GENERATION_FILE = "generation_config.json"
 DEFAULT_CONTEXT_TOKENS = 2048
 """Of a model whose configuration states none."""
 
-Prompt = str | Sequence[Message]
+Prompt = Turns | Grounded
+"""What an engine is asked; one with passages becomes turns where its tokens are counted."""
 
 ROLES = ("system", "user", "assistant")
 _MARKS = "".join(f" | replace('<|{role}|>', ' ')" for role in ROLES)
@@ -87,7 +89,7 @@ class ChatFormat(Protocol):
     def vocabulary_size(self) -> int:
         """All ids are less than this."""
 
-    def prompt(self, prompt: Prompt) -> list[int]:
+    def prompt(self, prompt: Turns) -> list[int]:
         """What the model is given before it answers a question or a conversation."""
 
     def turn(self, messages: Sequence[Message]) -> tuple[list[int], int]:
@@ -107,7 +109,7 @@ class OwnFormat:
         self.special_tokens, self.end_tokens = frozenset(range(len(SPECIAL_TOKENS))), frozenset([end])
         self._end = end
 
-    def prompt(self, prompt: Prompt) -> list[int]:
+    def prompt(self, prompt: Turns) -> list[int]:
         """See :class:`ChatFormat`."""
         return self._ids(render(prompt) if isinstance(prompt, str) else render_messages(prompt))
 
@@ -163,7 +165,7 @@ class TemplateFormat:
         after = (token for token in self._render(PROBE)[start:] if token in self.special_tokens)
         return next(after, self._end)
 
-    def prompt(self, prompt: Prompt) -> list[int]:
+    def prompt(self, prompt: Turns) -> list[int]:
         """See :class:`ChatFormat`.
 
         Raises:

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from app.inference.chat import Message
-from app.inference.chat_format import Prompt
+from app.inference.chat import Message, Turns
 
 SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
 SHORT_WORDS = 3
@@ -64,7 +63,7 @@ class Conversation:
         texts = [text for text in (system, *(each["content"] for each in self.messages[:start])) if text]
         return [*([{"role": SYSTEM, "content": joined(texts)}] if texts else []), *self.messages[start:]]
 
-    def prompt(self, system: str = "") -> Prompt:
+    def prompt(self, system: str = "") -> Turns:
         """What a model is given: the question's text where it stands alone, else the turns."""
         turns = self.behind(system)
         return str(turns[0]["content"]) if len(turns) == 1 and "name" not in turns[0] else turns

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.core.errors import UsageError
+from app.inference.chat import Turns
 from app.inference.chat_format import (
     DEFAULT_CONTEXT_TOKENS,
     CannotRender,
@@ -36,6 +37,7 @@ from app.inference.chat_format import (
 from app.inference.conversation import as_one_text
 from app.inference.kinds import writes
 from app.inference.pacing import Pace, at_once
+from app.inference.passages import Grounded, turns_of
 from app.inference.sampling import TOOLS, Delta, Generation, PromptTooLong, Sampling
 from app.inference.shaping import Shapes
 
@@ -122,8 +124,9 @@ class TransformersEngine:
     ) -> list[Generation]:
         """Answer every prompt: a string is a question, a sequence of messages a conversation.
 
-        A prompt that leaves no room for the answer loses its beginning; a conversation that the model's template
-        refuses is asked as one question. Requests of others are answered in the same steps.
+        A prompt that leaves no room for the answer loses its passages, the last first, then its beginning; a
+        conversation that the model's template refuses is asked as one question. Requests of others are answered in the
+        same steps.
 
         Args:
             sampling: how answers are drawn; None: greedily, of at most ``max_new_tokens``.
@@ -226,22 +229,36 @@ class TransformersEngine:
         return await asyncio.to_thread(self._request, prompt, sampling, listen)
 
     def _request(self, prompt: Prompt, sampling: Sampling, listen: Callable[[Delta], None] | None = None) -> Request:
-        tokens = self._encode(prompt)
+        tokens, num_passages = self._fitted(prompt, sampling)
         if len(tokens) >= self.max_context_tokens:
             raise PromptTooLong.of(len(tokens), sampling.max_new_tokens, self.max_context_tokens)
-        return self._made(tokens, sampling, listen)
+        return self._made(tokens, sampling, listen, num_passages)
 
     def _cut(self, prompt: Prompt, sampling: Sampling) -> Request:
         """The same with so much of the prompt's end as leaves room for the answer."""
-        return self._made(self._encode(prompt)[-max(self.max_context_tokens - sampling.max_new_tokens, 1) :], sampling)
+        tokens, num_passages = self._fitted(prompt, sampling)
+        kept = tokens[-max(self.max_context_tokens - sampling.max_new_tokens, 1) :]
+        return self._made(kept, sampling, num_passages=num_passages)
 
-    def _made(self, tokens: list[int], sampling: Sampling, listen: Callable[[Delta], None] | None = None) -> Request:
+    def _fitted(self, prompt: Prompt, sampling: Sampling) -> tuple[list[int], int]:
+        """A prompt's tokens, with as many of its passages as leave room for the answer; and how many these are."""
+        room = self.max_context_tokens - sampling.max_new_tokens
+        number = prompt.fitted(lambda turns: len(self._encode(turns)), room) if isinstance(prompt, Grounded) else 0
+        return self._encode(turns_of(prompt, number)), number
+
+    def _made(
+        self,
+        tokens: list[int],
+        sampling: Sampling,
+        listen: Callable[[Delta], None] | None = None,
+        num_passages: int = 0,
+    ) -> Request:
         from app.inference.batching import Request
 
         shape = self._shapes.of(sampling.schema) if self._shapes and sampling.schema is not None else None
-        return Request(tokens, sampling, self._owner, listen, shape=shape)
+        return Request(tokens, sampling, self._owner, listen, shape=shape, num_passages=num_passages)
 
-    def _encode(self, prompt: Prompt) -> list[int]:
+    def _encode(self, prompt: Turns) -> list[int]:
         try:
             return self._format.prompt(prompt)
         except CannotRender:  # others are asked in the same batch: what a template has no place for is one question

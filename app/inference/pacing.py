@@ -89,5 +89,6 @@ def joined(pieces: Sequence[Delta]) -> Delta:
         text="".join(piece.text for piece in pieces),
         tokens=tuple(token for piece in pieces for token in piece.tokens),
         tool_calls=tuple(call for piece in pieces for call in piece.tool_calls),
+        num_passages=pieces[-1].num_passages,
         whole=pieces[-1].whole,
     )

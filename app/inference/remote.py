@@ -14,18 +14,21 @@ import asyncio
 import json
 import os
 import weakref
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from app.core.errors import SignalboxError, UsageError
 from app.core.settings import Settings
+from app.inference.chat import Turns
 from app.inference.chat_format import Prompt
 from app.inference.guarding import Breaker, hedged
 from app.inference.pacing import Pace, at_once, paced
+from app.inference.passages import Grounded, turns_of
 from app.inference.sampling import (
     TOOLS,
     Delta,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     import httpx
     from openai import AsyncOpenAI
 
+Item = TypeVar("Item")
 REMOTE_FILE = "remote.json"
 UNSURE = -20.0
 """Stands for the log-probability of an answer whose server gives none, so that no router trusts it."""
@@ -48,6 +52,8 @@ AT_ONCE = 8
 """Calls under way together when many prompts are asked at once."""
 BAD = (400, 413, 422)
 """Statuses that say that the request is at fault: no other server is asked."""
+BYTES_PER_TOKEN, TURN_TOKENS = 3, 16
+"""Fewer bytes to a token than most texts have, and what the form of a turn may take."""
 TOO_LONG = "context_length_exceeded"
 """What servers call a prompt that they cannot read whole."""
 
@@ -180,12 +186,16 @@ class OpenAIEngine:
             RemoteUnavailable: no server answered.
         """
 
-        async def ask(client: AsyncOpenAI, server: Server) -> Generation:
-            return _generation(await client.chat.completions.create(**self._asked(server, prompt, sampling)))
+        async def with_passages(turns: Turns) -> Generation:
+            async def ask(client: AsyncOpenAI, server: Server) -> Generation:
+                return _generation(await client.chat.completions.create(**self._asked(server, turns, sampling)))
 
-        async with self._counted():
             answered: Generation = await self._chain(ask)
             return answered
+
+        async with self._counted():
+            answered, number = await self._fitted(prompt, sampling, with_passages)
+            return replace(answered, num_passages=number)
 
     async def stream(self, prompt: Prompt, sampling: Sampling, *, pace: Pace = at_once) -> AsyncGenerator[Delta]:
         """An answer piece by piece, the last with the whole; closing the iterator ends it at the server.
@@ -197,21 +207,39 @@ class OpenAIEngine:
                 yield piece
 
     async def _streamed(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
+        async def with_passages(turns: Turns) -> _Pieces:
+            async def begin(client: AsyncOpenAI, server: Server) -> _Pieces:
+                asked = self._asked(server, turns, sampling)
+                asked |= {"stream": True, "stream_options": {"include_usage": True}}
+                return await _Pieces(await client.chat.completions.create(**asked)).begun()
 
-        async def begin(client: AsyncOpenAI, server: Server) -> _Pieces:
-            asked = self._asked(server, prompt, sampling)
-            asked |= {"stream": True, "stream_options": {"include_usage": True}}
-            return await _Pieces(await client.chat.completions.create(**asked)).begun()
+            begun: _Pieces = await self._chain(begin, discard=_Pieces.close)
+            return begun
 
         async with self._counted():
-            pieces = await self._chain(begin, discard=_Pieces.close)
+            pieces, number = await self._fitted(prompt, sampling, with_passages)
             try:
                 async for delta in pieces.deltas():
-                    yield delta
+                    whole = delta.whole and replace(delta.whole, num_passages=number)
+                    yield replace(delta, num_passages=number, whole=whole)
             except self._faults() as error:
                 raise RemoteUnavailable(f"the stream broke off ({_said(error)}): ask again") from error
             finally:
                 await pieces.close()
+
+    async def _fitted(
+        self, prompt: Prompt, sampling: Sampling, ask: Callable[[Turns], Awaitable[Item]]
+    ) -> tuple[Item, int]:
+        """What servers say to a prompt with as many passages as should fit, by an estimate; too many are halved."""
+        room = self._remote.context_tokens - sampling.max_new_tokens
+        number = prompt.fitted(_num_tokens, room) if isinstance(prompt, Grounded) else 0
+        while True:
+            try:
+                return await ask(turns_of(prompt, number)), number
+            except PromptTooLong:
+                if not number:
+                    raise
+                number //= 2
 
     async def _chain(self, ask: Any, *, discard: Any = None) -> Any:
         """The answer of the first server that gives one."""
@@ -278,7 +306,7 @@ class OpenAIEngine:
         finally:
             self._num_running -= 1
 
-    def _asked(self, server: Server, prompt: Prompt, sampling: Sampling) -> dict[str, Any]:
+    def _asked(self, server: Server, prompt: Turns, sampling: Sampling) -> dict[str, Any]:
         """The request's fields; what stands at its default is left to the server, but for the temperature."""
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         lacks, most = self._lacking, max(sampling.num_logprobs, 0)
@@ -360,6 +388,12 @@ class _Pieces:
         places = {each["id"]: each["index"] for each in self._calls if each.get("id")}
         last, name = max(places.values(), default=-1), piece.get("id")
         return {"index": places.get(name, last + 1) if name else max(last, 0), **piece}
+
+
+def _num_tokens(turns: Turns) -> int:
+    """Rather too many than too few, by bytes."""
+    texts = [turns] if isinstance(turns, str) else [json.dumps(dict(each), ensure_ascii=False) for each in turns]
+    return sum(len(text.encode()) // BYTES_PER_TOKEN + TURN_TOKENS for text in texts)
 
 
 def _generation(response: Any) -> Generation:

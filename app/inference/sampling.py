@@ -141,6 +141,9 @@ class Generation:
     tool_calls: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     """What the model calls before it goes on, in OpenAI's form: ``id``, ``type``, ``function``."""
 
+    num_passages: int = 0
+    """The prompt's passages that there was room for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Delta:
@@ -150,6 +153,9 @@ class Delta:
     tokens: tuple[TokenLogprob, ...] = ()
     tool_calls: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     """Pieces of calls, each with the ``index`` of its call."""
+
+    num_passages: int = 0
+    """As the whole has it; every piece says it."""
 
     whole: Generation | None = None
 

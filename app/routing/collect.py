@@ -15,8 +15,10 @@ from typing import Protocol
 
 from app.core.batches import batched
 from app.core.digests import digest_json
+from app.inference.chat import Turns
 from app.inference.chat_format import Prompt
 from app.inference.conversation import Conversation
+from app.inference.passages import turns_of
 from app.inference.sampling import Generation, Sampling
 from app.routing import sight
 from app.routing.features import Features, Passage, extract_features, same_answer
@@ -108,7 +110,9 @@ def _ask(
     for batch in batched(list(prompts), settings.batch_size):
         given += engine.generate(batch, Sampling(max_new_tokens=settings.max_new_tokens))
     seconds = (time.perf_counter() - began_s) / max(1, len(given))
-    num_chars = sum(_num_chars(prompt) for prompt in prompts)
+    num_chars = sum(
+        _num_chars(turns_of(prompt, each.num_passages)) for prompt, each in zip(prompts, given, strict=True)
+    )
     num_tokens = sum(each.num_prompt_tokens for each in given)
     card = ModelCard(
         usd_per_1k_tokens=price,
@@ -119,8 +123,8 @@ def _ask(
     return given, card
 
 
-def _num_chars(prompt: Prompt) -> int:
-    return len(prompt) if isinstance(prompt, str) else sum(len(each["content"]) for each in prompt)
+def _num_chars(turns: Turns) -> int:
+    return len(turns) if isinstance(turns, str) else sum(len(each["content"]) for each in turns)
 
 
 def _row(question: Question, found: Found, given: Mapping[str, Generation]) -> Row:

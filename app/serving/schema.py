@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, computed_field
 
+from app.inference.injection import warning_of
 from app.retrieval.filters import Scope
-from app.serving.injection import warning_of
 
 Route = str
 """The model that answered, such as ``small`` or ``large``; ``extractive`` for quotations."""

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app.inference.chat import Turns
 from app.inference.chat_format import Prompt
+from app.inference.passages import Grounded
 from app.inference.sampling import Generation, Sampling
 from app.serving.cascade import Backends
 from app.serving.errors import ApiError, invalid
@@ -102,9 +104,13 @@ class Structured(Wrapped):
 
 def _and(prompt: Prompt, more: str) -> Prompt:
     """A prompt with something added at the end of its last message."""
-    if isinstance(prompt, str):
-        return f"{prompt}\n\n{more}"
-    return [*prompt[:-1], {**prompt[-1], "content": f"{prompt[-1]['content']}\n\n{more}"}]
+
+    def added(turns: Turns) -> Turns:
+        if isinstance(turns, str):
+            return f"{turns}\n\n{more}"
+        return [*turns[:-1], {**turns[-1], "content": f"{turns[-1]['content']}\n\n{more}"}]
+
+    return prompt.with_more(added) if isinstance(prompt, Grounded) else added(prompt)
 
 
 def _check_schema(schema: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from app.inference.adapters import NotMixable
 from app.inference.chat import render
 from app.inference.chat_format import load_tokenizer
 from app.inference.engine import ModelUnusable, TransformersEngine
+from app.inference.passages import Excerpt, Grounded, turns_of
 from app.inference.sampling import PromptTooLong, Sampling
 from app.inference.shaping import SchemaUnusable
 from app.training.data import encode_rows, pad
@@ -74,6 +75,33 @@ def test_greedy_tokens_and_logprobs_are_those_of_a_whole_pass(folder):
     assert answer.num_completion_tokens == len(completion)
     assert answer.mean_logprob == pytest.approx(sum(wanted) / len(wanted), abs=1e-4)
     assert answer.min_logprob == pytest.approx(min(wanted), abs=1e-4)
+
+
+def test_as_many_passages_as_leave_room_for_the_answer_stand_in_the_prompt(tmp_path):
+    tokenizer = train_tokenizer([text for row in ROWS for text in row.values()] * 2, vocabulary_size=300)
+    save_tokenizer(tokenizer, tmp_path, max_context_tokens=640)
+    shape = SHAPE.model_copy(update={"max_context_tokens": 640})
+    save_model(new_model(shape, vocabulary_size=tokenizer.get_vocab_size()), tmp_path, dtype="float32")
+    engine = TransformersEngine(tmp_path)
+    excerpts = tuple(Excerpt(f"c{number}", "fees.md", "The fee is 12 euros a year. " * 2) for number in range(9))
+    prompt, sampling = Grounded("fee?", excerpts), Sampling(max_new_tokens=7)
+    sizes = [engine.count_tokens(render(str(prompt.shown(number)))) for number in range(10)]
+    fits = max(number for number in range(10) if sizes[number] <= 640 - 7)
+    assert 0 < fits < 9
+
+    async def run():
+        pieces = [each async for each in engine.stream(prompt, sampling)]
+        return await engine.answer(prompt, sampling), pieces, await engine.answer("fee?", sampling)
+
+    given, pieces, plain = asyncio.run(run())
+    (evaluated,) = engine.generate([prompt], sampling)
+    spelled = engine.generate([turns_of(prompt, fits)], sampling)[0]
+    for each in (given, evaluated, pieces[-1].whole):
+        assert (each.num_passages, each.num_prompt_tokens, each.text) == (fits, sizes[fits], spelled.text)
+    assert {each.num_passages for each in pieces} == {fits}
+    assert (plain.num_passages, plain.num_prompt_tokens) == (0, sizes[0])
+    (bare,) = engine.generate([prompt], Sampling(max_new_tokens=620))
+    assert (bare.num_passages, bare.num_prompt_tokens) == (0, sizes[0])
 
 
 def test_a_stream_spells_the_answer_and_a_closed_one_frees_its_place(folder):

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.core.settings import first_fault
 from app.inference.models import add_remote, find_model
+from app.inference.passages import Excerpt, Grounded
 from app.inference.remote import (
     UNSURE,
     OpenAIEngine,
@@ -194,6 +195,29 @@ def test_a_prompt_that_the_server_cannot_read_is_too_long_as_it_is_for_an_engine
     engine = engine_of(Servers(one=[lambda: httpx.Response(400, json=body)]))
     with pytest.raises(PromptTooLong, match="at most 4096 tokens"):
         engine.generate(["?"])
+
+
+def test_passages_that_a_server_cannot_read_are_halved_until_it_does():
+    prompt = Grounded("fee?", tuple(Excerpt(f"c{number}", "fees.md", "12 euros " * 9) for number in range(8)))
+    too_long = {"error": {"message": "too long", "code": "context_length_exceeded"}}
+
+    def refuses():
+        return httpx.Response(400, json=too_long, headers=AGAIN)
+
+    async def streamed(engine):
+        return [each async for each in engine.stream(prompt, Sampling())]
+
+    for answer, ask in ((completion, None), (events({"content": "4"}, {"content": "2"}), streamed)):
+        servers = Servers(one=[refuses, refuses, answer])
+        engine = engine_of(servers, max_retries=0)
+        given = asyncio.run(ask(engine))[-1].whole if ask else engine.generate([prompt])[0]
+        assert (given.text, given.num_passages) == ("42", 2)
+        sent = [body["messages"][0]["content"] for _, _, body in servers.asked]
+        assert sent == [prompt.shown(number) for number in (8, 4, 2)]
+    few = engine_of(Servers(one=[completion]), context_tokens=300).generate([prompt])[0].num_passages
+    assert 0 < few < 8
+    with pytest.raises(PromptTooLong):
+        engine_of(Servers(one=[refuses]), max_retries=0).generate([prompt])
 
 
 def test_a_slow_call_gets_a_second_one_beside_it():

@@ -1,8 +1,10 @@
 """Marks passages that read like instructions to a model, so that whoever puts them before one sees it.
 
-A document is data: nothing here follows it, an answer quotes it, and no model of this application is shown passages.
-Applications that build prompts of their own from ``/v1/search`` do. Not guaranteed: that everything is found; the list
-is of forms that published attacks have (OWASP's LLM01, prompt injection), in English.
+A document is data: an answer quotes it, and where a model is shown it (``app.inference.passages``), it is quoted there
+too, with this mark. Applications that build prompts of their own from ``/v1/search`` get the same mark.
+
+Not guaranteed: that everything is found; the list is of forms that published attacks have (OWASP's LLM01, prompt
+injection), in English.
 """
 
 import re
