@@ -1,47 +1,30 @@
-"""Erasure: everything of a person or a document goes, every proof stays, and nobody can delete under its name."""
+"""Erasure: everything of a person or a document goes, and every proof stays."""
 
-import copy
 import json
 import os
-import sqlite3
-from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.core.digests import canonical_json, digest_file
-from app.core.errors import UsageError
+from app.core.digests import canonical_json
 from app.core.parquet import write_rows
-from app.core.workspace import Workspace
-from app.documents.schema import DOCUMENTS, PARENTS, REJECTS
-from app.evaluation.schema import ROWS as OUTCOMES
-from app.evaluation.suite import publish_suite
 from app.governance import erasure
 from app.governance.erasing import _without
 from app.governance.erasure import ErasureBlocked, NothingToErase, erase, resume, unfinished
-from app.governance.gate import replay
-from app.governance.graph import NothingToTrace
-from app.governance.impact import find_impact
-from app.governance.lineage import AnswerErased, trace_any
 from app.governance.matching import Matcher, SubjectTooShort
-from app.governance.pack.verify import verify_pack
-from app.governance.pack.write import write_pack
 from app.inference.retrievers import Source
 from app.ledger import merkle
-from app.ledger.batches import batch_statement, read_part, seal, write_part, write_table
+from app.ledger.batches import read_part
 from app.ledger.erasures import ErasedDocuments
-from app.ledger.log import ERASURE, Statement
+from app.ledger.log import ERASURE
 from app.ledger.note import read_checkpoint
 from app.ledger.receipts import check_receipt, commit
 from app.ledger.verify import verify
 from app.registry.tables import CHUNKS
-from app.registry.versions import open_registry
 from app.retrieval.filters import Scope
-from app.retrieval.index import write_index
 from app.retrieval.learnt import Asked, Learnt, Terms, codes_of
 from app.retrieval.lexical import Analyser
 from app.retrieval.search import SearchIndex
@@ -50,131 +33,12 @@ from app.retrieval.vectors import build, search
 from app.serving import replicas
 from app.serving.log import receipt_proof
 from app.serving.settings import ServingSettings
-from app.synthesis.schema import ROWS
-from tests.governance.pack.world import play
-
-NAME = "Zuzana Okafor-Lindqvist"
-DIM = 8
-TIME = datetime(2026, 11, 22, 9, tzinfo=UTC)
-TEXTS = [
-    ("d0", "handbook.md", "The yearly fee is 12 crowns."),
-    ("d0", "handbook.md", f"Ask {NAME} at extension 4411 about fees."),
-    ("d1", "staff.md", "The manager of the branch at Quayside decides on loans."),
-    ("d1", "staff.md", "Her deputy holds the spare key of the vault."),
-    ("d2", "rules.md", "Members vote once a year."),
-]
-
-
-def chunk(number):
-    document, source, text = TEXTS[number]
-    return {
-        "chunk_id": f"c{number}",
-        "document_id": document,
-        "source": source,
-        "title": source.removesuffix(".md").title(),
-        "heading_path": ["Part"],
-        "ordinal": number,
-        "text": text,
-    }
-
-
-def parent(number):
-    """The row that both chunks of a document are cut from: it goes with one of them, and does not take the other."""
-    own = [text for document, _, text in TEXTS if document == f"d{number}"]
-    source = next(source for document, source, _ in TEXTS if document == f"d{number}")
-    named = {"parent_id": f"p{number}", "document_id": f"d{number}", "source": source, "title": "Part"}
-    return {**dict.fromkeys(PARENTS.names, 0), **named, "heading_path": ["Part"], "text": " ".join(own)}
-
-
-def taught(number):
-    empty = dict.fromkeys(ROWS.names, "")
-    answer = TEXTS[number][2]
-    ids = {"row_id": f"row{number}", "chunk_id": f"c{number}", "document_id": TEXTS[number][0], "seed": 1}
-    words = {"question": f"What does passage {number} say?", "answer": answer, "answers": [answer], "split": "train"}
-    return {**empty, **ids, **words, "source": TEXTS[number][1]}
-
-
-def answer_row(number, **more):
-    cited = {name: chunk(number)[name] for name in ("chunk_id", "document_id", "source", "title")}
-    said = {"question": f"question {number}?", "answer": TEXTS[number][2], "citations": [cited], "status": 200}
-    asked = {"messages": [{"role": "user", "content": f"question {number}?"}], **more}
-    response = {"choices": [{"message": {"content": TEXTS[number][2]}}]}
-    return {"request_id": f"q{number}", "time": TIME, **said, "request_json": asked, "response_json": response}
+from tests.attacks.erasable import DIM, NAME, TEXTS, all_bytes, answer_row, chunk, erasable, places_of, rows_of
 
 
 @pytest.fixture
 def world(registry, tmp_path):
-    """A dataset of three documents and all that is made from it, with five answers in the log."""
-
-    def publish(kind, name, files, **more):
-        folder = tmp_path / kind
-        folder.mkdir()
-        for file, (schema, rows) in files.items():
-            write_rows(folder / file, rows, schema=schema)
-        return registry.publish(kind, name, folder=folder, inputs={"kind": kind}, **more)
-
-    unsaid = dict.fromkeys([*DOCUMENTS.names, *PARENTS.names])
-    documents = [
-        {**unsaid, "document_id": d, "source": s, "title": s, "format": "md", "num_chunks": 2, "num_chars": 90}
-        for d, s in dict((d, s) for d, s, _ in TEXTS).items()
-    ]
-    rejects = [{"source": "cv.pdf", "reason": f"the file of {NAME} is locked", "stage": "convert", "bytes": 5}]
-    rejects[0]["digest"] = None
-    chunks, rows = [chunk(n) for n in range(5)], [taught(n) for n in range(5)]
-    files = {"documents.parquet": (DOCUMENTS, documents), "chunks.parquet": (CHUNKS, chunks)}
-    files["parents.parquet"] = (PARENTS, [parent(n) for n in range(3)])
-    dataset = publish("dataset", "handbook", {**files, "rejects.parquet": (REJECTS, rejects)})
-    synthetic = publish("synthetic", "handbook-qa", {"rows.parquet": (ROWS, rows)}, parents=[dataset.digest])
-    folder = tmp_path / "vectors"
-    folder.mkdir()
-    twice = np.repeat(np.arange(5), 2)
-    write_index(folder, np.eye(5, DIM, dtype=np.float32)[twice], chunks, windows=twice)
-    index = registry.publish("index", "handbook", folder=folder, inputs={"i": 1}, parents=[dataset.digest])
-    model = publish("model", "small", {}, parents=[synthetic.digest])
-    suite = publish_suite(
-        "handbook",
-        [{"question_id": f"s{n}", **{k: row[k] for k in ("question", "answers", "subject", "source")}}
-         for n, row in enumerate(rows)],
-        origin="test",
-        registry=registry,
-    )  # fmt: skip
-    empty = dict.fromkeys(OUTCOMES.names)
-    outcomes = [
-        {**empty, "question_id": f"s{n}", "question": row["question"], "answers": row["answers"], "prediction": "?"}
-        for n, row in enumerate(rows)
-    ]
-    evaluation = publish("evaluation", "small", {"rows.parquet": (OUTCOMES, outcomes)}, parents=[model.digest])
-    router = publish("router", "handbook", {}, parents=[model.digest])
-    part = registry.workspace.requests_dir / "part.parquet"
-    part.parent.mkdir()
-    sealed = [seal(answer_row(n, **({"user": "user-7781"} if n == 4 else {}))) for n in range(5)]
-    write_part(part, sealed)
-    registry.ledger.append([batch_statement(part)])
-    made = (dataset, synthetic, index, model, suite, evaluation, router)
-    registry.world = {version.kind: version for version in made} | {"headers": [each.header for each in sealed]}
-    assert verify(registry.workspace).ok
-    return registry
-
-
-def rows_of(registry, kind, name):
-    return pq.read_table(registry.folder(registry.world[kind]) / name).to_pylist()
-
-
-def all_bytes(workspace):
-    """Everything that the workspace holds, tables decompressed, JSON unescaped."""
-    for path in sorted(workspace.root.rglob("*")):
-        if not path.is_file():
-            continue
-        yield path, path.read_bytes()
-        if path.suffix == ".parquet":
-            yield path, json.dumps(pq.read_table(path).to_pylist(), default=str, ensure_ascii=False).encode()
-        if path.suffix == ".db":
-            with sqlite3.connect(path) as connection:
-                yield path, "\n".join(connection.iterdump()).encode()
-
-
-def places_of(workspace, text):
-    return {path.name for path, data in all_bytes(workspace) if text.encode() in data}
+    return erasable(registry, tmp_path)
 
 
 CASES = {
@@ -488,172 +352,3 @@ def test_the_command(world):
 
 
 # What an attacker makes of it
-
-
-def faults(registry):
-    return {(fault.kind, fault.where) for fault in verify(registry.workspace).faults}
-
-
-def record_of(registry, *entries, kind=ERASURE):
-    """An erasure leaf of the attacker's own, appended under the log's key."""
-    facts = {"files": [{"num_rows": 0, "receipts": [], **entry} for entry in entries]}
-    manifest = {"kind": kind, "name": "x", "inputs": {}, "parents": [], "facts": facts}
-    payload = registry.store.publish(kind, None, manifest)
-    registry.ledger.append([Statement(kind=kind, subject="sha256:" + "0" * 64, name="x", payload=payload)])
-
-
-def test_an_erased_answer_and_document_are_told_from_unknown_ones(world):
-    leaf = erase(world, documents=["staff.md"], reason="asked for", actor="operator").leaf
-    with pytest.raises(AnswerErased, match=f"leaf {leaf} erased it; its receipt stays"):
-        trace_any(world, "q2")
-    with pytest.raises(NothingToTrace, match="x-request-id of an answered request"):
-        trace_any(world, "q9")
-    with pytest.raises(NothingToTrace, match=f"leaf {leaf} erased it"):
-        find_impact(world, "d1")
-    with pytest.raises(NothingToTrace, match=rf"leaf {leaf} erased documents and keeps no name.*handbook\.md"):
-        find_impact(world, "handbok.md")
-
-
-@pytest.mark.parametrize("more", [("--by", ""), ("--by", " "), ("--reason", " ")])
-def test_the_command_asks_who_and_why(world, more):
-    words = ["erase", "--document", "staff.md", "--reason", "asked for", *more]
-    ended = CliRunner().invoke(app, [*words, "--workspace", str(world.workspace.root)])
-    assert isinstance(ended.exception, UsageError)
-    assert verify(world.workspace).ok
-
-
-def test_content_deleted_without_an_erasure_leaf_is_a_fault(world):
-    folder = world.folder(world.world["dataset"])
-    pq.write_table(pq.read_table(folder / "chunks.parquet").slice(1), folder / "chunks.parquet")
-    (world.folder(world.world["synthetic"]) / "rows.parquet").unlink()
-    part = world.workspace.requests_dir / "part.parquet"
-    write_table(part, read_part(part).slice(1))
-    kinds = {kind for kind, _ in faults(world)}
-    assert kinds == {"changed-file", "missing-file", "missing-row"}
-    assert ("missing-row", "request log part.parquet, request q0") in faults(world)
-
-
-def test_a_journal_hides_nothing(world):
-    """Verification believes the ledger, not what lies beside it."""
-    part = world.workspace.requests_dir / "part.parquet"
-    write_table(part, read_part(part).slice(1))
-    plan = world.workspace.root / "erasures" / "0000"
-    plan.mkdir(parents=True)
-    (plan / "plan.json").write_text("{}")
-    assert ("missing-row", "request log part.parquet, request q0") in faults(world)
-
-
-def test_more_than_the_leaf_says_cannot_go(world):
-    erase(world, subjects=[NAME], reason="asked for", actor="jane")
-    part = world.workspace.requests_dir / "part.parquet"
-    write_table(part, read_part(part).slice(1))
-    path = world.folder(world.world["dataset"]) / "chunks.parquet"
-    pq.write_table(pq.read_table(path).slice(1), path)
-    found = faults(world)
-    assert ("missing-row", "request log part.parquet, request q0") in found
-    assert any(kind == "changed-file" and where.endswith("chunks.parquet") for kind, where in found)
-
-
-def test_an_answer_cannot_be_altered_under_an_erasure_leaf(world):
-    """Even who holds the log's key can only remove a row of the request log: the others must open their receipts."""
-    part = world.workspace.requests_dir / "part.parquet"
-    old, table = digest_file(part), read_part(part)
-    rows = table.to_pylist()[1:]
-    rows[0]["answer"] = "something else"
-    write_table(part, pa.Table.from_pylist(rows, schema=table.schema))
-    root = next(leaf.statement.subject for leaf in world.ledger.leaves("request-batch"))
-    entry = {"kind": "request-batch", "digest": root, "file": part.name, "old": old, "new": digest_file(part)}
-    record_of(world, entry | {"receipts": [0], "num_rows": 1})
-    assert faults(world) == {("changed-row", "request log part.parquet, request q1")}
-
-
-def test_weights_cannot_be_swapped_under_an_erasure_leaf(world, tmp_path):
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    (folder / "weights.bin").write_bytes(b"honest")
-    model = world.publish("model", "large", folder=folder, inputs={"m": 2})
-    path = world.folder(model) / "weights.bin"
-    old = digest_file(path)
-    path.write_bytes(b"backdoor")
-    record_of(world, {"kind": "model", "digest": model.digest, "file": path.name, "old": old, "new": digest_file(path)})
-    assert {kind for kind, _ in faults(world)} == {"bad-erasure"}
-
-
-def test_an_erasure_leaf_cannot_be_made_up_around_bytes_that_were_tampered_with_before(world):
-    """It has to name the published digest as the old one."""
-    path = world.folder(world.world["dataset"]) / "chunks.parquet"
-    pq.write_table(pq.read_table(path).slice(1), path)
-    between = digest_file(path)
-    pq.write_table(pq.read_table(path).slice(1), path)
-    entry = {"kind": "dataset", "digest": world.world["dataset"].digest, "file": path.name}
-    record_of(world, {**entry, "old": between, "new": digest_file(path)})
-    assert {kind for kind, _ in faults(world)} == {"bad-erasure"}
-
-
-def test_what_the_ledger_alone_cannot_tell(world):
-    """The key's holder can rewrite a table under a well-formed erasure leaf: found by comparing with a copy, not here.
-
-    What stays on record: who, when, why, the old digest and the new one. A backup whose file has the old digest
-    shows that rows were altered, not removed.
-    """
-    path = world.folder(world.world["dataset"]) / "chunks.parquet"
-    backup, old = pq.read_table(path).to_pylist(), digest_file(path)
-    forged = [row | {"text": "The yearly fee is 99 crowns."} if row["chunk_id"] == "c0" else row for row in backup]
-    write_rows(path, forged, schema=CHUNKS)
-    entry = {"kind": "dataset", "digest": world.world["dataset"].digest, "file": path.name}
-    record_of(world, {**entry, "old": old, "new": digest_file(path)})
-    report = verify(world.workspace)
-    assert report.faults == []
-    assert any("chunks.parquet: erased by leaf" in note for note in report.notes)
-    assert not all(row in backup for row in pq.read_table(path).to_pylist()), "the comparison that a backup allows"
-
-
-def test_an_erasure_leaf_without_the_key_does_not_hold(world):
-    from app.ledger.keys import Signer
-    from app.ledger.log import Ledger
-
-    path = world.folder(world.world["dataset"]) / "chunks.parquet"
-    old = digest_file(path)
-    os.truncate(path, 0)
-    world.ledger = Ledger(world.database, Signer.generate("service", "service"))
-    entry = {"kind": "dataset", "digest": world.world["dataset"].digest, "file": path.name}
-    record_of(world, {**entry, "old": old, "new": digest_file(path)})
-    assert "changed-checkpoint" in {kind for kind, _ in faults(world)}
-
-
-def test_a_changed_erasure_record_erases_nothing(world):
-    erase(world, subjects=[NAME], reason="asked for", actor="jane")
-    leaf = next(iter(world.ledger.leaves(ERASURE)))
-    path = world.workspace.root / "store" / ERASURE / leaf.statement.payload.removeprefix("sha256:") / "manifest.json"
-    path.write_text(path.read_text().replace("asked for", "never mind"))
-    kinds = {kind for kind, _ in faults(world)}
-    assert {"changed-manifest", "changed-file", "missing-row"} <= kinds
-
-
-def test_a_pack_of_a_release_whose_evidence_was_erased_holds(tmp_path):
-    """A verdict that was reached on erased rows cannot be judged again, and the pack says so; all else is proven."""
-    registry = open_registry(Workspace.find(tmp_path / "workspace"))
-    release, verdict, _ = play(registry, tmp_path)
-    key = registry.workspace.keys_dir / "service.pub"
-    assert replay(verdict, registry=registry).same
-    result = erase(registry, subjects=["q77"], reason="asked for", actor="jane")
-    assert [entry.kind for entry in result.files] == ["evaluation"]
-    again = replay(verdict, registry=registry)
-    assert (again.same, len(again.erased)) == (False, 1)
-    assert verify(registry.workspace).faults == []
-    write_pack(release, tmp_path / "pack.zip", registry=registry)
-    report = verify_pack(tmp_path / "pack.zip", public_key=key)
-    assert report.faults == []
-    assert any("cannot be judged again: rows.parquet" in note for note in report.notes)
-    assert again.unexplained == ()
-    facts = copy.deepcopy(dict(verdict.facts))
-    next(check for check in facts["checks"] if check["kind"] == "loss_improves")["figure"] = 7
-    parts = {"inputs": {**verdict.manifest["inputs"], "forged": True}, "parents": verdict.parents, "facts": facts}
-    forged = registry.publish("verdict", verdict.name, **parts)
-    erased_later = erase(registry, subjects=["q78"], reason="asked for", actor="jane")
-    assert erased_later.files
-    assert any("loss_improves.figure" in line for line in replay(forged, registry=registry).unexplained)
-    path = registry.folder(registry.get("evaluation", "small-exam")) / "rows.parquet"
-    pq.write_table(pq.read_table(path).slice(1), path)
-    assert not replay(verdict, registry=registry).same
-    assert {kind for kind, _ in faults(registry)} == {"changed-file"}
