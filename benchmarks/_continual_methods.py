@@ -12,10 +12,12 @@ from typing import Any
 
 from app.inference.encoder import encoder_folder
 from app.training.continual import Learner, Task, learn_in_turn
-from app.training.head import Batch, HeadedEncoder, LabelledRow, accuracy, load_headed, merge_adapters, train_heads
+from app.training.heads.per_task import Batch, HeadedEncoder, LabelledRow, accuracy, load_headed
+from app.training.heads.per_task_fit import merge_adapters, train_heads
+from app.training.heads.settings import HeadSettings
 from app.training.matrix import Matrix
 from app.training.sequence import kept_share
-from app.training.settings import ContinualSettings, HeadSettings
+from app.training.settings import ContinualSettings
 
 TIMED_TOKENS, TIMED_STEPS = 40, 4
 REPLAY_SHARE = 0.5

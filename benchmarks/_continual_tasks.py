@@ -12,7 +12,7 @@ import numpy as np
 from app.core.errors import UsageError
 from app.inference.encoder import load_tokenizer
 from app.training.continual import Task
-from app.training.head import read_texts
+from app.training.heads.per_task import read_texts
 
 SPLITS = ("train", "test")
 Texts = list[tuple[str, str]]

@@ -44,8 +44,8 @@ import typer
 from app.core.errors import UsageError, exit_status
 from app.core.progress import progress, watched
 from app.training.continual import Task
+from app.training.heads.settings import HeadSettings
 from app.training.matrix import Matrix, draw_matrices
-from app.training.settings import HeadSettings
 from benchmarks import _continual_methods as methods
 from benchmarks._continual_methods import IN_TURN, METHODS, REPLAY_SHARE, Job, Outcome, Setup
 from benchmarks._continual_tasks import RawTask, choose, made_up, read_folder

@@ -1,14 +1,53 @@
-"""What is asked of adapters, looked at before a run starts: that they have a place, and what they need is there.
+"""Adapters: their settings, and whether they have a place and what they need, before a run starts.
 
 Guarantees: nothing is loaded but the names in the header of the base's weights. Imports torch only for `quantize`.
 """
 
 import importlib.util
 from pathlib import Path
+from typing import Self
 
+from pydantic import Field, PositiveInt, model_validator
+
+from app.core.settings import Settings
 from app.training.errors import CannotAdapt
-from app.training.settings import LoraSettings
 from app.training.weights import read_header
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters on linear layers (Hu et al., 2021)."""
+
+    rank: PositiveInt = 32
+    """Rank of an adapter."""
+
+    alpha: PositiveInt = 64
+    """Scale of an adapter, divided by its rank."""
+
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's input that is dropped."""
+
+    merge: bool = False
+    """Add what the adapters learned to the base's weights at the end, so that a whole model is published."""
+
+    target_modules: tuple[str, ...] | None = None
+    """Layers that get adapters, by the ends of their names, as in `q_proj`; by default every linear layer."""
+
+    use_dora: bool = False
+    """Learn each weight's magnitude apart from its direction (DoRA; Liu et al., 2024, arXiv 2402.09353)."""
+
+    use_rslora: bool = False
+    """Divide `alpha` by the square root of the rank, so that high ranks learn too (Kalajdzievski, 2023, arXiv
+    2312.03732)."""
+
+    quantize: bool = False
+    """Hold the base in 4 bits while the adapters learn (QLoRA; Dettmers et al., 2023, arXiv 2305.14314): needs a GPU
+    and bitsandbytes."""
+
+    @model_validator(mode="after")
+    def _is_not_merged_into_four_bits(self) -> Self:
+        if self.merge and self.quantize:
+            raise ValueError("lora.merge must be left out with lora.quantize: the base is there in 4 bits alone")
+        return self
 
 
 def check_adapters(settings: LoraSettings, base: Path) -> None:

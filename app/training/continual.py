@@ -19,22 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.training.head import (
-    Batch,
-    HeadedEncoder,
-    LabelledRow,
-    accuracy,
-    add_adapters,
-    features_of,
-    fit,
-    merge_adapters,
-    ordered_batches,
-)
+from app.training.heads.per_task import Batch, HeadedEncoder, LabelledRow, accuracy, features_of
+from app.training.heads.per_task_fit import add_adapters, fit, merge_adapters, ordered_batches
+from app.training.heads.settings import HeadSettings
 from app.training.matrix import Matrix
 from app.training.osft import Osft, chosen_weights
 from app.training.refit import fit_labels, follow
 from app.training.sequence import kept_share
-from app.training.settings import ContinualSettings, HeadSettings
+from app.training.settings import ContinualSettings
 
 
 @dataclass(frozen=True)

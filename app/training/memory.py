@@ -8,6 +8,8 @@ from typing import Literal
 
 from app.core.settings import Settings
 
+DType = Literal["auto", "bfloat16", "float32"]
+"""`auto`: bfloat16 on a GPU and on processors with products of it, elsewhere float32."""
 Kernels = Literal["auto", "on", "off"]
 
 

@@ -12,10 +12,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from app.inference.chat import END, PAD, SPECIAL_TOKENS
+from app.training.adapters import LoraSettings
 from app.training.architecture import build
 from app.training.data import IGNORED
 from app.training.extensions import on_gpu
-from app.training.settings import LoraSettings, ModelSettings
+from app.training.settings import ModelSettings
 
 ATTENTION = "eager"
 ON_GPU = "sdpa"

@@ -21,15 +21,13 @@ from pydantic import (
 )
 
 from app.core.settings import Settings
+from app.training.adapters import LoraSettings
 from app.training.heads.settings import TaskSettings
-from app.training.memory import MemorySettings
+from app.training.memory import DType, MemorySettings
 from app.training.replay import ReplayBy
 from app.training.workers import WorkerSettings
 
 Recipe = Literal["cpt", "sft", "lora", "osft", "dpo", "head"]
-DType = Literal["auto", "bfloat16", "float32"]
-"""`auto`: bfloat16 on a GPU and on processors with products of it, elsewhere float32."""
-HeadBase = Literal["frozen", "adapted", "trained"]
 
 
 class ModelSettings(Settings):
@@ -80,42 +78,6 @@ SMALL_MODEL = ModelSettings()
 
 LARGE_MODEL = ModelSettings(hidden_size=448, num_layers=4, num_heads=7, intermediate_size=1152)
 """About 10 million parameters."""
-
-
-class LoraSettings(Settings):
-    """Low-rank adapters on linear layers (Hu et al., 2021)."""
-
-    rank: PositiveInt = 32
-    """Rank of an adapter."""
-
-    alpha: PositiveInt = 64
-    """Scale of an adapter, divided by its rank."""
-
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of an adapter's input that is dropped."""
-
-    merge: bool = False
-    """Add what the adapters learned to the base's weights at the end, so that a whole model is published."""
-
-    target_modules: tuple[str, ...] | None = None
-    """Layers that get adapters, by the ends of their names, as in `q_proj`; by default every linear layer."""
-
-    use_dora: bool = False
-    """Learn each weight's magnitude apart from its direction (DoRA; Liu et al., 2024, arXiv 2402.09353)."""
-
-    use_rslora: bool = False
-    """Divide `alpha` by the square root of the rank, so that high ranks learn too (Kalajdzievski, 2023, arXiv
-    2312.03732)."""
-
-    quantize: bool = False
-    """Hold the base in 4 bits while the adapters learn (QLoRA; Dettmers et al., 2023, arXiv 2305.14314): needs a GPU
-    and bitsandbytes."""
-
-    @model_validator(mode="after")
-    def _is_not_merged_into_four_bits(self) -> Self:
-        if self.merge and self.quantize:
-            raise ValueError("lora.merge must be left out with lora.quantize: the base is there in 4 bits alone")
-        return self
 
 
 class OsftSettings(Settings):
@@ -415,53 +377,6 @@ LATER_LORA = ("merge", "target_modules", "use_dora", "use_rslora", "quantize")
 def _unstated(settings: Settings, names: Sequence[str]) -> set[str]:
     fields = type(settings).model_fields
     return {name for name in names if getattr(settings, name) == fields[name].default}
-
-
-class HeadSettings(Settings):
-    """An encoder with a classification head per task (:mod:`app.training.head`)."""
-
-    base: HeadBase = "trained"
-    """What becomes of the encoder: `frozen`, `adapted` (low-rank adapters, merged when they are trained) or `trained`;
-    the table of word embeddings stays as it is in any case."""
-
-    learning_rate: PositiveFloat = 2e-4
-    """Highest learning rate of the encoder, or of its adapters."""
-
-    head_learning_rate: PositiveFloat = 4e-3
-    """Highest learning rate of the heads."""
-
-    num_epochs: PositiveInt = 3
-    """Passes over the rows."""
-
-    batch_size: PositiveInt = 32
-    """New rows of a step."""
-
-    warmup_share: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises from 0; then it falls to 0 in a straight line."""
-
-    weight_decay: NonNegativeFloat = 0.01
-    """Decoupled weight decay of the matrices."""
-
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this norm."""
-
-    max_tokens: int = Field(default=128, ge=4, le=512)
-    """A longer text is cut at its end."""
-
-    dtype: DType = "bfloat16"
-    """Type that the encoder computes in, where the processor is fast in it; its weights are float32 in any case."""
-
-    seed: int = 0
-    """Seed of the order of the rows, and of the adapters' start."""
-
-    lora: LoraSettings = LoraSettings(rank=16, alpha=32)
-    """The adapters of `adapted`."""
-
-    @model_validator(mode="after")
-    def _is_not_quantized(self) -> Self:
-        if self.lora.quantize:
-            raise ValueError("head.lora.quantize must be left out: an encoder's adapters are merged into its weights")
-        return self
 
 
 class ContinualSettings(Settings):

@@ -18,9 +18,10 @@ from app.inference.engine import ModelUnusable, TransformersEngine
 from app.inference.passages import Excerpt, Grounded, turns_of
 from app.inference.sampling import PromptTooLong, Sampling
 from app.inference.shaping import SchemaUnusable
+from app.training.adapters import LoraSettings
 from app.training.data import encode_rows, pad
 from app.training.model import AnswerLoss, new_model, save_model, with_adapters
-from app.training.settings import LoraSettings, ModelSettings
+from app.training.settings import ModelSettings
 from app.training.tokenizer import save_tokenizer, train_tokenizer
 
 ROWS = [

@@ -4,10 +4,10 @@ import importlib.util
 
 import pytest
 
-from app.training.adapters import check_adapters, layers_of
+from app.training.adapters import LoraSettings, check_adapters, layers_of
 from app.training.errors import CannotAdapt
 from app.training.model import new_model
-from app.training.settings import LoraSettings, ModelSettings
+from app.training.settings import ModelSettings
 
 SHAPE = ModelSettings(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64)
 

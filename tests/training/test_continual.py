@@ -8,9 +8,10 @@ from transformers import BertConfig, BertModel
 from app.training import continual
 from app.training.continual import Learner, Reservoir, Task, learn_in_turn, with_logits
 from app.training.errors import NothingToTrain
-from app.training.head import HeadedEncoder, LabelledRow
+from app.training.heads.per_task import HeadedEncoder, LabelledRow
+from app.training.heads.settings import HeadSettings
 from app.training.osft import Osft, chosen_weights
-from app.training.settings import ContinualSettings, HeadSettings
+from app.training.settings import ContinualSettings
 
 HEAD = HeadSettings(batch_size=8, num_epochs=6, learning_rate=2e-3, head_learning_rate=1e-1, dtype="float32")
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from app.training.adapters import LoraSettings
 from app.training.data import Batches, Example, pack, pad
 from app.training.loop import checkpoint_steps, learning_rate, tensors
 from app.training.model import AnswerLoss, new_model, with_adapters
-from app.training.settings import LoraSettings, ModelSettings, TrainSettings
+from app.training.settings import ModelSettings, TrainSettings
 
 SHAPE = ModelSettings(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64)
 

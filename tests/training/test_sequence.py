@@ -2,12 +2,13 @@
 
 import pytest
 
+from app.training.adapters import LoraSettings
 from app.training.errors import CannotTrain
 from app.training.matrix import Matrix, draw_matrices, zero_shot_transfer
 from app.training.presets import HEAD, SMALL_CONTINUAL, SMALL_LORA, SMALL_OSFT
 from app.training.replay import remembered
 from app.training.sequence import SequenceSettings, kept_share, recipe_at
-from app.training.settings import LoraSettings, TrainSettings
+from app.training.settings import TrainSettings
 
 MATRIX = Matrix(["a", "b", "c"], [[0.9], [0.7, 0.8], [0.8, 0.6, 0.5]])
 HOW = SequenceSettings(keep_first=0.4, keep_last=0.8, rewarm_share=0.5)

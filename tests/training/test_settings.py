@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.training.settings import LARGE_MODEL, SMALL_MODEL, HeadSettings, ModelSettings, TrainSettings
+from app.training.heads.settings import HeadSettings
+from app.training.settings import LARGE_MODEL, SMALL_MODEL, ModelSettings, TrainSettings
 
 
 @pytest.mark.parametrize(

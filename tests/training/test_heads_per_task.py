@@ -11,8 +11,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoModel, BertConfig, BertModel
 
+from app.training.adapters import LoraSettings
 from app.training.errors import NothingToTrain
-from app.training.head import (
+from app.training.heads.per_task import (
     Batch,
     HeadedEncoder,
     LabelledRow,
@@ -20,14 +21,12 @@ from app.training.head import (
     features_of,
     load_headed,
     open_headed,
-    ordered_batches,
     predict,
-    rate_share,
     read_texts,
     save_headed,
-    train_heads,
 )
-from app.training.settings import HeadSettings, LoraSettings
+from app.training.heads.per_task_fit import ordered_batches, rate_share, train_heads
+from app.training.heads.settings import HeadSettings
 
 SETTINGS = HeadSettings(
     batch_size=8, num_epochs=6, learning_rate=2e-3, head_learning_rate=2e-2, dtype="float32", lora=LoraSettings(rank=4)
