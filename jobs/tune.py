@@ -27,8 +27,11 @@ def main(
     ] = None,
     data: Annotated[list[str] | None, typer.Option(help="Rows, newest first; repeatable.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Settings to try; default: training.search.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(min=0, help="The search ends after so long.")] = None,
-    max_usd: Annotated[float | None, typer.Option(min=0, help="The search ends when it has cost so much.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="The search ends after so long.")] = None,
+    max_usd: Annotated[float | None, typer.Option(help="The search ends when it has cost so much.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Held-out figure that judges, such as heldout_accuracy; default: the recipe's.")
+    ] = None,
     only_search: Annotated[bool, typer.Option("--only-search", help="Train no model with the best.")] = False,
     key: TrainerKey = None,
     config: Config = None,
@@ -47,8 +50,7 @@ def main(
         recipe = getattr(tree, run)
         started, shape = find_start(here, run, base=base, model_config=model_config)
         rows = find_rows(here, data, recipe=recipe.recipe)
-        asked = {"num_trials": trials, "max_minutes": max_minutes, "max_usd": max_usd}
-        how = tree.search.model_copy(update={each: value for each, value in asked.items() if value is not None})
+        how = tree.search.asked(num_trials=trials, max_minutes=max_minutes, max_usd=max_usd, metric=metric)
         found = search(
             name=name, space=read_space(space, recipe), recipe=recipe, how=how, data=rows, registry=here.registry,
             base=started, model=shape,

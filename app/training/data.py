@@ -353,6 +353,8 @@ def save_examples(examples: Sequence[Example], path: Path) -> None:
     targets = np.array([value for example in examples for value in example.target])
     sizes = np.array([len(example.target) for example in examples], dtype=np.int32)
     said: dict[str, Any] = {"targets": targets, "sizes": sizes} if len(targets) else {}
+    if any(example.row_id for example in examples):
+        said["row_ids"] = np.array([example.row_id.encode() for example in examples])
     if any(example.group >= 0 for example in examples):
         said["groups"] = np.array([example.group for example in examples], dtype=np.int32)
     np.savez(path, tokens=tokens, lengths=lengths, prompts=prompts, pools=pools, **said)
@@ -367,8 +369,10 @@ def load_examples(path: Path) -> list[Example]:
     targets = columns.get("targets", np.zeros(0))
     said = np.split(targets, np.cumsum(columns.get("sizes", np.zeros(len(parts), dtype=np.int32)))[:-1])
     groups = columns.get("groups", np.full(len(parts), -1))
-    rows = zip(*(columns[name].tolist() for name in ("prompts", "pools")), said, groups.tolist(), strict=True)
+    row_ids = columns.get("row_ids", np.full(len(parts), b""))
+    numbers = (columns["prompts"].tolist(), columns["pools"].tolist(), groups.tolist(), row_ids.tolist())
+    rows = zip(*numbers, said, strict=True)
     return [
-        Example(tokens.tolist(), prompt, pool, target=tuple(each.tolist()), group=group)
-        for tokens, (prompt, pool, each, group) in zip(parts, rows, strict=True)
+        Example(tokens.tolist(), prompt, pool, row_id.decode(), tuple(each.tolist()), group)
+        for tokens, (prompt, pool, group, row_id, each) in zip(parts, rows, strict=True)
     ]

@@ -8,6 +8,7 @@ in parts that do not depend on the number of workers, and kept in the run's fold
 computes the same values again. Only workers import this (torch).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.training.data import Batches, Floats, pad
+from app.training.data import Example, Floats, load_examples, pad
 from app.training.model import AnswerLoss
+from app.training.plan import HELD_OUT_FILE, Plan
 from app.training.settings import DpoSettings
 
-REFERENCE_FILE = "reference.npy"
+REFERENCE_FILE, HELD_OUT_REFERENCE_FILE = "reference.npy", "heldout-reference.npy"
 PART_EXAMPLES = 32
 
 
@@ -71,17 +73,16 @@ class PreferenceLoss(AnswerLoss):
         self._notes = {name: self._notes.get(name, 0) + value for name, value in values.items()}
 
 
-def reference_of(engine: Any, batches: Batches, folder: Path, *, rank: int, num_workers: int) -> Floats:
+def reference_of(engine: Any, examples: Sequence[Example], path: Path, *, rank: int, num_workers: int) -> Floats:
     """What the engine's model, not trained yet, gives every example's answer: log-probabilities (examples,).
 
-    Every worker calls it; each computes its share, and all have the whole. What the folder holds is not computed again.
+    Every worker calls it; each computes its share, and all have the whole. What the file holds is not computed again.
     """
-    path = folder / REFERENCE_FILE
     held: list[Any] = [np.load(path) if rank == 0 and path.exists() else None]
     torch.distributed.broadcast_object_list(held, src=0)
     if held[0] is not None:
         return np.asarray(held[0], dtype=np.float32)
-    values = _computed(engine, batches, rank=rank, num_workers=num_workers)
+    values = _computed(engine, examples, rank=rank, num_workers=num_workers)
     if rank == 0:
         staged = path.with_suffix(".staged.npy")
         np.save(staged, values)
@@ -89,16 +90,39 @@ def reference_of(engine: Any, batches: Batches, folder: Path, *, rank: int, num_
     return values
 
 
+def look_at_held_out(engine: Any, folder: Path, *, rank: int, num_workers: int) -> None:
+    """Note what the model, not trained yet, gives held-out pairs, where there are some; every worker calls it."""
+    if (folder / HELD_OUT_FILE).exists():
+        held_out, path = load_examples(folder / HELD_OUT_FILE), folder / HELD_OUT_REFERENCE_FILE
+        reference_of(engine, held_out, path, rank=rank, num_workers=num_workers)
+
+
+def preferred(engine: Any, folder: Path, plan: Plan) -> dict[str, float]:
+    """`heldout_loss`, the mean sigmoid loss of the held-out pairs without smoothing or the better answer's own loss;
+    `heldout_pair_accuracy` and `heldout_reward_margin`, as in the curve. Every worker calls it; empty without pairs."""
+    if not (folder / HELD_OUT_FILE).exists():
+        return {}
+    group = torch.distributed
+    examples, before = load_examples(folder / HELD_OUT_FILE), np.load(folder / HELD_OUT_REFERENCE_FILE)
+    gained = _computed(engine, examples, rank=group.get_rank(), num_workers=group.get_world_size()) - before
+    margins = plan.settings.dpo.beta * (gained[::2] - gained[1::2])
+    return {
+        "heldout_loss": float(np.logaddexp(0.0, -margins).mean()),
+        "heldout_pair_accuracy": float((margins > 0).mean()),
+        "heldout_reward_margin": float(margins.mean()),
+    }
+
+
 @torch.no_grad()
-def _computed(engine: Any, batches: Batches, *, rank: int, num_workers: int) -> Floats:
-    values = torch.zeros(len(batches.examples), dtype=torch.float32, device=engine.device)
-    order = np.argsort([len(each.tokens) for each in batches.examples], kind="stable")
+def _computed(engine: Any, examples: Sequence[Example], *, rank: int, num_workers: int) -> Floats:
+    values = torch.zeros(len(examples), dtype=torch.float32, device=engine.device)
+    order = np.argsort([len(each.tokens) for each in examples], kind="stable")
     parts = [order[start : start + PART_EXAMPLES] for start in range(0, len(order), PART_EXAMPLES)]
     engine.eval()
     for first in range(0, len(parts), num_workers):  # every worker makes as many calls, for ZeRO-3 gathers in each
         mine = first + rank
         part = parts[min(mine, len(parts) - 1)]
-        input_ids, labels = (torch.from_numpy(each) for each in pad([batches.examples[place] for place in part]))
+        input_ids, labels = (torch.from_numpy(each) for each in pad([examples[place] for place in part]))
         log_probs = engine(input_ids=input_ids.to(engine.device), labels=labels.to(engine.device))
         if mine < len(parts):
             values[torch.from_numpy(part).to(engine.device)] = log_probs

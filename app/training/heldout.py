@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from app.training.data import load_examples, pad
+from app.training.dpo import preferred
 from app.training.heads.heldout import judged
 from app.training.plan import HELD_OUT_FILE, Plan
 
@@ -17,9 +18,11 @@ MOST_TOKENS = 4096
 
 
 def heldout_figures(engine: Any, folder: Path, plan: Plan) -> dict[str, float]:
-    """`heldout_loss` where the run has held-out rows, and beside it the figures of `head`; every worker calls it."""
+    """`heldout_loss` where the run has held-out rows, beside it those of `head` and `dpo`. Every worker calls it."""
     if plan.settings.recipe == "head":
         return judged(engine, folder, plan)
+    if plan.settings.recipe == "dpo":
+        return preferred(engine, folder, plan)
     loss = heldout_loss(engine, folder, pad_token=plan.pad_token)
     return {} if loss is None else {"heldout_loss": loss}
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from app.training.data import Batch, Batches
-from app.training.dpo import PreferenceLoss, reference_of
+from app.training.dpo import REFERENCE_FILE, PreferenceLoss, look_at_held_out, reference_of
 from app.training.energy import Meter
 from app.training.extensions import number_type, on_gpu, quieten, without_autotuning
 from app.training.foreign import check_held, check_packs, end_with, heads_plainly, keep_config
@@ -74,7 +74,9 @@ def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path 
     engine, subspaces = make_engine(plan, batches, num_workers=num_workers)
     started_s = time.perf_counter()
     if plan.settings.recipe == "dpo":
-        batches.reference = reference_of(engine, batches, folder, rank=rank, num_workers=num_workers)
+        who = {"rank": rank, "num_workers": num_workers}
+        batches.reference = reference_of(engine, batches.examples, folder / REFERENCE_FILE, **who)
+        look_at_held_out(engine, folder, **who)
     looked_s = time.perf_counter() - started_s
     progress = restore(engine, restore_from)
     progress.duration_s += looked_s

@@ -14,7 +14,7 @@ from app.training.data import Batches, Example, save_examples
 from app.training.dpo import REFERENCE_FILE, PreferenceLoss
 from app.training.model import load_model, new_model
 from app.training.pairs import encode_pairs
-from app.training.plan import EXAMPLES_FILE, Plan, write_plan
+from app.training.plan import EXAMPLES_FILE, HELD_OUT_FILE, Plan, write_plan
 from app.training.settings import DpoSettings, ModelSettings, TrainSettings
 from app.training.tokenizer import train_tokenizer
 from tests.training.test_loop import BASE, MODEL, run
@@ -160,6 +160,20 @@ def test_a_run_goes_on_exactly_and_is_the_same_at_every_stage(tmp_path, base, gi
     if given.get("zero_stage", 1) in (2, 3):
         plain = load_file(run(write_pairs(tmp_path / "plain", base))[12] / "export" / name)
         assert all(torch.allclose(tables[0][name], plain[name], atol=2e-5) for name in plain)
+
+
+def test_held_out_pairs_judge_a_run_and_one_that_goes_on_the_same(tmp_path, base):
+    seen: dict[str, list] = {"whole": [], "resumed": []}
+    for name in seen:
+        folder = write_pairs(tmp_path / name, base, num_steps=24)
+        save_examples(encode_pairs(pairs(80, 100), TOKENIZER), folder / HELD_OUT_FILE)
+        run(folder, seen=seen[name], restore_from=next(tmp_path.glob("whole/checkpoint-0-8"), None))
+    first, *_, last = seen["whole"]
+    assert first["heldout_loss"] > last["heldout_loss"]
+    assert (last["heldout_pair_accuracy"], last["heldout_reward_margin"] > 0) == (1.0, True)
+    assert 0 < last["heldout_loss"] < math.log(2)
+    figures = [[{k: v for k, v in each.items() if k.startswith("heldout_")} for each in seen[name]] for name in seen]
+    assert figures[0][1:] == figures[1]
 
 
 def test_what_the_run_folder_holds_is_not_computed_again(tmp_path, base):

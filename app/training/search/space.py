@@ -17,9 +17,9 @@ import random
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError
 
 from app.core.digests import digest_json, hex_of
 from app.core.errors import UsageError
@@ -30,10 +30,12 @@ from app.training.errors import NothingToTrain
 from app.training.settings import TrainSettings
 
 KINDS = {"choice": "a list of values", "uniform": "two numbers", "log_uniform": "two numbers over 0", "integer": "two"}
-FIXED = ("workers", "recipe", "block_tokens", "max_row_tokens", "num_steps", "num_checkpoints")
+FIXED = (
+    *("workers", "recipe", "block_tokens", "max_row_tokens", "num_steps", "num_epochs", "num_checkpoints"),
+    *("new_tokens", "replay_withdrawn", "replay_rows", "replay_by", "head.task", "head.overlap_tokens"),
+)
 """What may not vary: the rows that are learned and judged, the length of a trial, and where it computes."""
 MOST_HELD_OUT = 512
-JUDGED = ("cpt", "sft", "lora", "osft")
 
 
 class BadSpace(UsageError):
@@ -64,12 +66,27 @@ class SearchSettings(Settings):
     max_minutes: PositiveFloat | None = None
     """The search ends after so long; trials that run then count as far as they came."""
 
-    max_usd: NonNegativeFloat | None = None
+    max_usd: PositiveFloat | None = None
     """The search ends when its trials have cost so much."""
 
+    metric: str | None = None
+    """Held-out figure that judges, by its name among a model's facts: by default `heldout_loss`, in `head` the task's
+    own (`heldout_macro_f1`, `heldout_span_f1`, `heldout_f1`, `heldout_spearman`), in `dpo` `heldout_pair_accuracy`."""
+
     def inputs(self) -> dict[str, Any]:
-        """What decides the trials."""
-        return self.model_dump(mode="json")
+        """What decides the trials; a metric where one is asked for."""
+        return self.model_dump(mode="json", exclude=set() if self.metric else {"metric"})
+
+    def asked(self, **given: Any) -> Self:
+        """These settings, with those of the given that are not None.
+
+        Raises:
+            BadSpace: one of them is out of its bounds.
+        """
+        try:
+            return self.model_validate({**self.model_dump(), **{k: v for k, v in given.items() if v is not None}})
+        except ValidationError as error:
+            raise BadSpace(f"search: {first_fault(error)}") from error
 
 
 class Trial(NamedTuple):
@@ -102,13 +119,11 @@ def read_space(path: Path, recipe: TrainSettings) -> Space:
 
 
 def _check_name(name: str, recipe: TrainSettings) -> None:
-    if recipe.recipe not in JUDGED:
-        raise BadSpace(f"trials of {recipe.recipe} cannot be judged by a loss: search over {', '.join(JUDGED)}")
     known = names_of(TrainSettings)
     if name not in known:
         near = get_close_matches(str(name), known, n=1)
         raise BadSpace(f"unknown setting {name!r} in the space" + (f": did you mean {near[0]!r}?" if near else ""))
-    if name.split(".")[0] in FIXED:
+    if name in FIXED or name.split(".")[0] in FIXED:
         raise BadSpace(f"{name} may not vary: trials are compared on the same rows and steps; leave it out")
 
 
@@ -187,16 +202,30 @@ def trial_settings(trial: Trial, how: SearchSettings) -> TrainSettings:
     return trial.settings.model_copy(update={"workers": workers, "num_checkpoints": how.num_rungs})
 
 
-def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+def hold_out(examples: Sequence[Example], share: float, *, sides: int = 1) -> tuple[list[Example], list[Example]]:
     """Examples to learn, and to judge by: new ones whose row's id, or place, falls into the share; at most 512.
+
+    Args:
+        sides: examples that make one row, one after another. They share a fate, as do the windows of one context.
 
     Raises:
         NothingToTrain: one of the two is empty.
     """
-    sides: tuple[list[Example], list[Example]] = ([], [])
+    learned: list[Example] = []
+    held: dict[str | int, list[Example]] = {}
     for place, example in enumerate(examples):
-        drawn = int(hex_of(digest_json({"row": example.row_id or place}))[:8], 16) / 16**8
-        sides[example.pool == 0 and drawn < share].append(example)
-    if not sides[1] or not any(example.pool == 0 for example in sides[0]):
+        row = _row_of(example, place // sides)
+        drawn = int(hex_of(digest_json({"row": row}))[:8], 16) / 16**8
+        (held.setdefault(row, []) if example.pool == 0 and drawn < share else learned).append(example)
+    judged: list[Example] = []
+    for parts in held.values():
+        if judged and len(judged) + len(parts) > MOST_HELD_OUT:
+            break
+        judged += parts
+    if not judged or not any(example.pool == 0 for example in learned):
         raise NothingToTrain(f"{len(examples)} rows are too few to hold {share:.0%} of them out: search on more")
-    return sides[0], sides[1][:MOST_HELD_OUT]
+    return learned, judged
+
+
+def _row_of(example: Example, place: int) -> str | int:
+    return example.row_id or (f"window {example.group}" if example.group >= 0 else place)

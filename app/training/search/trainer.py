@@ -28,12 +28,14 @@ from app.training.errors import TrainingFailed
 from app.training.estimate import Estimate, estimate
 from app.training.plan import EXAMPLES_FILE, HELD_OUT_FILE, Plan, append_progress, read_progress, write_plan
 from app.training.prepare import prepare
+from app.training.search.judging import Judge, judge_of
 from app.training.search.report import Outcome, best_of, outcome, write_trials
 from app.training.search.space import SearchSettings, Space, Trial, draw, hold_out, trial_settings
 from app.training.settings import ModelSettings, TrainSettings
+from app.training.tokenizer import tokenizer_files
 
 KIND, TRIAL_KIND, CODE_VERSION = "search", "trial", "1"
-METRIC, RUNG = "heldout_loss", "rung"
+RUNG = "rung"
 POLL_S, SECONDS_PER_MINUTE, SECONDS_PER_HOUR = 1.0, 60, 3600
 
 
@@ -55,10 +57,12 @@ def search(
 
     Raises:
         BadSpace: a draw makes no valid recipe.
+        BadMetric: the recipe has no such figure.
         OverBudget: a trial is estimated to need more than the recipe's settings allow.
         StopLight: all of them together are, than the policy of ``recipe.workers.budget_policy`` allows.
         TrainingFailed: no trial was judged once; calling again goes on.
     """
+    judge = judge_of(recipe, how.metric, varied=space)
     model = with_architecture(model) if model else None
     inputs = {
         "code_version": CODE_VERSION,
@@ -74,16 +78,16 @@ def search(
     folder = registry.workspace.runs_dir / f"{name}-search-{hex_of(digest_json(inputs))[:12]}"
     given: dict[str, Any] = {"base": base, "model": model, "data": data, "vocabulary": (), "registry": registry}
     plan = prepare(folder / "plan", name=name, settings=recipe, **given)
-    trials = draw(space, recipe, how)
+    trials = draw(space, plan.settings, how)
     needs = _lay_out(folder, plan, trials, how, registry=registry)
     whole = together(needs, at_once=how.num_concurrent or 1, max_usd=how.max_usd, max_minutes=how.max_minutes)
     starts = [*([base] if base else []), *data]
     ask_to_spend(f"search-{name}", whole, recipe, registry=registry, parents=starts)
-    _run(folder, trials, how)
+    _run(folder, trials, how, judge)
     outcomes = [outcome(trial, lines) for trial in trials if (lines := _lines(folder, trial))]
     if not any(each.points for each in outcomes):
         raise TrainingFailed(f"no trial of {name} was judged once: give the search more time, or see the job's log")
-    version = _publish(name, outcomes, folder, inputs=inputs, registry=registry)
+    version = _publish(name, outcomes, folder, judge=judge, inputs=inputs, registry=registry)
     shutil.rmtree(folder)
     return version
 
@@ -93,12 +97,16 @@ def _lay_out(
 ) -> list[Estimate]:
     """A run folder for each trial: the same rows, the same rows held out, its own settings; and what each will need."""
     needs = []
-    learned, judged = hold_out(load_examples(folder / "plan" / EXAMPLES_FILE), how.heldout_share)
+    learned, judged = hold_out(
+        load_examples(folder / "plan" / EXAMPLES_FILE), how.heldout_share, sides=plan.settings.sides
+    )
     for trial in trials:
         place = _place(folder, trial)
         place.mkdir(exist_ok=True)
         save_examples(learned, place / EXAMPLES_FILE)
         save_examples(judged, place / HELD_OUT_FILE)
+        for file in tokenizer_files(folder / "plan"):  # what a span says is judged as text
+            shutil.copyfile(file, place / file.name)
         its_plan = plan.model_copy(update={"settings": trial_settings(trial, how)})
         write_plan(its_plan, place)
         needs.append(estimate(its_plan, place, registry=registry, on_gpu=False))
@@ -110,7 +118,7 @@ def _place(folder: Path, trial: Trial) -> Path:
     return folder / f"trial-{trial.number}"
 
 
-def _run(folder: Path, trials: Sequence[Trial], how: SearchSettings) -> None:
+def _run(folder: Path, trials: Sequence[Trial], how: SearchSettings, judge: Judge) -> None:
     """Let Ray Tune run what is not done yet."""
     steps, workers = trials[0].settings.num_steps, trials[0].settings.workers
     per_trial = {"CPU": workers.num_threads, "memory": workers.worker_memory_bytes}
@@ -127,7 +135,7 @@ def _run(folder: Path, trials: Sequence[Trial], how: SearchSettings) -> None:
             trainable,
             param_space={"number": tune.grid_search([trial.number for trial in trials])},
             tune_config=tune.TuneConfig(
-                metric=METRIC, mode="min", scheduler=scheduler, reuse_actors=True,
+                metric=judge.metric, mode=judge.mode, scheduler=scheduler, reuse_actors=True,
                 max_concurrent_trials=how.num_concurrent,
                 time_budget_s=minutes * SECONDS_PER_MINUTE if minutes else None,
             ),
@@ -136,7 +144,7 @@ def _run(folder: Path, trials: Sequence[Trial], how: SearchSettings) -> None:
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
             ),
         )  # fmt: skip
-    with watched(partial(_watch, folder, trials)):
+    with watched(partial(_watch, folder, trials, judge)):
         tuner.fit()
 
 
@@ -205,20 +213,25 @@ def _lines(folder: Path, trial: Trial) -> list[dict[str, Any]]:
     return list(read_progress(_place(folder, trial)))
 
 
-def _watch(folder: Path, trials: Sequence[Trial], stop: threading.Event) -> None:
+def _watch(folder: Path, trials: Sequence[Trial], judge: Judge, stop: threading.Event) -> None:
     with progress("search, steps of all trials", sum(trial.settings.num_steps for trial in trials)) as bar:
         while not stop.wait(POLL_S):
             found = [outcome(trial, _lines(folder, trial)) for trial in trials]
             judged = [each for each in found if each.points]
-            text = f"best {best_of(judged).loss:.3f} of {len(judged)} trials" if judged else "trials begin"
+            text = _best_so_far(judged, judge) if judged else "trials begin"
             bar.advance(sum(each.step for each in found) - bar.done, text)
 
 
+def _best_so_far(judged: Sequence[Outcome], judge: Judge) -> str:
+    best = judge.score(best_of(judged, judge).last)
+    return f"best {judge.metric} {best:.3f} of {len(judged)} trials"
+
+
 def _publish(
-    name: str, outcomes: Sequence[Outcome], folder: Path, *, inputs: dict[str, Any], registry: Registry
+    name: str, outcomes: Sequence[Outcome], folder: Path, *, judge: Judge, inputs: dict[str, Any], registry: Registry
 ) -> Version:
     """Each trial as a version of its own, then the search over them, with its table and its plot."""
-    best, parents = best_of(outcomes), [*inputs["data"], *([inputs["base"]] if inputs["base"] else [])]
+    best, parents = best_of(outcomes, judge), [*inputs["data"], *([inputs["base"]] if inputs["base"] else [])]
     tracker = Tracker(registry.workspace)
     for each in outcomes:
         run_id = tracker.start_run(f"{name}-trial-{each.number}", params=each.values, tags={"search": name})
@@ -234,9 +247,10 @@ def _publish(
         for each in outcomes
     ]
     with tempfile.TemporaryDirectory(dir=folder) as staged:
-        write_trials(outcomes, best, Path(staged), title=f"{name}: {inputs['settings']['recipe']}")
+        write_trials(outcomes, best, Path(staged), title=f"{name}: {inputs['settings']['recipe']}", judge=judge)
         facts = {
             "recipe": inputs["settings"]["recipe"],
+            "metric": judge.metric,
             "best": {"number": best.number, "values": best.values, **best.figures()},
             "num_trials": len(outcomes),
             "num_ended_early": sum(not each.is_whole for each in outcomes),
