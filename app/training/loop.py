@@ -62,12 +62,14 @@ class Progress:
     """As `duration_s`, of all workers together."""
     energy_j: float | None = None
     """Of the first worker's machine in those steps, where it can be read throughout."""
+    dtype: str | None = None
+    """The type of numbers that the run began with; none in checkpoints from before it was kept."""
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
 def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path | None, report: Report) -> None:
     """Train from the plan in ``folder`` to its last step, reporting a checkpoint folder now and then."""
-    plan = read_plan(folder)
+    plan = with_number_type(read_plan(folder), restore_from)
     quieten()
     torch.set_num_threads(plan.settings.workers.num_threads)
     batches = make_batches(plan, folder)
@@ -79,6 +81,7 @@ def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path 
         look_at_held_out(engine, folder, **who)
     looked_s = time.perf_counter() - started_s
     progress = restore(engine, restore_from)
+    progress.dtype = plan.settings.dtype
     progress.duration_s += looked_s
     progress.worker_s += looked_s * num_workers
     watch = Watch(folder, plan.settings, progress, num_workers=num_workers) if rank == 0 else None
@@ -100,6 +103,14 @@ def run_worker(folder: Path, *, rank: int, num_workers: int, restore_from: Path 
         if progress.step in due:
             keep()
             saved = progress.step
+
+
+def with_number_type(plan: Plan, restore_from: Path | None) -> Plan:
+    """The plan with the type of numbers that the run began with, or, where it begins, with what `auto` is here: a run
+    that goes on elsewhere does not change it on the way."""
+    kept = json.loads((restore_from / PROGRESS_FILE).read_text()).get("dtype") if restore_from else None
+    settings = plan.settings.model_copy(update={"dtype": kept or number_type(plan.settings.dtype)})
+    return plan.model_copy(update={"settings": settings})
 
 
 def make_engine(plan: Plan, batches: Batches, *, num_workers: int) -> tuple[Any, Osft | None]:
@@ -335,7 +346,7 @@ class Watch:
         self._every = max(1, settings.num_steps // CURVE_POINTS)
         self._meter = Meter()
         start = {"event": "start", "step": progress.step, "pid": os.getpid(), "num_workers": num_workers}
-        append_progress(folder, start)
+        append_progress(folder, {**start, "is_slow": settings.dtype == "bfloat16" != number_type("auto")})
 
     def after_step(self, figures: Mapping[str, float]) -> None:
         """Take down a step's `loss`, and what goes with it."""

@@ -101,8 +101,9 @@ def prepare(
 
 
 def _planned_again(folder: Path, settings: TrainSettings) -> Plan:
-    """The plan that is there, with the settings of now."""
-    plan = read_plan(folder).model_copy(update={"settings": settings})
+    """The plan that is there, with the workers of now; steps and batch stay as the rows decided them."""
+    plan = read_plan(folder)
+    plan = plan.model_copy(update={"settings": plan.settings.model_copy(update={"workers": settings.workers})})
     write_plan(plan, folder)
     return plan
 

@@ -253,9 +253,12 @@ def show_state(bar: Progress, lines: Sequence[Mapping[str, Any]], *, usd_per_hou
     """
     if lines:
         last, state = lines[-1], "workers are up"
+        started = [line for line in lines if line["event"] == "start"]
         if "loss" in last:
             cost_usd = last.get("worker_s", 0.0) / SECONDS_PER_HOUR * usd_per_hour
             state = f"loss {last['loss']:.3f}, {last['tokens_per_s']:,.0f} tokens/s, ${cost_usd:.4f}"
+        if started and started[-1].get("is_slow"):
+            state += ", slow here: bfloat16, as the run began"
         bar.advance(int(last["step"]) - bar.done, state)
 
 

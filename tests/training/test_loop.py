@@ -56,6 +56,19 @@ def run(folder: Path, *, restore_from: Path | None = None, seen: list | None = N
     return kept
 
 
+@pytest.mark.parametrize(("first", "is_slow"), [("bfloat16", True), ("float32", False)])
+def test_a_run_that_goes_on_elsewhere_keeps_its_type_of_numbers_and_says_where_that_is_slow(
+    tmp_path, monkeypatch, first, is_slow
+):
+    monkeypatch.setattr("app.training.extensions.computes_bf16", lambda: first == "bfloat16")
+    whole = run(write_run(tmp_path / "whole", num_steps=4, num_checkpoints=2))
+    monkeypatch.setattr("app.training.extensions.computes_bf16", lambda: first != "bfloat16")
+    resumed = run(write_run(tmp_path / "resumed", num_steps=4, num_checkpoints=2), restore_from=whole[2])
+    assert json.loads((resumed[4] / "summary.json").read_text())["dtype"] == first
+    assert next(read_progress(tmp_path / "resumed"))["is_slow"] is is_slow
+    assert not next(read_progress(tmp_path / "whole"))["is_slow"]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path, dtype):
     whole = run(write_run(tmp_path / "whole", dtype=dtype))

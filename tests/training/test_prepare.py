@@ -166,3 +166,12 @@ def test_preferences_become_pairs_and_what_is_none_is_left_out_with_its_reason(r
     reasons = [row["reason"] for row in read_rows(tmp_path / "plan" / "rejects.parquet")]
     assert (plan.num_rows, [each.pool for each in examples], plan.num_left_out) == (2, [0, 0, 1, 1], 2)
     assert ["no worse answer" in reasons[0], "max_row_tokens (100)" in reasons[1]] == [True, True]
+
+
+def test_a_run_of_epochs_that_is_taken_up_again_keeps_its_steps_and_takes_the_workers_of_now(registry, tmp_path):
+    rows = publish(registry, tmp_path, "rows", [(f"fee {n}?", "1", "a", "fee", "train") for n in range(10)])
+    plan = prepared(registry, tmp_path, rows, num_epochs=3, batch_size=4, replay_share=0)
+    again = prepared(registry, tmp_path, rows, num_epochs=3, batch_size=4, replay_share=0, workers={"max_workers": 1})
+    assert plan.settings.num_steps == again.settings.num_steps == 9 != TrainSettings().num_steps
+    assert (plan.settings.workers.range, again.settings.workers.range) == ((2, 2), (1, 1))
+    assert read_plan(tmp_path / "plan") == again

@@ -55,6 +55,9 @@ def test_the_line_of_a_run_says_how_fast_it_is_and_what_it_took_so_far():
     step = {"event": "step", "step": 10, "loss": 1.5, "tokens_per_s": 2000.0, "worker_s": 144.0}
     show_state(bar, [{"event": "start", "step": 0, "num_workers": 2}, step], usd_per_hour=0.05)
     assert (bar.done, bar.text) == (10, "loss 1.500, 2,000 tokens/s, $0.0020")
+    slow = {"event": "start", "step": 0, "num_workers": 2, "is_slow": True}
+    show_state(bar, [slow, step], usd_per_hour=0.05)
+    assert bar.text.endswith("$0.0020, slow here: bfloat16, as the run began")
 
 
 @pytest.mark.cluster
