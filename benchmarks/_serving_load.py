@@ -55,10 +55,17 @@ class Users:
         bodies: Sequence[Mapping[str, Any]],
         *,
         retries: bool = False,
+        give_up_s: float = GIVE_UP_S,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """``transport`` takes the network's place, for an application in this process."""
+        """Take whom to ask what.
+
+        Args:
+            give_up_s: how long a user waits for an answer, and asks again.
+            transport: takes the network's place, for an application in this process.
+        """
         self._url, self._bodies, self._retries, self._transport = url, bodies, retries, transport
+        self._give_up_s = give_up_s
 
     def closed(self, *, in_flight: int, seconds: float) -> list[Reply]:
         """Answers to so many users, each of whom asks until the time is over."""
@@ -92,7 +99,7 @@ class Users:
     def _client(self) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         return httpx.AsyncClient(
-            base_url=self._url, timeout=GIVE_UP_S, limits=limits, trust_env=False, transport=self._transport
+            base_url=self._url, timeout=self._give_up_s, limits=limits, trust_env=False, transport=self._transport
         )
 
     async def _ask(self, http: httpx.AsyncClient, body: Mapping[str, Any], due_s: float) -> Reply:
@@ -101,7 +108,7 @@ class Users:
             await self._try(http, body, reply)
             reply.ended_s = time.perf_counter()
             again = reply.status in RETRIED or not reply.status
-            if not self._retries or not again or reply.ended_s - due_s > GIVE_UP_S:
+            if not self._retries or not again or reply.ended_s - due_s > self._give_up_s:
                 return reply
             reply.num_retries += 1
             await asyncio.sleep(PAUSE_S)

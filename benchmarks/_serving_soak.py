@@ -16,7 +16,10 @@ from benchmarks._serving_load import Reply, Users, summary
 
 KILL_PERIOD_S = 30.0
 LOOK_PERIOD_S = 5.0
-LOG_WAIT_S = 15.0
+LOG_WAIT_S = 75.0
+"""The log's journals of killed gateways are looked for once a minute."""
+GIVE_UP_S = 600.0
+"""As long as OpenAI's client waits."""
 
 
 def soak(
@@ -26,7 +29,8 @@ def soak(
     if not seconds:
         return {"skipped": "--soak-s 0"}
     with disturbing(served, random.Random(seed)) as seen:
-        replies = Users(served.url, bodies, retries=True).open(rate_per_s=rate_per_s, seconds=seconds, seed=seed)
+        users = Users(served.url, bodies, retries=True, give_up_s=GIVE_UP_S)
+        replies = users.open(rate_per_s=rate_per_s, seconds=seconds, seed=seed)
     time.sleep(LOG_WAIT_S)
     return summary(replies) | {
         "rate_per_s": rate_per_s,

@@ -21,6 +21,7 @@ from app.core.schema import feedback
 from app.governance.matching import Matcher
 from app.ledger.batches import SCHEMA, read_part, read_receipts, receipts_path, root_of, row_leaves, write_table
 from app.ledger.erasures import ErasedFile
+from app.ledger.journal import recover
 from app.ledger.log import REQUEST_BATCH
 from app.registry.tables import CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER, WINDOWS_FILE
 from app.registry.versions import Registry, Version
@@ -214,6 +215,7 @@ def _without(index: Any, mask: "NDArray[np.bool_]") -> Any:
 
 
 def _parts(matcher: Matcher, registry: Registry, aside: Path) -> Iterator[Change]:
+    recover(registry.workspace.requests_dir)
     for path in parts_of(registry.workspace.requests_dir):
         table = read_part(path)
         mask = matcher.rows(table)

@@ -1,17 +1,17 @@
 """The request log: every request with its response and its receipt, in parts whose receipts the ledger commits to.
 
-``submit`` seals a record (see ``app.ledger.receipts``) and hands it to a bounded queue. One thread writes the parts, a
-second one appends their Merkle roots to the ledger, so that a database that is busy holds up neither answers nor parts.
+``submit`` seals a record (see ``app.ledger.receipts``), notes it in a journal and hands it to a bounded list. One
+thread writes the parts, a second one appends their Merkle roots to the ledger, so that a database that is busy holds up
+neither answers nor parts.
 
-Guarantees: ``submit`` hashes, and waits for nothing; a part is whole or not there (written aside, then renamed); a
-record that finds the queue full gets no receipt and is counted. A part that a crash kept from the ledger is entered by
-the next writer. Not guaranteed: the records of the last ``log_flush_s`` when the process is killed; their
-receipts are in the clients' hands alone then.
+Guarantees: ``submit`` hashes, writes to the system's cache, and waits for nothing; a part is whole or not there; a
+record that finds the list full gets no receipt and is counted. What a killed process noted (``app.ledger.journal``),
+and a part that a crash kept from the ledger, is entered by the next writer. Not guaranteed: the records of the last
+``log_flush_s`` when the machine itself fails, or while the journal cannot be written, which the replica's log says;
+their receipts are in the clients' hands alone then.
 """
 
 import logging
-import os
-import queue
 import threading
 import time
 from datetime import UTC, datetime
@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from app.core.clock import utc_now
 from app.core.parquet import parts_of
 from app.ledger.batches import (
     SCHEMA,
@@ -35,14 +34,13 @@ from app.ledger.batches import (
     seal,
     write_part,
 )
+from app.ledger.journal import NAME_TIME, Journal, new_part, recover
 from app.ledger.log import REQUEST_BATCH, Ledger
 from app.ledger.receipts import proof_of
 
 logger = logging.getLogger(__name__)
 
-NAME_TIME = "%Y%m%dT%H%M%S%f"
 ORPHAN_AGE_S = 60.0
-STOP = object()
 
 
 class RequestLog:
@@ -50,24 +48,28 @@ class RequestLog:
 
     def __init__(self, folder: Path, *, ledger: Ledger, flush_s: float, max_queue: int, ledger_period_s: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.flush_s, self.ledger = folder, flush_s, ledger
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=max_queue)
+        self.folder, self.flush_s, self.ledger, self._max_queue = folder, flush_s, ledger, max_queue
+        self._waiting: list[Sealed] = []
         self._rows: list[Sealed] = []
-        self._num_parts = 0
+        self._journal: Journal | None = None
+        self._journals: list[Journal] = []
+        self._changed, self._closing = threading.Condition(), False
         self.num_logged, self.num_dropped, self._num_taken = 0, 0, 0
         self._entries = LedgerEntries(folder, ledger=ledger, period_s=ledger_period_s)
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
 
     def submit(self, record: Record) -> Sealed | None:
-        """Take a record and give its receipt; one that finds the queue full is dropped, counted and has none."""
+        """Take a record and give its receipt; one that finds the list full is dropped, counted and has none."""
         sealed = seal(record)
-        try:
-            self._queue.put_nowait(sealed)
-        except queue.Full:
-            self.num_dropped += 1
-            return None
-        self._num_taken += 1
+        with self._changed:
+            if len(self._waiting) >= self._max_queue:
+                self.num_dropped += 1
+                return None
+            self._waiting.append(sealed)
+            self._note(sealed)
+            self._num_taken += 1
+            self._changed.notify()
         return sealed
 
     @property
@@ -86,47 +88,54 @@ class RequestLog:
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Write what is left, enter it into the ledger and end the threads."""
-        if self._thread.is_alive():
-            self._queue.put(STOP, timeout=timeout_s)
-            self._thread.join(timeout_s)
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
         self._entries.close(timeout_s)
+
+    def _note(self, sealed: Sealed) -> None:
+        """Write a record to the journal of the part that comes next."""
+        try:
+            self._journal = self._journal or Journal(self.folder)
+            self._journal.add(sealed)
+        except OSError as error:
+            logger.warning("the request log's journal cannot be written, a crash would lose a request: %s", error)
 
     def _run(self) -> None:
         running = True
         while running:
-            running = self._collect()
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._rows or self._closing)
+                self._changed.wait_for(lambda: self._closing, timeout=self.flush_s)
+                running = not self._closing
             self._flush()
 
-    def _collect(self) -> bool:
-        """Take records for up to the flush time, from the first one on; False when the log is to end."""
-        end_s = time.monotonic() + self.flush_s
-        while (left_s := end_s - time.monotonic()) > 0:
-            try:
-                record = self._queue.get(timeout=left_s)
-            except queue.Empty:
-                return True
-            if record is STOP:
-                return False
-            self._rows.append(record)
-        return True
-
     def _flush(self) -> None:
+        """Write what came as a part; without one the records and their journals wait for the next time."""
+        with self._changed:
+            self._rows += self._waiting
+            self._journals += [self._journal] if self._journal else []
+            self._waiting, self._journal = [], None
         if not self._rows:
             return
-        self._num_parts += 1
-        path = self.folder / f"{utc_now():{NAME_TIME}}-{os.getpid()}-{self._num_parts}.parquet"
+        path = new_part(self.folder)
         try:
+            for journal in self._journals:
+                journal.becomes(path)
             write_part(path, self._rows)
         except OSError as error:
             logger.warning("the request log cannot be written, its records wait in memory: %s", error)
             self._forget_surplus()
             return
+        for journal in self._journals:
+            journal.remove()
         self.num_logged += len(self._rows)
-        self._rows = []
+        self._rows, self._journals = [], []
         self._entries.add(path)
 
     def _forget_surplus(self) -> None:
-        surplus = max(0, len(self._rows) - self._queue.maxsize)
+        surplus = max(0, len(self._rows) - self._max_queue)
         self.num_dropped += surplus
         self._num_taken -= surplus
         self._rows = self._rows[surplus:]
@@ -186,14 +195,21 @@ class LedgerEntries:
         return True
 
     def _orphans(self, pending: list[Path]) -> list[Path]:
-        """Parts of writers that died before they entered them; looked for once in a while."""
+        """What dead writers left: records in journals, parts that they did not enter; looked for once in a while."""
         if time.monotonic() - self._adopted_s < ORPHAN_AGE_S:
             return []
-        self._adopted_s = time.monotonic()
+        self._adopted_s, recovered = time.monotonic(), self._recovered()
         old = [path for path in parts_of(self._folder) if time.time() - path.stat().st_mtime > ORPHAN_AGE_S]
         known = {leaf.statement.name for leaf in self.ledger.leaves(REQUEST_BATCH)} if old else set()
         fresh = [path for path in old if path.name not in known and path not in pending]
-        return [path for path in fresh if receipts_path(path).exists()]
+        return [*recovered, *(path for path in fresh if receipts_path(path).exists())]
+
+    def _recovered(self) -> list[Path]:
+        try:
+            return recover(self._folder)
+        except OSError as error:
+            logger.warning("what a dead writer's journal holds cannot be written, it is tried again: %s", error)
+            return []
 
 
 def receipt_proof(folder: Path, ledger: Ledger, request_id: str) -> dict[str, Any] | None:
