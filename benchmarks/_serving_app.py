@@ -64,9 +64,10 @@ class Application:
     board: Dashboard
 
     def replicas(self) -> dict[str, list[int]]:
-        """Process ids of every deployment's replicas."""
+        """Process ids of every deployment's replicas; one that only starts has none."""
         deployments = self.board.serve_status()["applications"][APPLICATION]["deployments"]
-        return {name: [each["pid"] for each in found["replicas"] if each["pid"]] for name, found in deployments.items()}
+        pids = {name: [each.get("pid") for each in found["replicas"]] for name, found in deployments.items()}
+        return {name: [pid for pid in mine if pid] for name, mine in pids.items()}
 
 
 @contextmanager

@@ -5,11 +5,13 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import psutil
 
+from app.core.jobs import ClusterUnreachable
 from app.serving.log import read_log
 from benchmarks._serving_app import Application
 from benchmarks._serving_load import Reply, Users, summary
@@ -74,21 +76,32 @@ def disturbing(served: Application, rng: random.Random) -> Iterator[Disturbance]
     def disturb() -> None:
         next_kill_s = time.monotonic() + KILL_PERIOD_S
         while not over.wait(LOOK_PERIOD_S):
-            replicas = {name: pids for name, pids in served.replicas().items() if pids}
+            try:
+                replicas = {name: pids for name, pids in served.replicas().items() if pids}
+            except ClusterUnreachable:  # the dashboard is as busy as all else: the next look will do
+                continue
             seen.resident_bytes.append(sum(map(_resident_bytes, (pid for pids in replicas.values() for pid in pids))))
             if time.monotonic() >= next_kill_s:
                 name = rng.choice(sorted(replicas))
-                psutil.Process(rng.choice(replicas[name])).kill()
-                seen.killed.append(name)
-                next_kill_s += KILL_PERIOD_S
+                if _killed(rng.choice(replicas[name])):
+                    seen.killed.append(name)
+                    next_kill_s += KILL_PERIOD_S
 
-    thread = threading.Thread(target=disturb)
-    thread.start()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(disturb)
+        try:
+            yield seen
+        finally:
+            over.set()
+        done.result()
+
+
+def _killed(pid: int) -> bool:
     try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
+        psutil.Process(pid).kill()
+    except psutil.NoSuchProcess:
+        return False
+    return True
 
 
 def _resident_bytes(pid: int) -> int:

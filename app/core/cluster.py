@@ -13,9 +13,11 @@ import os
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -160,16 +162,26 @@ def connect(workspace: Workspace, *, log_to_driver: bool = True) -> Iterator[Non
     with _variables({**_driver_variables(workspace), "RAY_BACKEND_LOG_LEVEL": "fatal"}):
         _reread_authentication()
         _quieten_data()
-        ray.init(
-            address=os.environ["RAY_ADDRESS"],
-            namespace=NAMESPACE,
-            log_to_driver=log_to_driver,
-            logging_level="WARNING",
-        )
+        with _same_sigterm():
+            ray.init(
+                address=os.environ["RAY_ADDRESS"],
+                namespace=NAMESPACE,
+                log_to_driver=log_to_driver,
+                logging_level="WARNING",
+            )
         try:
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _same_sigterm() -> Iterator[None]:
+    """Keep a handler of SIGTERM that was set over the block: Ray sets its own when it connects."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_connected(workspace: Workspace, address: str) -> None:

@@ -8,9 +8,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+SAME_S = 2.0
+"""SIGTERM within so long of the first is the same: `timeout` sends it to a process and to its group."""
 
 
 class SignalboxError(Exception):
@@ -54,7 +58,14 @@ def _may_handle() -> bool:
 
 
 def _unwind(number: int, _frame: FrameType | None) -> None:
-    """The second SIGTERM ends the process where it stands."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """A later SIGTERM ends the process where it stands, in the middle of its tidying up."""
+    first_s = time.monotonic()
+
+    def again(number: int, _frame: FrameType | None) -> None:
+        if time.monotonic() - first_s > SAME_S:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, again)
     os.write(2, b"signalbox: ended by SIGTERM before it was done: the same command again goes on or begins anew\n")
     raise SystemExit(128 + number)

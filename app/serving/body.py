@@ -1,14 +1,17 @@
 """Reading a request and writing its answer over ASGI, where clients are slow, gone, or send too much.
 
-Guarantees: a body over the limit is refused before it is read whole; one that is no JSON in UTF-8 is refused with a
-sentence; work for a client that went away is cancelled; a stream that nobody reads is ended, so that it holds neither
-memory nor an engine. Source: the ASGI specification's HTTP messages (``http.disconnect``, backpressure in ``send``).
+Guarantees: a body over the limit is refused before it is read whole, one that comes too slowly when its time is over,
+and one that is too much beside all others under way; one that is no JSON in UTF-8 is refused with a sentence; work for
+a client that went away is cancelled; a stream that nobody reads is ended, so that it holds neither memory nor an
+engine. Not guaranteed: anything about headers, which the proxy reads. Source: the ASGI specification's HTTP messages
+(``http.disconnect``, backpressure in ``send``).
 """
 
 import asyncio
 import json
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.serving.access import AccessList
-from app.serving.errors import ApiError, gone, invalid, no_key, too_large
+from app.serving.errors import ApiError, gone, invalid, no_key, too_large, too_many_bodies, too_slow
 from app.serving.opened import Opened
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -30,31 +33,81 @@ HINTS = {
 }
 
 
-class BodyLimit:
-    """ASGI middleware: refuses a body of more than ``max_bytes``, by its declared length or while it comes.
+@dataclass(frozen=True)
+class BodyLimits:
+    """What a gateway takes of bodies.
 
     Args:
-        larger: limits of paths that have others.
+        max_bytes: of one; ``larger``: by path, where it is more.
+        max_bytes_together: of all requests under way.
+        timeout_s: until one of ``max_bytes`` is there whole, a larger one in proportion.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, larger: Mapping[str, int] | None = None) -> None:
-        self._app, self._max_bytes, self._larger = app, max_bytes, larger or {}
+    max_bytes: int
+    max_bytes_together: int
+    timeout_s: float
+    larger: Mapping[str, int] = field(default_factory=dict)
+
+
+class BodyLimit:
+    """ASGI middleware: refuses a body that is too large, by its declared length or while it comes, or too slow."""
+
+    def __init__(self, app: ASGIApp, limits: BodyLimits) -> None:
+        self._app, self._limits, self._num_bytes = app, limits, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"]) if scope["type"] == "http" else {}
-        declared = headers.get(b"content-length", b"")
-        num_bytes = int(declared) if declared.isdigit() and len(declared) < 19 else 0
-        max_bytes, received = self._larger.get(scope.get("path", ""), self._max_bytes), 0
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(self._limits, scope)
 
         async def counted() -> Message:
-            nonlocal received
-            message = await receive() if num_bytes <= max_bytes else {}
-            received += len(message.get("body", b""))
-            if max(received, num_bytes) > max_bytes:
-                raise TooLarge(max_bytes)
-            return message
+            before = body.num_bytes
+            try:
+                return await body.next(receive, others=self._num_bytes - before)
+            finally:
+                self._num_bytes += body.num_bytes - before
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._num_bytes -= body.num_bytes
+
+
+class _Body:
+    """A body while it comes."""
+
+    def __init__(self, limits: BodyLimits, scope: Scope) -> None:
+        self._limits = limits
+        self._max_bytes = limits.larger.get(scope.get("path", ""), limits.max_bytes)
+        self._timeout_s = limits.timeout_s * max(self._max_bytes / limits.max_bytes, 1.0)
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        self._declared = int(declared) if declared.isdigit() and len(declared) < 19 else 0
+        self._end_s: float | None = None
+        self._is_whole, self.num_bytes = False, 0
+
+    async def next(self, receive: Receive, *, others: int) -> Message:
+        """The next message; Refused when the body, with those of ``others`` in bytes, is more than is taken."""
+        if self._declared > self._max_bytes:
+            raise Refused(too_large(self._max_bytes))
+        if self._is_whole:  # what comes now is that the client leaves, whenever it does
+            return await receive()
+        message = await self._in_time(receive)
+        self.num_bytes += len(message.get("body", b""))
+        self._is_whole = not message.get("more_body", False)
+        if self.num_bytes > self._max_bytes:
+            raise Refused(too_large(self._max_bytes))
+        if others + self.num_bytes > self._limits.max_bytes_together:
+            raise Refused(too_many_bodies(self._limits.max_bytes_together))
+        return message
+
+    async def _in_time(self, receive: Receive) -> Message:
+        self._end_s = self._end_s or asyncio.get_running_loop().time() + self._timeout_s
+        try:
+            async with asyncio.timeout_at(self._end_s):
+                return await receive()
+        except TimeoutError as error:
+            raise Refused(too_slow(self._timeout_s)) from error
 
 
 class KeyRequired:
@@ -72,12 +125,12 @@ class KeyRequired:
             await self._app(scope, receive, send)
 
 
-class TooLarge(HTTPException):
-    """The body is larger than what is read; an HTTPException, which frameworks pass on while they read a body."""
+class Refused(HTTPException):
+    """A body that is not taken; an HTTPException, which frameworks pass on while they read a body."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self.error = too_large(max_bytes)
-        super().__init__(self.error.status, str(self.error))
+    def __init__(self, error: ApiError) -> None:
+        self.error = error
+        super().__init__(error.status, str(error))
 
 
 async def read_json(request: Request) -> Any:
@@ -85,7 +138,7 @@ async def read_json(request: Request) -> Any:
 
     Raises:
         ApiError: it is none.
-        TooLarge: it is larger than the limit.
+        Refused: it is larger than the limit, or takes too long.
     """
     data = await request.body()
     try:
@@ -175,7 +228,7 @@ def _body(data: bytes, *, more: bool) -> Message:
 
 def api_error_of(error: HTTPException) -> ApiError:
     """A framework's error in OpenAI's form."""
-    if isinstance(error, TooLarge):
+    if isinstance(error, Refused):
         return error.error
     hints = {
         404: "there is nothing at this path: see /v1/models for what there is",

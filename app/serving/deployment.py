@@ -29,7 +29,7 @@ from app.serving import replicas
 from app.serving.assembly import Assembly
 from app.serving.cascade import Extract, Retrieval
 from app.serving.embeddings import Embedded
-from app.serving.errors import ApiError, ReleaseNotLoaded
+from app.serving.errors import ApiError, ReleaseNotLoaded, unavailable
 from app.serving.http import create_app
 from app.serving.release import Release
 from app.serving.retry import Retry
@@ -47,6 +47,9 @@ OPTIONS = {
     "health_check_timeout_s": 30.0,
     "graceful_shutdown_timeout_s": 10.0,
 }
+
+BODIES_PER_COMPLETION = 16
+"""Times as many requests may be in a gateway as completions: slow senders of bodies keep nobody else out."""
 
 DRAIN_S = 30.0
 """A generator that goes answers what it has begun, for so long at most."""
@@ -248,6 +251,9 @@ class Handles:
                 yield piece
         except RayTaskError as error:
             raise _fault(error) from error
+        except REPLICA_GONE as error:  # what was said is out: it cannot be begun again
+            said = f"the model's replica ended in the middle of the answer ({type(error).__name__}): ask again"
+            raise unavailable(said, code="replica_unavailable") from error
         finally:
             pieces.cancel()
 
@@ -313,7 +319,7 @@ def build(args: ServingSettings) -> serve.Application:
         serve.ingress()(GatewayDeployment),
         "gateway",
         user_config=USER_CONFIG,
-        max_ongoing_requests=2 * args.max_queued_requests,  # it refuses by itself, in OpenAI's form
+        max_ongoing_requests=BODIES_PER_COMPLETION * args.max_queued_requests,  # it refuses by itself, in OpenAI's form
         max_queued_requests=args.max_queued_requests,
     )
     return gateway.bind(args, retriever, generators, reader)

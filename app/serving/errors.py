@@ -109,6 +109,20 @@ def too_large(limit_bytes: int) -> ApiError:
     return ApiError(message, status=413, kind="invalid_request_error", code="request_too_large")
 
 
+def too_slow(limit_s: float) -> ApiError:
+    """The body did not come."""
+    message = f"the request's body did not come whole within {limit_s:g} s: send it at once, or less of it"
+    return ApiError(message, status=408, kind="timeout_error", code="body_timeout")
+
+
+def too_many_bodies(limit_bytes: int) -> ApiError:
+    """The bodies under way come to more than is kept."""
+    message = f"requests of {limit_bytes:,} bytes are under way here already: try again in a moment"
+    error = ApiError(message, status=503, kind="service_unavailable", code="overloaded")
+    error.headers = {"retry-after": "1"}
+    return error
+
+
 def context_exceeded(said: str) -> ApiError:
     """The prompt is longer than what is read."""
     message = f"{said}: ask a shorter question, leave earlier turns out, or ask for fewer tokens"

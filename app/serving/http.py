@@ -20,7 +20,16 @@ from app.core.errors import SignalboxError
 from app.registry.versions import Registry
 from app.serving.access import AccessList
 from app.serving.approvals import add_approvals
-from app.serving.body import BodyLimit, EventStream, KeyRequired, api_error_of, parse, read_json, while_connected
+from app.serving.body import (
+    BodyLimit,
+    BodyLimits,
+    EventStream,
+    KeyRequired,
+    api_error_of,
+    parse,
+    read_json,
+    while_connected,
+)
 from app.serving.embeddings import EmbeddingRequest
 from app.serving.errors import ApiError, as_api_error, invalid
 from app.serving.exchange import Incoming
@@ -48,7 +57,15 @@ def create_app(
         start_batch: has a batch answered, given its id; None: there are no batches.
     """
     app, settings = FastAPI(title="Signalbox", docs_url=None, redoc_url=None), gateway.settings
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, larger={FILES: settings.max_file_bytes})
+    app.add_middleware(
+        BodyLimit,
+        limits=BodyLimits(
+            settings.max_body_bytes,
+            settings.max_bodies_bytes,
+            settings.body_timeout_s,
+            larger={FILES: settings.max_file_bytes},
+        ),
+    )
     if settings.require_key and registry is not None:
         app.add_middleware(KeyRequired, access=AccessList.of(registry), paths=(FILES, BATCHES))
     add_errors(app)

@@ -29,6 +29,12 @@ class ServingSettings(Settings):
     max_file_bytes: PositiveInt = 100 * 2**20
     """Largest file of a batch (`/v1/files`)."""
 
+    max_bodies_bytes: PositiveInt = 256 * 2**20
+    """Bodies of all requests that one gateway has under way, together; beyond that it refuses."""
+
+    body_timeout_s: PositiveFloat = 30.0
+    """How long a client may take to send a body; for a file in proportion to its larger limit."""
+
     max_prompt_characters: PositiveInt = 400_000
     """Longest conversation, all turns together; what a model reads at most, its engine says."""
 
