@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -144,6 +146,30 @@ def test_sigterm_is_one_sentence_and_nothing_half_written(tmp_path):
     assert (command.returncode, said) == (143, "")
     assert noise == "signalbox: ended by SIGTERM before it was done: the same command again goes on or begins anew\n"
     assert ledger.size == 0
+
+
+TIDYING = """
+import time
+from app.core.errors import exit_status
+with exit_status():
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)
+        print("tidied up", flush=True)
+"""
+
+
+def test_sigterm_to_a_process_and_its_group_lets_it_tidy_up():
+    """As `timeout` sends it: twice at once."""
+    process = subprocess.Popen([sys.executable, "-c", TIDYING], stdout=subprocess.PIPE, text=True, process_group=0)
+    assert process.stdout.readline() == "begun\n"
+    process.terminate()
+    time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == "tidied up\n"
+    assert process.returncode == 143
 
 
 def test_status_of_a_workspace_without_cluster(tmp_path):

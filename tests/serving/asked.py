@@ -65,12 +65,12 @@ def proven(request_log, registry, response, body):
 class Client:
     """An ASGI client that sends a body in parts and may go away or stop reading."""
 
-    def __init__(self, body, *, leave_after=None, read=None, parts=1):
+    def __init__(self, body, *, leave_after=None, read=None, parts=1, pause_s=0.0):
         data = json.dumps(body).encode()
         size = max(len(data) // parts, 1)
         self._parts = [data[start : start + size] for start in range(0, len(data), size)]
         self.num_sent, self.messages, self._leave_after, self._read = 0, [], leave_after, read
-        self.left = asyncio.Event()
+        self.left, self._pause_s = asyncio.Event(), pause_s
 
     async def call(self, app, path=CHAT, headers=()):
         scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": list(headers)}
@@ -78,6 +78,7 @@ class Client:
 
     async def receive(self):
         if self.num_sent < len(self._parts):
+            await asyncio.sleep(self._pause_s)
             self.num_sent += 1
             more = self.num_sent < len(self._parts)
             return {"type": "http.request", "body": self._parts[self.num_sent - 1], "more_body": more}
@@ -95,3 +96,8 @@ class Client:
     @property
     def status(self):
         return self.messages[0]["status"]
+
+    @property
+    def error(self):
+        """The error object of a refusal."""
+        return json.loads(self.messages[1]["body"])["error"]

@@ -1,7 +1,11 @@
 """Limits and budgets: exact under any number of gateways, settled afterwards, refused in OpenAI's form."""
 
 import asyncio
+import contextlib
 import json
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -77,6 +81,45 @@ def test_how_far_four_gateways_overshoot(registry, over, bound):
     used, counted = asyncio.run(run())
     assert used == counted
     assert 1000 - 4 * (10 + 2 * 10) <= used <= bound
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from app.core.workspace import Workspace
+from app.registry.versions import open_registry
+from app.serving.counters import Counters
+from app.serving.meter import Meter
+from tests.serving.test_limits import counter
+
+async def run():
+    meter = Meter(Counters(open_registry(Workspace.find(Path(sys.argv[1]))).database))
+    for _ in range(4):
+        await meter.reserve({counter(1000): 50})
+    meter.give_back({counter(1000): 5})
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(run())
+"""
+
+
+def test_a_gateway_that_is_killed_gives_nothing_away(registry):
+    """What it had reserved, and its lease, stay counted: whoever comes after it spends the rest and no more."""
+    limit = counter(1000)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(registry.workspace.root)], check=False, timeout=60)
+    counters = Counters(registry.database)
+    counted = counters.used([limit])[limit]
+    assert (killed.returncode, 200 <= counted <= 200 + 10) == (-signal.SIGKILL, True)
+
+    async def spend():
+        meter, spent = Meter(counters), 0
+        with contextlib.suppress(Spent):
+            while True:
+                await meter.reserve({limit: 10})
+                spent += 10
+        return spent
+
+    assert 1000 - counted - 10 < asyncio.run(spend()) <= 1000 - counted
 
 
 def test_not_every_request_writes(registry, monkeypatch):

@@ -40,6 +40,34 @@ def test_the_limit_itself_is_let_through(make_gateway):
     assert post(gateway, "/v1/search", body + b" " * (1001 - len(body))).json()["error"]["code"] == "request_too_large"
 
 
+def test_a_body_that_comes_byte_by_byte_is_given_up_and_holds_nothing(make_gateway):
+    """What it held of all bodies' sum is free again: the next one fits."""
+    app = create_app(make_gateway(body_timeout_s=0.05, max_bodies_bytes=100))
+    slow = Client({"messages": QUESTION}, parts=60, pause_s=0.01)
+    asyncio.run(slow.call(app))
+    assert (slow.status, slow.error["code"]) == (408, "body_timeout")
+    assert 0 < slow.num_sent < 60
+    whole = Client({"model": "small", "messages": QUESTION})
+    asyncio.run(whole.call(app))
+    assert whole.status == 200
+
+
+def test_bodies_under_way_have_a_sum(make_gateway, backends):
+    refused, generate = [], backends.generate
+    app = create_app(make_gateway(max_bodies_bytes=150))
+
+    async def inside(*asked):
+        beside = Client({"model": "small", "messages": QUESTION})
+        await beside.call(app)
+        refused.append((beside.status, beside.error["code"]))
+        return await generate(*asked)
+
+    backends.generate = inside
+    first = Client({"model": "small", "messages": QUESTION})
+    asyncio.run(first.call(app))
+    assert (first.status, refused) == (200, [(503, "overloaded")])
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_engine_that_never_answers_is_given_up(make_gateway, backends, request_log, workspace, stream):
     async def never(*_):
