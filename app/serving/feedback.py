@@ -31,10 +31,11 @@ from app.core.database import Database
 from app.core.digests import PREFIX
 from app.core.schema import feedback
 from app.ledger.batches import parts_with
+from app.ledger.journal import NAME_TIME
 from app.registry.versions import Registry
 from app.serving.errors import ApiError, overloaded
 from app.serving.limits import Limits
-from app.serving.log import NAME_TIME, RequestLog
+from app.serving.log import RequestLog
 from app.serving.schema import Text
 
 RATINGS = {"up": 1.0, "down": 0.0}

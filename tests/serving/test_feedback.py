@@ -21,6 +21,7 @@ from app.datasets.formats import parse
 from app.governance import erasing
 from app.governance.erasure import NothingToErase, erase
 from app.ledger.batches import parts_with, write_part
+from app.ledger.journal import NAME_TIME
 from app.ledger.log import ERASURE
 from app.ledger.verify import verify
 from app.serving import feedback as rating
@@ -31,7 +32,7 @@ from app.serving.corrections import corrections
 from app.serving.counters import ANONYMOUS
 from app.serving.feedback import Scores, asked_by, asker_of, last_answered
 from app.serving.http import create_app
-from app.serving.log import NAME_TIME, read_log
+from app.serving.log import read_log
 from app.serving.outcomes import questions_of_log
 from app.serving.rules import change_rule, subject_of
 from tests.serving.asked import CHAT, QUESTION, ask, events_of, post
