@@ -1,5 +1,4 @@
 import asyncio
-import queue
 import time
 from dataclasses import replace
 
@@ -20,10 +19,6 @@ def wait_for(condition):
     while not condition() and time.monotonic() < end_s:
         time.sleep(0.02)
     assert condition()
-
-
-def raise_full(_):
-    raise queue.Full
 
 
 def chat(gateway, text="What is the fee?", request_id="r1", **more):
@@ -181,7 +176,7 @@ def test_a_request_that_the_full_log_drops_has_no_receipt(gateway, releases, req
     releases["r"] = OLD
     asyncio.run(gateway.take("r"))
     assert HEADER in chat(gateway).headers
-    monkeypatch.setattr(request_log._queue, "put_nowait", raise_full)
+    monkeypatch.setattr(request_log, "_max_queue", 0)
     done = chat(gateway)
     assert done.response.choices[0].message.content
     assert HEADER not in done.headers
