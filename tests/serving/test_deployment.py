@@ -1,7 +1,9 @@
 """The whole application on the session's cluster: tiny models with random weights, a real index, OpenAI's client."""
 
+import asyncio
 import json
 import os
+import resource
 import signal
 import threading
 import time
@@ -21,10 +23,13 @@ from app.ledger.log import REQUEST_BATCH, Ledger
 from app.registry.versions import open_registry
 from app.routing.router import Router, Row
 from app.routing.settings import RoutingSettings
+from app.serving.counters import ANONYMOUS, NANO, Counter, Counters
 from app.serving.deploy import APPLICATION, deploy
-from app.serving.errors import NotDeployed, NotPromoted
+from app.serving.deployment import Handles, retry_of
+from app.serving.errors import ApiError, NotDeployed, NotPromoted
 from app.serving.log import read_log
 from app.serving.replicas import Asked
+from app.serving.rules import change_rule, clear_rule
 from app.serving.settings import ServingSettings
 from app.serving.streams import response_of_stream
 from tests.retrieval.tuned import TEXTS, build_index, publish_dataset, publish_retriever
@@ -272,12 +277,33 @@ def test_a_canary_with_another_encoder_begins_ends_and_is_promoted_under_load(
     assert (embedded.model.split("@")[0], len(embedded.data[0].embedding)) == ("tuned", 48)
 
 
+def killed_in_mid_answer(workspace, pid, model):
+    """What a stream of a model's replica ends with when that is killed."""
+    from ray import serve
+
+    async def ask():
+        small, alive = serve.get_deployment_handle("small", APPLICATION), True
+        handles = Handles(small, {"small": small}, small, retry_of(ServingSettings()))
+        async for _ in handles.stream("small", model, "What is the fee?", Sampling(max_new_tokens=2000)):
+            if alive:
+                os.kill(pid, signal.SIGKILL)
+            alive = False
+
+    with connect(workspace, log_to_driver=False), pytest.raises(ApiError) as ended:
+        asyncio.run(ask())
+    return ended.value
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("victim", ["small", "retriever"])
-def test_a_killed_replica_costs_time_but_no_request(serving, cluster_workspace, victim):
+def test_a_killed_replica_costs_time_but_no_request(serving, cluster_workspace, first, victim):
     before = replica_pids(cluster_workspace)[victim]
     with under_load(serving) as load:
-        os.kill(before[0], signal.SIGKILL)
+        if victim == "small":
+            ended = killed_in_mid_answer(cluster_workspace, before[0], first.facts["small"])
+            assert (ended.status, ended.code) == (503, "replica_unavailable")
+        else:
+            os.kill(before[0], signal.SIGKILL)
         load.wait_for(5)
     assert load.errors == []
     assert replica_pids(cluster_workspace)[victim] != before
@@ -321,13 +347,50 @@ def test_a_release_that_cannot_be_loaded_leaves_the_old_one_serving(serving, clu
 
 
 @pytest.mark.chaos
-def test_a_killed_gateway_is_bridged_by_the_clients_retries(serving, cluster_workspace):
-    before = replica_pids(cluster_workspace)["gateway"]
+def test_a_killed_gateway_is_bridged_by_the_clients_retries_and_gives_nothing_away(serving, client, cluster_workspace):
+    """Whatever was answered is counted against the budget and stands in the log."""
+    before, registry = replica_pids(cluster_workspace)["gateway"], open_registry(cluster_workspace)
+    change_rule(registry, ANONYMOUS, {"requests_per_minute": 10**6, "usd_total": 1000.0})
+    create = client.chat.completions.with_raw_response.create
+    wait_until(lambda: "x-ratelimit-limit-requests" in create(model="extractive", messages=QUESTION).headers)
     with under_load(serving, max_retries=8) as load:
         os.kill(before[0], signal.SIGKILL)
         load.wait_for(5)
+    clear_rule(registry, ANONYMOUS)
     assert load.errors == []
     assert replica_pids(cluster_workspace)["gateway"] != before
+    budget = Counter(ANONYMOUS, "usd_total", "", 1000 * NANO)
+    spent = sum(answer.signalbox["cost_usd"] for answer in load.answers)
+    assert 0 < spent * NANO <= Counters(registry.database).used([budget])[budget]
+    given = {answer.signalbox["request_id"] for answer in load.answers}
+    wait_until(lambda: given <= set(read_log(cluster_workspace.requests_dir)["request_id"].to_pylist()))
+
+
+def test_a_thousand_connections_slow_bodies_and_odd_ones_keep_nobody_out(serving, client):
+    few, many = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(few, 4096), many), many))
+    url = httpx.URL(serving)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: box\r\ncontent-length: 99\r\n\r\n{"
+
+    def post(content):
+        given = httpx.post(f"{serving}/v1/chat/completions", content=content, timeout=60)
+        return given.status_code, given.json()["error"]["code"]
+
+    async def attack():
+        connected = await asyncio.gather(*(asyncio.open_connection(url.host, url.port) for _ in range(1000)))
+        for _, writer in connected[:200]:
+            writer.write(head)
+        answer = await asyncio.to_thread(client.chat.completions.create, model="extractive", messages=QUESTION)
+        for _, writer in connected:
+            writer.close()
+        return answer.model
+
+    assert asyncio.run(attack()) == "extractive"
+    long = json.dumps({"model": "small", "messages": [{"role": "user", "content": "fee " * 9000}]}).encode()
+    assert post(long) == (400, "context_length_exceeded")
+    assert post(b'{"model": "\xff"}') == (400, None)
+    assert post(b'{"prompt": "' + b"fee " * 2_500_000 + b'"}') == (413, "request_too_large")
+    assert client.chat.completions.create(model="extractive", messages=QUESTION).model == "extractive"
 
 
 def test_a_shards_holder_that_is_killed_loses_no_question_while_a_new_version_comes(cluster_workspace, tmp_path):
@@ -370,7 +433,8 @@ def test_a_shards_holder_that_is_killed_loses_no_question_while_a_new_version_co
     assert [asked for asked, _ in found] == [answer for _, answer in found]
 
 
-def wait_until(done, users):
-    end_s = time.monotonic() + 60
+def wait_until(done, users=()):
+    end_s = time.monotonic() + 90
     while not done() and time.monotonic() < end_s and not any(user.done() for user in users):
         time.sleep(0.05)
+    assert done() or users
