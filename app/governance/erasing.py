@@ -21,7 +21,7 @@ from app.core.schema import feedback
 from app.governance.matching import Matcher
 from app.ledger.batches import SCHEMA, read_part, read_receipts, receipts_path, root_of, row_leaves, write_table
 from app.ledger.erasures import ErasedFile
-from app.ledger.journal import recover
+from app.ledger.journal import BEGUN, UNREADABLE, recover
 from app.ledger.log import REQUEST_BATCH
 from app.registry.tables import CHUNKS_FILE, INDEX_FILE, LEXICAL_FOLDER, WINDOWS_FILE
 from app.registry.versions import Registry, Version
@@ -109,8 +109,8 @@ def empty_journal(registry: Registry) -> list[str]:
 
 
 def sweep(requests_dir: Path) -> None:
-    """Remove parts that a crash left half written; nobody reads them, and they may hold anything."""
-    for path in requests_dir.glob(".*.tmp"):
+    """Remove parts and journals that a crash left half written; nobody reads them, and they may hold anything."""
+    for path in (path for suffix in (".tmp", BEGUN, UNREADABLE) for path in requests_dir.glob(f".*{suffix}")):
         if time.time() - path.stat().st_mtime > STALE_S:
             path.unlink(missing_ok=True)
 

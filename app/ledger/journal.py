@@ -24,7 +24,7 @@ from app.core.clock import utc_now
 from app.ledger.batches import Sealed, write_part
 
 logger = logging.getLogger(__name__)
-SUFFIX, UNREADABLE = ".journal", ".unreadable"
+SUFFIX, BEGUN, UNREADABLE = ".journal", ".begun", ".unreadable"
 NAME_TIME = "%Y%m%dT%H%M%S%f"
 """Names of parts begin with the time at which they were written."""
 BYTES, TIME = "bytes", "time"
@@ -35,7 +35,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / f".open-{uuid.uuid4().hex}{SUFFIX}"
-        begun = self._path.with_suffix(".begun")  # not a journal's name before the lock is held
+        begun = self._path.with_suffix(BEGUN)  # not a journal's name before the lock is held
         self._file = begun.open("wb", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         begun.replace(self._path)

@@ -9,6 +9,7 @@ import pytest
 
 from app.core.clock import utc_now
 from app.core.parquet import parts_of
+from app.governance.erasing import sweep
 from app.ledger.batches import read_part, read_receipts, row_leaves, seal, write_part
 from app.ledger.journal import SUFFIX, Journal, new_part, recover
 
@@ -93,4 +94,8 @@ def test_a_file_that_is_no_journal_is_set_aside_and_holds_up_nothing(tmp_path):
     for number, said in enumerate((b"nonsense\n", b"[1]\n", b'["leaf", {"time": {"time": "noon"}}]\n')):
         (tmp_path / f".open-{number}{SUFFIX}").write_bytes(said)
     assert recover(tmp_path) == []
-    assert len(list(tmp_path.glob(".*.unreadable"))) == 3
+    aside = list(tmp_path.glob(".*.unreadable"))
+    assert len(aside) == 3
+    os.utime(aside[0], (0, 0))
+    sweep(tmp_path)  # an erasure leaves nothing that nobody reads
+    assert sorted(tmp_path.iterdir()) == sorted(aside[1:])
