@@ -106,18 +106,23 @@ def train(
         on_gpu=is_on_gpu(plan), probe=prober(registry),
     )  # fmt: skip
     tracker = Tracker(workspace)
-    run = tracker.begin_run(name, params=inputs, tags={"recipe": settings.recipe})
-    try:
-        checkpoint = fit(folder, plan)
-    except TrainingFailed:
-        tracker.fail_run(run.result())
-        raise
+    checkpoint, run_id = _tracked(folder, plan, tracker, inputs)
     version = _publish(
-        checkpoint, plan, folder, registry=registry, tracker=tracker, run_id=run.result(), inputs=inputs, signer=signer,
+        checkpoint, plan, folder, registry=registry, tracker=tracker, run_id=run_id, inputs=inputs, signer=signer,
         forecast=forecast, verdict=verdict,
     )  # fmt: skip
     shutil.rmtree(folder)
     return version
+
+
+def _tracked(folder: Path, plan: Plan, tracker: Tracker, inputs: Mapping[str, Any]) -> tuple[ray.train.Checkpoint, str]:
+    """The last checkpoint, and the id of the run in MLflow, which knows of one that failed, too."""
+    run = tracker.begin_run(plan.name, params=inputs, tags={"recipe": plan.settings.recipe})
+    try:
+        return fit(folder, plan), run.result()
+    except TrainingFailed:
+        tracker.fail_run(run.result())
+        raise
 
 
 def fit(folder: Path, plan: Plan) -> ray.train.Checkpoint:
