@@ -13,20 +13,21 @@ from app.core.errors import UsageError
 from app.datasets.pipeline import assess_on_cluster
 from app.documents.pipeline import ingest
 from app.escalation.ladder import machine_cost_usd
+from app.evaluation.answerers import Grounding
 from app.evaluation.pipeline import evaluate
 from app.governance import canary
 from app.governance.evidence import TARGET, Evidence, find_ancestors
 from app.governance.gate import judge
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
 from app.governance.promotion import promote
-from app.governance.release import build_release, index_verdict_of, parts_of, price_name
+from app.governance.release import build_release, index_verdict_of, parts_of, passages_of, price_name
 from app.governance.stoplights import DATA, StopLight, ask, ask_about_release, plan_retraining, red_reasons
 from app.inference.retrievers import retriever_of
 from app.ledger.keys import Signer
 from app.monitoring.plan import RetrainPlan
 from app.registry.versions import PRODUCTION, Registry, Version
 from app.retrieval.pipeline import build_index
-from app.serving.engines import calibrate_router
+from app.serving.engines import calibrate_router, grounding_of
 from app.serving.production import tell_mlflow
 from app.settings import SignalboxSettings
 from app.synthesis.pipeline import synthesize
@@ -134,13 +135,20 @@ def known_rows(model: Version, *, registry: Registry) -> list[Version]:
 
 
 def evaluate_on(
-    model: Version, suites: Mapping[str, Version], *, registry: Registry, settings: SignalboxSettings
+    model: Version,
+    suites: Mapping[str, Version],
+    *,
+    registry: Registry,
+    settings: SignalboxSettings,
+    grounding: Grounding | None = None,
 ) -> dict[str, Version]:
-    """Evaluations of a model, under the labels of the suites."""
-    return {
-        label: evaluate(model, suite, registry=registry, settings=settings.evaluation)
-        for label, suite in suites.items()
-    }
+    """Evaluations of a model, under the labels of the suites.
+
+    Args:
+        grounding: passages that it is given with each question, as it would be in serving.
+    """
+    how: dict[str, Any] = {"registry": registry, "settings": settings.evaluation, "grounding": grounding}
+    return {label: evaluate(model, suite, **how) for label, suite in suites.items()}
 
 
 def build_candidate(
@@ -156,47 +164,42 @@ def build_candidate(
     production: Version | None = None,
     prices: Mapping[str, float] | None = None,
     gates: Mapping[str, Version] | None = None,
+    context_passages: int = 0,
     actor: str = "service",
 ) -> Candidate:
     """Evaluate and judge; unless the verdict is red, calibrate a router, publish a release and judge that too.
 
     Args:
+        context_passages: how many passages its models are given, here and in serving.
         suites: by label; ``target`` is the one to do well on, all others are regression suites.
         production: the release to compare with.
         prices: US dollars, such as ``small_usd_per_1k_tokens``.
         gates: verdicts of the gates that were passed on the way, by gate.
     """
-    evaluations = evaluate_on(small, suites, registry=registry, settings=settings)
+    grounding = grounding_of(knowledge.index, context_passages, registry=registry)
+    evaluations = evaluate_on(small, suites, registry=registry, settings=settings, grounding=grounding)
     before = _evaluate_production(production, suites, new=None, registry=registry, settings=settings)
     evidence = Evidence.collect(small, registry=registry, candidate=evaluations, production=before, others=gates)
     verdict = judge(policy, evidence, registry=registry)
     if verdict.facts["light"] == "red":
         return Candidate(small, None, evaluations, before, verdict, None)
-    compared: dict[str, Any] = {"production": production, "registry": registry, "settings": settings}
-    beside = judge_large(large, suites, policy=policy, **compared) if large else None
+    how: dict[str, Any] = {"production": production, "registry": registry, "settings": settings, "grounding": grounding}
+    beside = judge_large(large, suites, policy=policy, **how) if large else None
     if beside and beside.facts["light"] == "red":
         return Candidate(small, None, evaluations, before, verdict, None, stopped=_said_of(beside))
-    router = calibrate_router(
-        small=small,
-        large=large,
-        index=knowledge.index,
-        synthetic=knowledge.rows,
-        registry=registry,
-        settings=settings.routing,
-    )
+    parts: dict[str, Any] = {"small": small, "large": large, "index": knowledge.index, "registry": registry}
+    parts["context_passages"] = context_passages
+    router = calibrate_router(**parts, synthetic=knowledge.rows, settings=settings.routing)
     release = build_release(
         name,
-        small=small,
-        large=large,
+        **parts,
         router=router,
-        index=knowledge.index,
         dataset=knowledge.dataset,
         verdict=verdict,
         large_verdict=beside,
         index_verdict=_index_verdict(knowledge.index, production, registry=registry),
         policy=publish_policy(policy, registry),
         prices=prices,
-        registry=registry,
         actor=actor,
     )
     try:
@@ -214,23 +217,41 @@ def judge_large(
     production: Version | None,
     registry: Registry,
     settings: SignalboxSettings,
+    grounding: Grounding | None = None,
 ) -> Version:
     """The verdict on the large model, by the policy that judges the small one and on the rows that it learnt from.
 
     One that production serves already is not trained anew: it is judged by the evaluations by which it got there,
-    since no suite of later news can be asked of it.
+    since no suite of later news can be asked of it; with passages it is asked the same suites again, with these.
     """
     stood = _verdict_on(large, production, registry=registry)
+    asked: dict[str, Any] = {"registry": registry, "settings": settings, "grounding": grounding}
     if stood:
         then = Evidence.from_json(stood.manifest["inputs"]["evidence"], registry)
-        evaluations, before = then.candidate, then.production
+        evaluations = evaluate_on(large, _suites_of(then), **asked) if grounding else then.candidate
+        before = then.production
     else:
-        evaluations = evaluate_on(large, suites, registry=registry, settings=settings)
+        evaluations = evaluate_on(large, suites, **asked)
         before = _evaluate_production(production, suites, new=large, registry=registry, settings=settings)
     rows = known_rows(large, registry=registry)
     others = {DATA: ask(DATA, rows[0], registry=registry)} if rows else {}
     evidence = Evidence.collect(large, registry=registry, candidate=evaluations, production=before, others=others)
     return judge(policy, evidence, registry=registry)
+
+
+def judge_again(stood: Version, *, grounding: Grounding, registry: Registry, settings: SignalboxSettings) -> Version:
+    """The verdict on a model by the policy and on the suites of an earlier one, asked again with other passages."""
+    then = Evidence.from_json(stood.manifest["inputs"]["evidence"], registry)
+    asked: dict[str, Any] = {"registry": registry, "settings": settings, "grounding": grounding}
+    evaluations = evaluate_on(then.artifact, _suites_of(then), **asked)
+    seen: dict[str, Any] = {"candidate": evaluations, "production": then.production, "others": then.others}
+    policy = policy_of(registry.get("policy", str(stood.stated("inputs", "policy"))))
+    return judge(policy, Evidence.collect(then.artifact, registry=registry, **seen), registry=registry)
+
+
+def _suites_of(then: Evidence) -> dict[str, Version]:
+    """The suites that a candidate was asked, by label."""
+    return {label: then.suite_of(each) for label, each in then.candidate.items()}
 
 
 def _index_verdict(index: Version, production: Version | None, *, registry: Registry) -> Version | None:
@@ -263,17 +284,21 @@ def propose_first(
     policy: Policy,
     registry: Registry,
     settings: SignalboxSettings,
+    context_passages: int = 0,
 ) -> Candidate:
     """The candidate for a first release, with prices from the speeds that its models show on the suite.
+
+    Args:
+        context_passages: how many passages its models are given.
 
     Raises:
         StopLight: the data gate is red for the rows that it was trained on.
     """
     gates = {DATA: ask(DATA, knowledge.rows, registry=registry)}
     models = {"small": small} | ({"large": large} if large else {})
-    speeds = {
-        rung: evaluate(model, suite, registry=registry, settings=settings.evaluation) for rung, model in models.items()
-    }
+    grounding = grounding_of(knowledge.index, context_passages, registry=registry)
+    how: dict[str, Any] = {"registry": registry, "settings": settings.evaluation, "grounding": grounding}
+    speeds = {rung: evaluate(model, suite, **how) for rung, model in models.items()}
     return build_candidate(
         name,
         small=small,
@@ -283,6 +308,7 @@ def propose_first(
         policy=policy,
         prices=measured_prices(speeds, settings=settings),
         gates=gates,
+        context_passages=context_passages,
         registry=registry,
         settings=settings,
     )
@@ -385,6 +411,7 @@ def retrain(
         production=production,
         prices=production.facts["prices"],
         gates=gates,
+        context_passages=passages_of(production),
         registry=registry,
         settings=settings,
         actor=actor,
@@ -455,4 +482,7 @@ def _evaluate_production(
     parts = parts_of(production, registry=registry) if production else {}
     large = parts.get("large") if new else None
     model = large if large and new and large.digest != new.digest else parts.get("small")
-    return evaluate_on(model, suites, registry=registry, settings=settings) if model else {}
+    if production is None or model is None:
+        return {}
+    grounding = grounding_of(parts.get("index"), passages_of(production), registry=registry)
+    return evaluate_on(model, suites, registry=registry, settings=settings, grounding=grounding)

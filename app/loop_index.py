@@ -12,12 +12,12 @@ from typing import Any
 from app.governance.evidence import INDEX_VERDICT, TARGET, Evidence, earlier_evaluations
 from app.governance.gate import judge
 from app.governance.policy import Policy
-from app.governance.release import beside_of, build_release, parts_of
-from app.governance.stoplights import StopLight, ask_about_release
-from app.loop import SYNTHETIC, verdict_of
+from app.governance.release import BETWEEN, beside_of, build_release, ladder_of, parts_of, passages_of
+from app.governance.stoplights import StopLight, ask_about_release, red_reasons
+from app.loop import SYNTHETIC, judge_again, verdict_of
 from app.registry.versions import PRODUCTION, Registry, Version, VersionNotFound
 from app.retrieval.evaluate import evaluate_index
-from app.serving.engines import calibrate_router
+from app.serving.engines import calibrate_router, grounding_of
 from app.settings import SignalboxSettings
 
 FIRST: Mapping[str, Any] = {"prices": {}, "prompt": "", "extractive": True}
@@ -61,7 +61,11 @@ def propose_index(
     verdict = judge_index(index, suite, production=production, policy=policy, registry=registry)
     if verdict.facts["light"] == "red":
         return Proposal(verdict, None)
-    release = _build(name, production, index, verdict, registry=registry, settings=settings, actor=actor)
+    judged = _models_again(production, index, registry=registry, settings=settings)
+    if red := next((each for each in judged.values() if each.facts["light"] == "red"), None):
+        said = f"{red.facts['artifact']['ref']} does worse with its passages: {'; '.join(red_reasons(red))}"
+        return Proposal(verdict, None, said)
+    release = _build(name, production, index, verdict, judged, registry=registry, settings=settings, actor=actor)
     try:
         ask_about_release(release, verdict=verdict_of(release, registry=registry), registry=registry)
     except StopLight as red:
@@ -87,26 +91,51 @@ def judge_index(
     )
 
 
+def _models_again(
+    production: Version | None, index: Version, *, registry: Registry, settings: SignalboxSettings
+) -> dict[str, Version]:
+    """Verdicts on production's models with the passages that another index gives them, by the verdicts that stood."""
+    grounding = grounding_of(index, passages_of(production), registry=registry) if production else None
+    if production is None or grounding is None or index.digest == production.facts["index"]:
+        return {}
+    beside, models = beside_of(production, registry=registry), set(ladder_of(production).values())
+    stood = [verdict_of(production, registry=registry), *(each for _, each in beside[BETWEEN].values())]
+    stood += [each for label, each in beside.items() if label == "large_verdict"]
+    about = [each for each in stood if each.facts["artifact"]["digest"] in models]
+    how: dict[str, Any] = {"grounding": grounding, "registry": registry, "settings": settings}
+    return {each.digest: judge_again(each, **how) for each in about}
+
+
 def _build(
     name: str,
     production: Version | None,
     index: Version,
     verdict: Version,
+    judged: Mapping[str, Version],
     *,
     registry: Registry,
     settings: SignalboxSettings,
     actor: str,
 ) -> Version:
-    """The release in production with another index; where models serve, their verdict stays the release's own."""
+    """The release in production with another index; where models serve, their verdict stays the release's own.
+
+    Args:
+        judged: verdicts that take the place of others, by their digests.
+    """
     parts, facts = (parts_of(production, registry=registry), production.facts) if production else ({}, FIRST)
     small, large, router = (parts.get(part) for part in ("small", "large", "router"))
     about = verdict_of(production, registry=registry) if production and (small or large) else verdict
+    about = judged.get(about.digest, about)
     beside = beside_of(production, registry=registry) if production else {}
+    beside |= {label: judged.get(each.digest, each) for label, each in beside.items() if label != BETWEEN}
+    between = beside.get(BETWEEN, {}).items()
+    beside[BETWEEN] = {rung: (model, judged.get(each.digest, each)) for rung, (model, each) in between}
+    number = passages_of(production) if production else 0
     return build_release(
         name,
         small=small,
         large=large,
-        router=router and _calibrated_anew(router, {"small": small, "large": large}, index, registry, settings),
+        router=router and _calibrated_anew(router, {"small": small, "large": large}, index, registry, settings, number),
         index=index,
         dataset=registry.get("dataset", index.manifest["inputs"]["dataset"]),
         verdict=about,
@@ -115,6 +144,7 @@ def _build(
         prices=facts["prices"],
         prompt=facts["prompt"],
         extractive=facts["extractive"],
+        context_passages=number,
         registry=registry,
         actor=actor,
     )
@@ -126,6 +156,7 @@ def _calibrated_anew(
     index: Version,
     registry: Registry,
     settings: SignalboxSettings,
+    context_passages: int,
 ) -> Version:
     """The router of the same models and rows, for the passages of another index: it looks at what was found.
 
@@ -142,4 +173,5 @@ def _calibrated_anew(
         synthetic=rows,
         registry=registry,
         settings=settings.routing,
+        context_passages=context_passages,
     )

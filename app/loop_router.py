@@ -16,10 +16,12 @@ from app.core.errors import UsageError
 from app.core.parquet import write_rows
 from app.governance.evidence import Evidence
 from app.governance.gate import judge
+from app.governance.grounding import wanted
 from app.governance.guarantees import NoGuarantee, standing_of, state_guarantee
 from app.governance.policy import load_policy
-from app.governance.release import ROUTER_VERDICT, beside_of, build_release, ladder_of, parts_of
+from app.governance.release import ROUTER_VERDICT, beside_of, build_release, ladder_of, parts_of, passages_of
 from app.governance.stoplights import StopLight, ask_about_release
+from app.inference.passages import PASSAGES
 from app.ledger.guarantees import PROMISE
 from app.ledger.keys import Signer
 from app.loop import verdict_of
@@ -76,6 +78,8 @@ def train_router(
         "code": CODE_VERSION,
         **{"models": {part: each for part, each in bound_to.items() if part != "index"}, "index": bound_to["index"]},
     }
+    passages = outcomes[0].facts.get(PASSAGES)
+    inputs |= {PASSAGES: passages} if passages else {}
     made = registry.find("router", name, inputs)
     if made is None:
         sample, cards = _sample(outcomes, registry), _cards(outcomes[-1])
@@ -111,6 +115,9 @@ def propose_router(name: str, router: Version, *, registry: Registry, actor: str
     if other := sorted(part for part, digest in router.facts["bound_to"].items() if serving.get(part) != digest):
         said = f"router {router.ref} was learnt with another {', '.join(other)} than {production.ref} has"
         raise OutcomesDiffer(f"{said}: make outcomes of this release, then train one on them")
+    if router.stated("inputs", PASSAGES) != wanted(production):
+        said = f"router {router.ref} was learnt with other passages before the models than {production.ref} gives them"
+        raise OutcomesDiffer(f"{said}: make outcomes of this release, then train one on them")
     verdict = judge_router(router, registry=registry)
     if verdict.facts["light"] == "red":
         return Proposal(verdict, None)
@@ -139,6 +146,7 @@ def _build(
         prices=facts["prices"],
         prompt=facts["prompt"],
         extractive=facts["extractive"],
+        context_passages=passages_of(production),
         registry=registry,
         actor=actor,
     )
@@ -147,7 +155,8 @@ def _build(
 def _bound(outcomes: Sequence[Version]) -> dict[str, str]:
     """Digests of the models and the index that outcomes are of, by part."""
     found = [{**each.facts["models"], "index": each.facts["index"]} for each in outcomes]
-    if not found or any(each != found[0] for each in found):
+    passages = [each.facts.get(PASSAGES) for each in outcomes]
+    if not found or any(each != found[0] for each in found) or any(each != passages[0] for each in passages):
         refs = ", ".join(each.ref for each in outcomes) or "none"
         raise OutcomesDiffer(f"these outcomes are not of the same models and index ({refs}): name those of one release")
     return found[0]

@@ -5,9 +5,11 @@ Guarantees: the verdict is printed, and where a gate is red the job ends with st
 
 import typer
 
+from app.governance.approvals import approve
 from app.governance.gate import summary
-from app.governance.policy import load_policy
-from app.loop import find_knowledge, propose_first
+from app.governance.policy import load_policy, policy_of
+from app.ledger.key_sources import open_signer
+from app.loop import find_knowledge, propose_first, verdict_of
 from app.loop_index import propose_index
 from app.monitoring.actor import REFUSED_STATUS
 from app.registry.versions import Version
@@ -15,9 +17,17 @@ from jobs.common import Job
 
 
 def propose_models(
-    here: Job, name: str, suite: str, *, small: str, large: str | None, dataset: str, policy: str | None
+    here: Job,
+    name: str,
+    suite: str,
+    *,
+    small: str,
+    large: str | None,
+    dataset: str,
+    policy: str | None,
+    context_passages: int = 0,
 ) -> Version:
-    """A first release of models, judged on a suite."""
+    """A first release of models, judged on a suite with the passages that it gives them."""
     get = here.registry.get
     candidate = propose_first(
         name,
@@ -28,6 +38,7 @@ def propose_models(
         policy=load_policy(policy or "candidate"),
         registry=here.registry,
         settings=here.settings,
+        context_passages=context_passages,
     )
     return _told(candidate.verdict, candidate.release, candidate.stopped)
 
@@ -43,6 +54,13 @@ def propose_retriever(here: Job, name: str, index: str, questions: str, *, polic
         settings=here.settings,
     )
     return _told(proposal.verdict, proposal.release, proposal.stopped)
+
+
+def sign(here: Job, release: Version, *, key: str, printed_name: str) -> None:
+    """Approve a release by its verdict, with the meaning that the policy gives an approval."""
+    signer, verdict = open_signer(here.workspace.keys_dir, key), verdict_of(release, registry=here.registry)
+    meaning = policy_of(here.registry.get("policy", verdict.manifest["inputs"]["policy"])).approvals.meaning
+    approve(verdict, release, signer=signer, printed_name=printed_name, meaning=meaning, registry=here.registry)
 
 
 def _told(verdict: Version, release: Version | None, stopped: str) -> Version:

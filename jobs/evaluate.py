@@ -8,6 +8,8 @@ import typer
 from app.evaluation.compare import compare
 from app.evaluation.pipeline import evaluate
 from app.evaluation.suite import commit_questions
+from app.inference.passages import MOST
+from app.serving.engines import grounding_of
 from jobs.common import Config, Json, WorkspaceOption, job, report
 
 app = typer.Typer(add_completion=False)
@@ -23,6 +25,10 @@ def main(
     against: Annotated[
         str | None, typer.Option(help="Model to compare with, question by question: name, name@number or digest.")
     ] = None,
+    context_passages: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Passages of --index that stand before each question.")
+    ] = 0,
+    index: Annotated[str, typer.Option(help="Index that they are found in: name, name@number or digest.")] = "handbook",
     config: Config = None,
     workspace: WorkspaceOption = None,
     as_json: Json = False,
@@ -31,7 +37,8 @@ def main(
 
     A gate counts a suite only if it was committed before the training: `signalbox suite commit` does that.
 
-    With --against, the change of exact match from that model is printed with its paired bootstrap interval.
+    With --against, the change of exact match from that model is printed with its paired bootstrap interval. With
+    --context-passages the model is given what retrieval finds, as in serving, before anybody fine-tunes it.
     """
     with job(workspace, config) as here:
         asked = (
@@ -42,7 +49,9 @@ def main(
         refs = [model, against] if against else [model]
         models = [here.registry.get("model", ref) for ref in refs]
         options: dict[str, Any] = {"registry": here.registry, "settings": here.settings.evaluation}
-        version, *others = (evaluate(each, asked, **options) for each in models)
+        searched = here.registry.get("index", index) if context_passages else None
+        grounding = grounding_of(searched, context_passages, registry=here.registry)
+        version, *others = (evaluate(each, asked, grounding=grounding, **options) for each in models)
         changes = [{"from": other.ref, **compare(other, version, **options).to_dict()} for other in others]
         report(version, as_json=as_json, **({"exact_match_change": changes[0]} if changes else {}))
 

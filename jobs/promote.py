@@ -9,12 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from app.core.errors import UsageError
-from app.governance.approvals import approve
-from app.governance.policy import policy_of
-from app.ledger.key_sources import open_signer
-from app.loop import put_into_production, verdict_of
+from app.inference.passages import MOST
+from app.loop import put_into_production
 from app.serving.deploy import LOCAL_CONFIG, deploy
-from jobs._proposing import propose_models, propose_retriever
+from jobs._proposing import propose_models, propose_retriever, sign
 from jobs.common import Config, WorkspaceOption, job
 
 app = typer.Typer(add_completion=False)
@@ -36,6 +34,9 @@ def main(
     questions: Annotated[
         str | None, typer.Option(help="Suite that judges --index; its rows name sources or chunks.")
     ] = None,
+    context_passages: Annotated[
+        int, typer.Option(min=0, max=MOST, help="Passages that the models of --suite are given, judged and serving.")
+    ] = 0,
     policy: Annotated[
         str | None, typer.Option(help="Policy that judges it: a file or a shipped one's name [candidate, retriever].")
     ] = None,
@@ -56,19 +57,17 @@ def main(
             raise UsageError("an approval carries a person's name: give --printed-name with --approver")
         if bool(index) != bool(questions) or (index and suite):
             raise UsageError("an index is judged on questions: give --index with --questions, and no --suite")
+        if context_passages and not suite:
+            raise UsageError("models are judged anew with passages: give --suite with --context-passages")
         if index and questions:
             chosen = propose_retriever(here, release, index, questions, policy=policy)
         elif suite:
             parts: dict[str, Any] = {"small": small, "large": large, "dataset": dataset, "policy": policy}
-            chosen = propose_models(here, release, suite, **parts)
+            chosen = propose_models(here, release, suite, context_passages=context_passages, **parts)
         else:
             chosen = here.registry.get("release", release)
         if approver:
-            signer = open_signer(here.workspace.keys_dir, approver)
-            verdict = verdict_of(chosen, registry=here.registry)
-            meaning = policy_of(here.registry.get("policy", verdict.manifest["inputs"]["policy"])).approvals.meaning
-            name = str(printed_name)
-            approve(verdict, chosen, signer=signer, printed_name=name, meaning=meaning, registry=here.registry)
+            sign(here, chosen, key=approver, printed_name=str(printed_name))
         put_into_production(chosen, registry=here.registry, signer=here.signer(key), reason=reason)
         if serve:
             deploy(workspace=here.workspace, release_ref=chosen.digest, config_path=serve_config)

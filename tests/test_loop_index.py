@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from app import loop_index
+from app import loop, loop_index
 from app.core.parquet import write_rows
 from app.governance.gate import replay
 from app.governance.moves import previous_of
@@ -22,8 +22,9 @@ from app.governance.promotion import (
     promote,
     rollback,
 )
-from app.governance.release import build_release, parts_of
+from app.governance.release import build_release, parts_of, passages_of
 from app.governance.stoplights import ask_about_release
+from app.inference.passages import PASSAGES, identity_of
 from app.inference.retrievers import RetrieverMismatch
 from app.loop import build_retrieval_release, find_knowledge, put_into_production
 from app.loop_index import propose_index
@@ -32,6 +33,7 @@ from app.registry.versions import Version
 from app.registry.whole import ArtifactChanged
 from app.retrieval.index import write_index
 from app.retrieval.settings import SearchSettings
+from app.serving.engines import grounding_of
 from app.settings import SignalboxSettings
 from tests.attacks.world import Stage, stage
 from tests.retrieval.tuned import publish_retriever
@@ -100,25 +102,38 @@ class House:
         parents += [retriever.digest] if retriever else []
         return self.registry.publish("index", "handbook", folder=folder, inputs=inputs, parents=parents, facts=facts)
 
-    def router(self, *, small, large, index, synthetic, registry, settings):
+    def router(self, *, small, large, index, synthetic, registry, settings, context_passages=0):
         inputs = {"small": small.digest, "index": index.digest, "synthetic": synthetic.digest}
+        inputs |= {PASSAGES: identity_of(index.digest, context_passages)} if context_passages else {}
         return registry.publish("router", "router", inputs=inputs, parents=[index.digest, small.digest])
 
-    def first(self):
+    def asked(self, model, *, right=96, grounding=None):
+        """An evaluation of a model on a suite, with passages or without."""
+        suite = self.questions("suite", "for-models", ["which is 1"])
+        about = {"suite": suite.digest, **({PASSAGES: grounding.identity} if grounding else {})}
+        return self.play.world.evaluation([1] * right + [0] * (100 - right), model=model, **about)
+
+    def first(self, context_passages=0):
         """The release in production: a small model and the old index."""
-        evaluation = self.play.world.evaluation([1] * 96 + [0] * 4, model=self.small)
+        grounding = grounding_of(self.old, context_passages, registry=self.registry)
+        plain = self.play.world.evaluation
+        evaluation = (
+            self.asked(self.small, grounding=grounding) if grounding else plain([1] * 96 + [0] * 4, model=self.small)
+        )
         given = self.play.world.evidence(self.small, candidate={"target": evaluation})
         verdict = loop_index.judge(self.play.policy, given, registry=self.registry)
         rows = self.questions("synthetic", "handbook-qa", ["what is 1"])
         router = self.router(
-            small=self.small, large=None, index=self.old, synthetic=rows, registry=self.registry, settings=None
-        )
+            small=self.small, large=None, index=self.old, synthetic=rows, registry=self.registry, settings=None,
+            context_passages=context_passages,
+        )  # fmt: skip
         parts = {"small": self.small, "index": self.old, "dataset": self.dataset, "router": router}
         prices = {"small_usd_per_1k_tokens": 0.1}
         policy = self.play.policy_version()
         release = build_release(
-            "assistant", verdict=verdict, policy=policy, prices=prices, registry=self.registry, **parts
-        )
+            "assistant", verdict=verdict, policy=policy, prices=prices, registry=self.registry,
+            context_passages=context_passages, **parts,
+        )  # fmt: skip
         ask_about_release(release, verdict=verdict, registry=self.registry)
         return self.into_production(release, verdict)
 
@@ -174,6 +189,27 @@ def test_an_index_goes_into_production_and_back_while_the_models_stay(house):
     assert previous_of(release, registry=house.registry) == before
     rollback(before, registry=house.registry, reason="worse after all")
     assert house.registry.get("release", "assistant@production").facts["index"] == house.old.digest
+    assert house.play.faults() == []
+
+
+@pytest.mark.parametrize("right", [97, 20])
+def test_models_that_are_given_passages_are_judged_again_with_those_of_the_new_index(house, monkeypatch, right):
+    house.first(context_passages=3)
+    index, seen = house.index(house.retriever()), []
+
+    def evaluate(model, suite, *, registry, settings, grounding):
+        seen.append((model, suite.name, grounding.identity))
+        return house.asked(model, right=right, grounding=grounding)
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    proposal = house.propose(index)
+    assert seen == [(house.small, "for-models", identity_of(index.digest, 3))]
+    if right == 20:
+        assert proposal.release is None
+        assert "does worse with its passages" in proposal.stopped
+        return
+    assert passages_of(proposal.release) == 3
+    house.into_production(proposal.release, house.verdict(proposal.release))
     assert house.play.faults() == []
 
 

@@ -28,6 +28,9 @@ ANSWERS = pa.schema(
         "num_tokens": pa.int64(),
         "finish_reason": pa.string(),
         "seconds": pa.float64(),
+        "num_passages": pa.int64(),
+        "num_dropped": pa.int64(),
     }
 )
-"""What an actor gives back; `seconds` is its batch's time divided by the batch's questions."""
+"""What an actor gives back; `seconds` is its batch's time divided by the batch's questions, `num_passages` those that
+stood in the prompt, and `num_dropped` those that the model's context had no room for."""

@@ -2,8 +2,9 @@
 
 A subject matches as whole words, whatever its case, its white space and its Unicode normal form, in every text column,
 in lists and structures, and in JSON texts. A document matches by its id or its source. What was made from a matching
-row follows by its ids: chunk -> synthetic row -> suite question -> outcome, chunk -> answer that cites it -> what was
-published of that answer. Requests' ids, which callers choose, take rows made of requests with them and no others.
+row follows by its ids: chunk -> synthetic row -> suite question -> outcome, chunk -> answer that cites it, or that a
+model gave with it before its eyes -> what was published of that answer. Requests' ids, which callers choose, take rows
+made of requests with them and no others.
 
 Not guaranteed: to find a subject by another spelling, an inflected form, or cut in two by the end of a chunk.
 """
@@ -29,6 +30,8 @@ MADE = {"judged_by": "question_id", "judged": "row_id", "quality_last": "row_id"
 """Columns that only a shadow evaluation has, or outcomes, or what a router was judged by: where requests' ids stand."""
 LOGGED = ("shadow", "feedback")
 """Sources of outcomes whose ids are requests'."""
+RESPONSE, GIVEN, TEXT = "response_json", re.compile(r'"chunk_ids":\s*\[([^\]]*)\]'), re.compile(r'"([^"]+)"')
+"""Column of the request log, and where an account in it names the passages that a model was given."""
 SPACE = r"(?:\s|\\[nrt])+"
 BEFORE, AFTER = r"(?:^|\\[nrt]|[^\pL\pN_])", r"(?:$|[^\pL\pN_])"
 
@@ -60,6 +63,8 @@ class Matcher:
         for name in table.column_names:
             if name != "question" or "question_id" in table.column_names or self._pattern:
                 mask |= self._hits(_whole(table[name]), name if name != "question" else self._asked(table))
+        if RESPONSE in table.column_names and self._ids["chunk_id"]:
+            mask |= np.array([self._was_given(said) for said in _whole(table[RESPONSE]).to_pylist()], dtype=bool)
         for name in {MADE[each] for each in table.column_names if each in MADE}:
             hits = self._hits(_whole(table[name]), "request_id")
             if "source" in table.column_names:
@@ -70,6 +75,11 @@ class Matcher:
     def text(self, text: str) -> bool:
         """Whether a subject occurs in a text."""
         return bool(self._hits(pa.array([text]), "")[0])
+
+    def _was_given(self, response: str | None) -> bool:
+        """Whether a model was given a chunk that goes, by the account in a logged response."""
+        listed = " ".join(GIVEN.findall(response or ""))
+        return not self._ids["chunk_id"].isdisjoint(TEXT.findall(listed))
 
     def learn(self, table: pa.Table, mask: "NDArray[np.bool_]") -> None:
         """Remember what the rows under a mask are known by."""

@@ -24,6 +24,7 @@ from app.governance.checks import Approvals
 from app.governance.evidence import INDEX
 from app.governance.findings import Finding
 from app.governance.gate import replay
+from app.governance.grounding import objection_to
 from app.governance.keys import key_book
 from app.governance.moves import NeverPromoted, PromotionRefused, is_stopped, moves, target_of
 from app.governance.policy import Policy, load_policy, policy_of, publish_policy
@@ -59,6 +60,10 @@ class TrafficRefused(VerdictRefused):
 
 class RetrieverRefused(VerdictRefused):
     """No verdict let the retriever behind a release's index through: `jobs.promote --index` judges it and proposes."""
+
+
+class PassagesRefused(VerdictRefused):
+    """A release's models were judged with other passages than it gives them: propose it anew, with the same number."""
 
 
 class RouterRefused(VerdictRefused):
@@ -109,6 +114,7 @@ def promote(
         VerdictRefused: the verdict does not carry this promotion.
         TrafficRefused: a release with models has no verdict of the gate before traffic that does.
         RetrieverRefused: it searches with a tuned retriever, and no verdict let that through.
+        PassagesRefused: its models were judged with other passages than it gives them, or without.
         RouterRefused: its router was trained on outcomes, and no verdict let that through.
         ApprovalsMissing: the policy asks for more approvals than there are.
         Rejected: a rejection stands.
@@ -136,6 +142,10 @@ def judge_grounds(release: Version, verdict: Version, policy: Policy, registry: 
     check_served(release, registry=registry)
     traffic = _check_traffic(release, verdict, registry)
     _check_retriever(release, verdict, registry)
+    if objection := objection_to(release, verdict, registry):
+        raise PassagesRefused(
+            f"{release.ref} is not promoted, {objection}: propose it with the passages it serves with"
+        )
     _check_router(release, registry)
     _check_further(release, policy_version, registry)
     _check_rejections(release, rejections(release, registry=registry))

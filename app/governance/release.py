@@ -10,6 +10,7 @@ from typing import Any
 
 from app.core.errors import UsageError
 from app.governance.evidence import INDEX, INDEX_VERDICT
+from app.inference.passages import MOST
 from app.inference.retrievers import source_of
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.registry.whole import whole_folder
@@ -19,6 +20,10 @@ ADAPTER = "adapter_config.json"
 MODEL = "model"
 FURTHER = "further"
 """Fact of a release with its models beside small and large, by name; input with the verdicts on them."""
+CONTEXT_PASSAGES = "context_passages"
+"""Fact of a release whose models are given passages: how many at most. Absent where they are given none."""
+BETWEEN = "between"
+"""What ``beside_of`` calls the models between small and large."""
 RUNG_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 TAKEN = frozenset({"small", "large", "extractive", "encoder", "signalbox", "gateway", "retriever", "reader", "router"})
 ROUTER_VERDICT = "router_verdict"
@@ -48,6 +53,7 @@ def build_release(
     prices: Mapping[str, float] | None = None,
     prompt: str = "",
     extractive: bool = True,
+    context_passages: int = 0,
     actor: str = "service",
 ) -> Version:
     """Publish a release from its parts; the same parts give the same version.
@@ -60,9 +66,11 @@ def build_release(
         between: models between small and large, cheapest first, by names of their own, each with the verdict on it.
         prices: US dollars, such as ``small_usd_per_1k_tokens``.
         prompt: the system prompt, empty for none.
+        context_passages: how many of the passages found its models are given; they must have been judged with these.
 
     Raises:
-        ReleaseIncomplete: the verdict is about none of the parts, or a model is there without a router.
+        ReleaseIncomplete: the verdict is about none of the parts, a model is there without a router, or the number of
+            passages is out of range.
     """
     given = dict(zip(PARTS, (small, large, index, dataset, router, policy), strict=True))
     parts = {part: version.digest if version else None for part, version in given.items()}
@@ -78,11 +86,19 @@ def build_release(
     if (small or large) and router is None:
         raise ReleaseIncomplete(f"release {name} has a model but no router: calibrate one, or leave the models out")
     facts: dict[str, Any] = {**parts, "prompt": prompt, "prices": dict(prices or {}), "extractive": extractive}
+    if context_passages:  # absent without, so that older releases keep their digests
+        _check_passages(name, context_passages)
+        facts[CONTEXT_PASSAGES] = context_passages
     inputs: dict[str, Any] = {**facts, "verdict": verdict.digest, **beside, "code": CODE_VERSION}
     if more:  # a mapping in JSON has no order
         facts[FURTHER] = [[rung, model.digest] for rung, (model, _) in more.items()]
         inputs[FURTHER] = [[rung, model.digest, judged.digest] for rung, (model, judged) in more.items()]
     return registry.publish("release", name, inputs=inputs, parents=parents, facts=facts, actor=actor)
+
+
+def passages_of(release: Version) -> int:
+    """How many of the passages found a release's models are given."""
+    return int(release.stated("facts", CONTEXT_PASSAGES) or 0)
 
 
 def further_of(release: Version) -> dict[str, str]:
@@ -97,7 +113,7 @@ def beside_of(release: Version, *, registry: Registry) -> dict[str, Any]:
     verdicts = {label: release.stated("inputs", label) for label in ("large_verdict", INDEX_VERDICT, ROUTER_VERDICT)}
     found: dict[str, Any] = {label: registry.get("verdict", digest) for label, digest in verdicts.items() if digest}
     models = {rung: (registry.get(MODEL, one), registry.get("verdict", other)) for rung, one, other in stated}
-    return found | {"between": models}
+    return found | {BETWEEN: models}
 
 
 def ladder_of(release: Version) -> dict[str, str]:
@@ -154,6 +170,11 @@ def _check_model(version: Version, registry: Registry) -> None:
     whole_folder(version, registry)
     if ADAPTER in version.manifest["files"] and (base := _published(MODEL, version.facts.get("base"), registry)):
         whole_folder(base, registry)
+
+
+def _check_passages(name: str, number: int) -> None:
+    if not 0 < number <= MOST:
+        raise ReleaseIncomplete(f"models of release {name} cannot be given {number} passages: give 0 to {MOST}")
 
 
 def _check_further(

@@ -14,7 +14,7 @@ evaluation with these very passages measures.
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -23,6 +23,8 @@ from app.inference.chat import Turns
 from app.inference.injection import warning_of
 
 CODE_VERSION = "passages-1"
+PASSAGES = "passages"
+"""Input of an evaluation or a router of models that are given passages: ``identity_of``; absent where they are not."""
 MOST = 20
 """Passages that a model can be given; as many as any search re-ranks, so that the best of them stay the same."""
 ABOUT = (
@@ -138,6 +140,11 @@ def grounded(asked: Turns, passages: Sequence[Passage], number: int) -> "Turns |
     return Grounded(asked, kept) if kept else asked
 
 
+def identity_of(index: str, number: int) -> dict[str, Any]:
+    """What models are judged with: so many passages of an index, rendered by this code."""
+    return {"index": index, "number": number, "code": CODE_VERSION}
+
+
 def turns_of(prompt: "Turns | Grounded", number: int = 0) -> Turns:
     """A prompt's turns, with as many passages as were given."""
     return prompt.shown(number) if isinstance(prompt, Grounded) else prompt
@@ -175,8 +182,3 @@ def _visible(line: str) -> str:
 def _is_letter(sign: str) -> bool:
     """Whether it is one letter or a mark on one."""
     return bool(sign) and unicodedata.category(sign)[0] in "LM"
-
-
-def described(given: Given | None) -> Mapping[str, Any] | None:
-    """What an account says of it; None where a model was given no passages."""
-    return None if given is None else {**vars(given), "chunk_ids": list(given.chunk_ids)}

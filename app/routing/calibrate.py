@@ -12,9 +12,11 @@ from typing import Any, Protocol
 from app.core.batches import batched
 from app.core.errors import SignalboxError
 from app.core.parquet import read_rows
+from app.inference.chat_format import Prompt
+from app.inference.passages import PASSAGES, grounded, identity_of
 from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version
-from app.routing.features import Answer, Passage, extract_features, same_answer
+from app.routing.features import Answer, Found, extract_features, same_answer
 from app.routing.router import Router, Row
 from app.routing.settings import RoutingSettings
 
@@ -29,10 +31,10 @@ class NothingToCalibrate(SignalboxError):
 class Engine(Protocol):
     """What generates answers."""
 
-    def generate(self, prompts: Sequence[str], *, max_new_tokens: int) -> Sequence[Answer]: ...
+    def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int) -> Sequence[Answer]: ...
 
 
-Search = Callable[[list[str]], Sequence[Sequence[Passage]]]
+Search = Callable[[list[str]], Sequence[Sequence[Found]]]
 Load = Callable[[Version], Engine]
 
 
@@ -46,11 +48,13 @@ def calibrate(
     load: Load,
     registry: Registry,
     settings: RoutingSettings,
+    context_passages: int = 0,
 ) -> Version:
     """Publish the router of a pair of models; one that exists for the same inputs is returned as it is.
 
     Args:
-        search: questions -> the best ``top_k`` passages of each, by ``index``.
+        search: questions -> the best ``top_k`` passages of each, by ``index``; as many as the models are given.
+        context_passages: how many of them the models are given.
         load: a model version -> its engine.
 
     Raises:
@@ -58,13 +62,15 @@ def calibrate(
     """
     models = {rung: model for rung, model in (("small", small), ("large", large)) if model}
     inputs = _inputs(models, index=index, synthetic=synthetic, settings=settings)
+    inputs |= {PASSAGES: identity_of(index.digest, context_passages)} if context_passages else {}
     if found := registry.find("router", settings.name, inputs):
         return found
     rows = calibration_rows(registry.folder(synthetic) / ROWS_FILE, limit=settings.max_calibration_rows)
     if not models or not rows:
         raise NothingToCalibrate("a router needs a model and rows of split calibration: train and synthesise first")
     passages = search([row["question"] for row in rows])
-    outcomes = {rung: judge_answers(rows, passages, load(model), settings) for rung, model in models.items()}
+    asked: dict[str, Any] = {"settings": settings, "context_passages": context_passages}
+    outcomes = {rung: judge_answers(rows, passages, load(model), **asked) for rung, model in models.items()}
     router = Router.fit(outcomes, settings=settings)
     with tempfile.TemporaryDirectory() as folder:
         router.save(Path(folder))
@@ -85,12 +91,17 @@ def calibration_rows(path: Path, *, limit: int) -> list[dict[str, Any]]:
 
 
 def judge_answers(
-    rows: Sequence[Mapping[str, Any]], passages: Sequence[Sequence[Passage]], engine: Engine, settings: RoutingSettings
+    rows: Sequence[Mapping[str, Any]],
+    passages: Sequence[Sequence[Found]],
+    engine: Engine,
+    settings: RoutingSettings,
+    context_passages: int = 0,
 ) -> list[Row]:
     """Features and correctness of an engine's answers to the rows' questions."""
     questions = [str(row["question"]) for row in rows]
+    prompts = [grounded(each, found, context_passages) for each, found in zip(questions, passages, strict=True)]
     answers: list[Answer] = []
-    for batch in batched(questions, settings.batch_size):
+    for batch in batched(prompts, settings.batch_size):
         answers += engine.generate(batch, max_new_tokens=settings.max_new_tokens)
     return [
         Row(extract_features(question, given, found), same_answer(given.text, row["answers"]))

@@ -21,7 +21,8 @@ from app.inference.conversation import Conversation
 from app.inference.passages import turns_of
 from app.inference.sampling import Generation, Sampling
 from app.routing import sight
-from app.routing.features import Features, Passage, extract_features, same_answer
+from app.routing.features import Features, extract_features, same_answer
+from app.routing.features import Found as Seen
 from app.routing.limits import ModelCard
 from app.routing.sample import Row, Sample
 from app.routing.settings import RoutingSettings
@@ -49,7 +50,7 @@ class Found(Protocol):
     """What a search found for a question."""
 
     @property
-    def passages(self) -> Sequence[Passage]: ...
+    def passages(self) -> Sequence[Seen]: ...
     @property
     def embedding(self) -> Sequence[float]: ...
 
@@ -68,7 +69,7 @@ def collect(
     engines: Mapping[str, Callable[[], Engine]],
     *,
     search: Search,
-    prompt_for: Callable[[Conversation], Prompt],
+    prompt_for: Callable[[Conversation, Sequence[Seen]], Prompt],
     settings: RoutingSettings,
     prices: Mapping[str, float],
 ) -> tuple[Sample, dict[str, ModelCard]]:
@@ -82,7 +83,7 @@ def collect(
     found: list[Found] = []
     for batch in batched([each.conversation.searched for each in ordered], settings.batch_size):
         found += search(batch)
-    prompts = [prompt_for(each.conversation) for each in ordered]
+    prompts = [prompt_for(each.conversation, seen.passages) for each, seen in zip(ordered, found, strict=True)]
     given: dict[str, list[Generation]] = {}
     cards: dict[str, ModelCard] = {}
     for rung, build in engines.items():

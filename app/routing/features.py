@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Protocol
 
+from app.inference.passages import Passage as Quotable
+
 TOKENS = re.compile(r"\d+(?:[.,:/-]\d+)*%?|[^\W_]+")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 ARTICLES = frozenset({"a", "an", "the"})
@@ -33,6 +35,10 @@ class Passage(Protocol):
     def text(self) -> str: ...
     @property
     def similarity(self) -> float: ...
+
+
+class Found(Passage, Quotable, Protocol):
+    """The same where a model may be given it."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """From a question to an answer: the cheapest model that is sure enough, else the documents' own sentences.
 
 Each further model is asked only when the one before was not sure enough. The retriever and the first model run side by
-side, unless the router forecasts from what was found which model is worth asking. For a few requests chance puts
+side, unless models are given passages (``app.inference.passages``), the same to each, or the router forecasts from what
+was found which model is worth asking. For a few requests chance puts
 another model in (``app.routing.course``), so that what it would have answered can be known; what it answers goes out
 under the same rule. The price counts every model that was asked.
 
-Guarantees: an answer names the model that gave it, and cites a passage only when the answer's words stand in it, or
-when it quotes it. Not guaranteed: that a model's answer without a citation is in the documents.
+Guarantees: an answer names the model that gave it, and the passages that models were given: such as the caller may see.
+It cites a passage only when the answer's words stand in it, or when it quotes it. Not guaranteed: that a model's answer
+without a citation is in the documents.
 """
 
 import asyncio
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from app.inference.chat_format import Prompt
 from app.inference.conversation import Conversation
+from app.inference.passages import Given, Grounded
 from app.inference.sampling import Delta, Generation, Sampling
 from app.retrieval.filters import PUBLIC, Scope
 from app.routing import sight
@@ -24,7 +27,7 @@ from app.routing.features import Features, extract_features, find_support
 from app.routing.router import Decision
 from app.serving.embeddings import Embedded
 from app.serving.release import EXTRACTIVE, ROUTED, Release
-from app.serving.schema import Attempt, Citation, Passage, Route, Routing
+from app.serving.schema import Attempt, Citation, Passage, PassagesGiven, Route, Routing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +91,8 @@ class Tried:
     generation: Generation
     features: Features
     decision: Decision
+    given: Given | None = None
+    """The passages that it was given; None where models are given none."""
     sure: bool = False
     """Whether the judge trusts the answer, whatever a larger model is expected to say."""
 
@@ -109,6 +114,7 @@ class Tried:
             mean_logprob=self.generation.mean_logprob,
             num_prompt_tokens=self.generation.num_prompt_tokens,
             num_completion_tokens=self.generation.num_completion_tokens,
+            passages=PassagesGiven.of(self.given),
         )
 
 
@@ -215,9 +221,12 @@ class _Asking:
         Args:
             seen: what was seen before, where the router forecasts.
         """
-        model, prompt = self.release.models[rung], self.release.prompt_for(self.conversation)
+        found = (await self.searching).passages if self.release.context_passages else ()
+        model, prompt = self.release.models[rung], self.release.prompt_for(self.conversation, found)
         generation = await self.backends.generate(rung, model.digest, prompt, self.sampling)
         tried = _judge(self.question, rung, generation, await self.searching, self.release, seen)
+        if isinstance(prompt, Grounded):
+            tried = replace(tried, given=prompt.given(generation.num_passages))
         stands = Decision(None, None, accepted=True)
         said = generation.text.strip() or generation.tool_calls
         return replace(tried, decision=stands, sure=True) if self.trusted and said else tried

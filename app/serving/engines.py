@@ -5,8 +5,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from app.core.workspace import Workspace
+from app.evaluation.answerers import Grounding
 from app.inference.models import find_model
-from app.registry.versions import Registry, Version
+from app.registry.versions import Registry, Version, open_registry
 from app.registry.whole import whole_folder
 from app.routing.calibrate import calibrate
 from app.routing.settings import RoutingSettings
@@ -78,16 +80,33 @@ def to_passage(hit: Any) -> Passage:
     return Passage.model_validate(hit, from_attributes=True)
 
 
-def make_search(registry: Registry, index: Version, *, top_k: int, num_threads: int) -> Callable[[list[str]], Any]:
-    """Questions -> passages of an index, best first; index and encoder are loaded on the first call."""
+class Finder:
+    """Passages of an index for questions, those that everybody may see; picklable, opens the index on first use."""
 
-    def search(questions: list[str]) -> list[list[Passage]]:
+    def __init__(self, workspace: Workspace, index: str, *, top_k: int, num_threads: int = 1) -> None:
+        self._workspace, self._index, self._top_k, self._num_threads = workspace, index, top_k, num_threads
+
+    def __call__(self, questions: Sequence[str]) -> list[list[Passage]]:
+        return self._search(list(questions))
+
+    @functools.cached_property
+    def _search(self) -> Callable[[list[str]], list[list[Passage]]]:
         from app.retrieval.searcher import Searcher
 
-        found = Searcher.open(index, registry=registry, num_threads=num_threads).search(questions, top_k)
-        return [[to_passage(hit) for hit in hits] for hits in found]
+        registry = open_registry(self._workspace)
+        index = registry.get("index", self._index)
+        searcher = Searcher.open(index, registry=registry, num_threads=self._num_threads)
+        return lambda questions: [[to_passage(hit) for hit in hits] for hits in searcher.search(questions, self._top_k)]
 
-    return search
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_search"}
+
+
+def grounding_of(index: Version | None, number: int, *, registry: Registry) -> Grounding | None:
+    """The passages that a release with this index gives its models; None where it gives none."""
+    if index is None or not number:
+        return None
+    return Grounding(index.digest, number, Finder(registry.workspace, index.digest, top_k=number))
 
 
 def calibrate_router(
@@ -98,16 +117,22 @@ def calibrate_router(
     synthetic: Version,
     registry: Registry,
     settings: RoutingSettings,
+    context_passages: int = 0,
 ) -> Version:
-    """Calibrate the router of two models, either of which may be missing, with the search that serving uses."""
-    threads = settings.num_threads
+    """Calibrate the router of two models, either of which may be missing, with the search that serving uses.
+
+    Args:
+        context_passages: how many of the passages found the models are given.
+    """
+    threads, top_k = settings.num_threads, max(settings.top_k, context_passages)
     return calibrate(
         small=small,
         large=large,
         index=index,
         synthetic=synthetic,
-        search=make_search(registry, index, top_k=settings.top_k, num_threads=threads),
+        search=Finder(registry.workspace, index.digest, top_k=top_k, num_threads=threads),
         load=lambda version: find_model(version, registry=registry).load(num_threads=threads),
         registry=registry,
         settings=settings,
+        context_passages=context_passages,
     )

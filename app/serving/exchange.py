@@ -218,7 +218,7 @@ class Exchange:
     def _choices(self, emit: Emit | None) -> Choices:
         """What asks for the answers."""
         backends, scope = functools.partial(self._backends, emit), Scope(self._caller.labels)
-        return Choices(self.plan, backends, top_k=self._parts.settings.top_k, scope=scope)
+        return Choices(self.plan, backends, top_k=self.plan.release.top_k(self._parts.settings.top_k), scope=scope)
 
     def _backends(self, emit: Emit | None, place: int) -> Backends:
         """The backends as the choice of that number sees them."""

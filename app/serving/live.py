@@ -30,6 +30,7 @@ class Said:
     tokens: list[TokenLogprob] = field(default_factory=list)
     calls: list[Mapping[str, Any]] = field(default_factory=list)
     num_tokens: int = 0
+    num_passages: int = 0
 
     def add(self, delta: Delta) -> None:
         """One piece more."""
@@ -37,6 +38,7 @@ class Said:
         self.tokens += delta.tokens
         self.calls += delta.tool_calls
         self.num_tokens += num_tokens_of(delta)
+        self.num_passages = delta.num_passages
 
     @property
     def text(self) -> str:
@@ -55,6 +57,7 @@ class Said:
             finish_reason="length",
             tokens=tuple(self.tokens),
             tool_calls=calls_of(self.calls),
+            num_passages=self.num_passages,
         )
 
 

@@ -22,6 +22,7 @@ from app.core.parquet import read_rows
 from app.governance.release import MODEL
 from app.inference.conversation import Conversation
 from app.inference.models import find_model
+from app.inference.passages import PASSAGES
 from app.registry.tables import ROWS_FILE
 from app.registry.versions import Registry, Version, VersionNotFound
 from app.routing.calibrate import SPLIT
@@ -196,12 +197,13 @@ def ask_models(
     ]
     inputs: dict[str, Any] = {"models": models, "index": release.index, "prompt": release.prompt, "code": CODE_VERSION}
     inputs |= {"questions": digest_json(sorted(asked)), "settings": settings.model_dump(mode="json")}
+    inputs |= {PASSAGES: passages} if (passages := release.passages) else {}
     if found := registry.find(KIND, name, inputs):
         return found
     sample, cards = collect(
         questions,
         {rung: _builder(registry, digest, settings) for rung, digest in models.items()},
-        search=_search(registry, release.index, settings),
+        search=_search(registry, release, settings),
         prompt_for=release.prompt_for,
         settings=settings,
         prices={rung: release.price(rung) for rung in models},
@@ -210,6 +212,7 @@ def ask_models(
     with tempfile.TemporaryDirectory() as folder:
         sample.save(Path(folder))
         facts = facts_of(sample, cards, models=models, index=release.index, settings=settings)
+        facts |= {PASSAGES: passages} if passages else {}
         return registry.publish(KIND, name, folder=Path(folder), inputs=inputs, parents=parents, facts=facts)
 
 
@@ -246,13 +249,14 @@ def _builder(registry: Registry, digest: str, settings: RoutingSettings) -> Any:
     return lambda: find_model(registry.get(MODEL, digest), registry=registry).load(num_threads=settings.num_threads)
 
 
-def _search(registry: Registry, index: str, settings: RoutingSettings) -> Any:
+def _search(registry: Registry, release: Release, settings: RoutingSettings) -> Any:
     """Questions -> what the serving retriever finds for them; loaded with the first."""
     serving = ServingSettings(workspace=str(registry.workspace.root), num_threads=settings.num_threads)
     held: list[Retriever] = []
+    top_k = release.top_k(settings.top_k)
 
     def search(questions: Sequence[str]) -> Any:
         held[:] = held or [Retriever(serving)]
-        return held[0].retrieve([Asked(index, question, settings.top_k) for question in questions])
+        return held[0].retrieve([Asked(release.index, question, top_k) for question in questions])
 
     return search

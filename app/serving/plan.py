@@ -14,6 +14,8 @@ from app.serving.structured import ResponseFormat
 BYTES_PER_TOKEN = 3
 TEMPLATE_TOKENS = 16
 """What is reserved for a prompt: a token for every three bytes, and some for the form of each turn."""
+PASSAGE_TOKENS = 256
+"""What is reserved for a passage that a model is given; what it took is settled afterwards."""
 GRANT_TOKENS = 64
 """How much of an answer is reserved at a time while it is streamed."""
 SHAPING = ("stop", "num_logprobs", "schema", *TOOLS)
@@ -60,7 +62,9 @@ class Plan:
         num_bytes = self.asked.conversation.num_bytes + len(self.release.prompt.encode())
         num_bytes += len(self.asked.described.encode())
         num_turns = len(self.asked.conversation.messages)
-        return math.ceil(num_bytes / BYTES_PER_TOKEN) + TEMPLATE_TOKENS * num_turns
+        num_passages = self.release.context_passages
+        found = PASSAGE_TOKENS * (num_passages + 1) if num_passages else 0  # what says that they are quoted is as long
+        return math.ceil(num_bytes / BYTES_PER_TOKEN) + TEMPLATE_TOKENS * num_turns + found
 
     def estimate(self, *, live: bool) -> Amounts:
         """What is reserved before the answer begins; of a live one only its beginning."""

@@ -5,15 +5,16 @@ Python API brings it traffic, but for the canary that runs where a canary is ask
 models.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.governance.moves import canary_leaf, is_stopped, moves, placed_now
-from app.governance.release import ladder_of, price_name
+from app.governance.release import ladder_of, passages_of, price_name
 from app.inference.chat_format import Prompt
 from app.inference.conversation import Conversation
 from app.inference.encoder import ENCODER_DIGEST, NAME
+from app.inference.passages import Passage, grounded, identity_of
 from app.inference.retrievers import retriever_of
 from app.ledger.log import PROMOTION
 from app.registry.versions import Registry, Version, VersionNotFound
@@ -54,6 +55,8 @@ class Release:
     encoder: Model = PINNED
     """What the index was made with: the pinned encoder, or a retriever's; the reference is the retriever's."""
     router_digest: str = ""
+    context_passages: int = 0
+    """How many of the passages found the models are given."""
     mismatch: str = ""
     """Why the router's forecasts and guarantee do not hold for these models or this index; empty when they do."""
 
@@ -61,9 +64,19 @@ class Release:
         """US dollars for 1,000 tokens of a model, prompt and completion alike."""
         return float(self.prices.get(price_name(rung), 0.0))
 
-    def prompt_for(self, conversation: Conversation) -> Prompt:
-        """What a model is given: the conversation, behind the release's system prompt when it has one."""
-        return conversation.prompt(self.prompt)
+    def prompt_for(self, conversation: Conversation, found: Sequence[Passage] = ()) -> Prompt:
+        """What a model is given: the conversation, behind the release's system prompt when it has one, and as many of
+        the passages found as the release gives."""
+        return grounded(conversation.prompt(self.prompt), found, self.context_passages)
+
+    def top_k(self, wanted: int) -> int:
+        """How many passages to look for: those that are wanted anyway, and no fewer than the models are given."""
+        return max(wanted, self.context_passages)
+
+    @property
+    def passages(self) -> dict[str, Any] | None:
+        """What the models must have been judged with; None where they are given no passages."""
+        return identity_of(self.index, self.context_passages) if self.context_passages else None
 
     @property
     def model_names(self) -> list[str]:
@@ -124,6 +137,7 @@ def read_release(registry: Registry, version: Version) -> Release:
         stopped=stopped,
         encoder=_encoder_of(registry, facts["index"]),
         router_digest=facts.get("router") or "",
+        context_passages=passages_of(version),
         mismatch=router.mismatch({**digests, "index": facts["index"]}) if router else "",
     )
 

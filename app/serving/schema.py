@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, computed_field
 
 from app.inference.injection import warning_of
+from app.inference.passages import Given
 from app.retrieval.filters import Scope
 
 Route = str
@@ -116,6 +117,25 @@ class Citation(BaseModel):
         return cls(quote=quote, **passage.model_dump(include=set(cls.model_fields)))
 
 
+class PassagesGiven(BaseModel):
+    """The passages that a model was given with the question, best first.
+
+    Chunk ids are digests of their texts, and the index holds them: with the request, whoever has that index can make
+    the model's prompt again and compare ``prompt``, the digest of the turns (``app.inference.passages``).
+    """
+
+    chunk_ids: list[str]
+    num_dropped: int
+    """Passages that the model's context had no room for."""
+
+    prompt: str
+
+    @classmethod
+    def of(cls, given: Given | None) -> "PassagesGiven | None":
+        """The same for a response; None where a model was given none."""
+        return None if given is None else cls(**vars(given) | {"chunk_ids": list(given.chunk_ids)})
+
+
 class Attempt(BaseModel):
     """One model's answer on the way through the cascade, and what the router made of it."""
 
@@ -129,6 +149,7 @@ class Attempt(BaseModel):
     mean_logprob: float
     num_prompt_tokens: int
     num_completion_tokens: int
+    passages: PassagesGiven | None = None
 
 
 class Routing(BaseModel):

@@ -216,7 +216,7 @@ async def _answer(
     asked = replace(request.asked(settings.max_new_tokens), model=model, num_choices=1, stream=False)
     plan = await plan_of(replace(asked, drop=True), release, release.rungs_for(model) or [], backends)
     seen = Passing(backends) if plan.routed else backends
-    choices = Choices(plan, lambda place: seen, top_k=settings.top_k, scope=PUBLIC)
+    choices = Choices(plan, lambda place: seen, top_k=release.top_k(settings.top_k), scope=PUBLIC)
     return (await choices.answers(request, steering, authorization=None))[0]
 
 

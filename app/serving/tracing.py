@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from app.core.workspace import Workspace
 from app.inference.chat import Message as Turn
 from app.inference.chat_format import Prompt
+from app.inference.passages import Grounded
 from app.inference.sampling import Generation, Sampling
 from app.retrieval.filters import Scope
 from app.serving.cascade import Backends, Extract, Retrieval
@@ -125,7 +126,8 @@ class Traced(Wrapped):
     async def generate(self, rung: str, model: str, prompt: Prompt, sampling: Sampling) -> Generation:
         step = self._begin("chat", rung, {"gen_ai.request.model": model, **_asked(sampling)})
         given = await super().generate(rung, model, prompt, sampling)
-        self._end(step, {"gen_ai.response.finish_reasons": [given.finish_reason], **_usage(given)})
+        about = {"signalbox.num_passages": given.num_passages} if isinstance(prompt, Grounded) else {}
+        self._end(step, {"gen_ai.response.finish_reasons": [given.finish_reason], **_usage(given), **about})
         return given
 
     async def read(self, question: str, passages: Sequence[Passage]) -> Extract:

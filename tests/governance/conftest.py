@@ -85,7 +85,7 @@ class World:
             "model", "small", inputs={"n": self.count}, parents=parents, facts=facts, actor=actor
         )
 
-    def evaluation(self, outcomes, *, model=None, prefix="q", name="evaluation"):
+    def evaluation(self, outcomes, *, model=None, prefix="q", name="evaluation", **more):
         folder = self.folder()
         said = {"prediction": "12 crowns", "grounded": 1.0}
         rows = [
@@ -93,7 +93,7 @@ class World:
         ]
         write_rows(folder / "rows.parquet", rows, schema=SCHEMA)
         parents = [model.digest] if model else []
-        inputs, facts = {"n": self.count}, {"seconds_per_question": 0.1}
+        inputs, facts = {"n": self.count, **more}, {"seconds_per_question": 0.1}
         return self.registry.publish("evaluation", name, folder=folder, inputs=inputs, parents=parents, facts=facts)
 
     def evidence(self, artifact, **given):

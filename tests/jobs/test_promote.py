@@ -31,6 +31,8 @@ def run(registry, monkeypatch):
         (["--index", "handbook"], "give --index with --questions"),
         (["--questions", "asked"], "give --index with --questions"),
         (["--index", "handbook", "--questions", "asked", "--suite", "asked"], "and no --suite"),
+        (["--index", "handbook", "--questions", "asked", "--context-passages", "4"], "give --suite with"),
+        (["--context-passages", "21", "--suite", "asked"], "0<=x<=20"),
         (["--index", "handbook", "--questions", "unasked"], "there is no suite 'unasked': did you mean asked@1?"),
     ],
 )

@@ -14,9 +14,13 @@ from typer.testing import CliRunner
 
 from app import loop
 from app.core.workspace import Workspace
+from app.evaluation.answerers import Grounding
+from app.governance.grounding import objection_to
 from app.governance.lineage import trace
 from app.governance.policy import load_policy
 from app.governance.promotion import _set_alias
+from app.governance.release import passages_of
+from app.inference.passages import PASSAGES, identity_of
 from app.inference.retrievers import find_source
 from app.monitoring.lease import take
 from app.monitoring.plan import RetrainPlan, save_plan
@@ -88,16 +92,19 @@ class Stages:
         (curve / "tokenizer.json").write_text("{}")
         return self.make("model", name, {"data": digests}, folder=curve, parents=parents, facts=facts)
 
-    def calibrate_router(self, *, small: Version, index: Version, **_: Any) -> Version:
-        return self.make("router", "router", {"small": small.digest, "index": index.digest})
+    def calibrate_router(self, *, small: Version, index: Version, context_passages: int = 0, **_: Any) -> Version:
+        inputs: dict[str, Any] = {"small": small.digest, "index": index.digest, "synthetic": ""}
+        inputs |= {PASSAGES: identity_of(index.digest, context_passages)} if context_passages else {}
+        return self.make("router", "router", inputs)
 
-    def evaluate(self, model: Version, suite: Version, **_: Any) -> Version:
+    def evaluate(self, model: Version, suite: Version, grounding: Grounding | None = None, **_: Any) -> Version:
         rate = self.scores[model.facts["data"][0], suite.name]
         rows = [
             {"question_id": f"{suite.name}-{n}", "prediction": ANSWER, "exact_match": float(n < 100 * rate)}
             for n in range(100)
         ]
         inputs, facts = {"model": model.digest, "suite": suite.digest}, {"seconds_per_question": 0.01}
+        inputs |= {PASSAGES: grounding.identity} if grounding else {}
         folder, parents = self.table("rows.parquet", rows), [model.digest, suite.digest]
         return self.make("evaluation", suite.name, inputs, folder=folder, parents=parents, facts=facts)
 
@@ -271,6 +278,37 @@ def test_a_large_model_in_production_stands_by_the_verdict_that_brought_it_there
     assert loop.judge_large(large, {"target": suites["new"]}, production=release, **asked) == first
     unknown = registry.publish("release", "assistant", inputs={}, facts={"large": large.digest})
     assert loop.judge_large(large, {"target": suites["new"]}, production=unknown, **asked).facts["light"] == "red"
+
+
+def test_what_production_gives_its_models_is_given_to_the_candidate_and_to_those_that_stay(
+    stages: Stages, registry: Registry
+) -> None:
+    dataset = stages.ingest("revision-1", "handbook")
+    index, rows = stages.build_index(dataset, name="handbook"), stages.synthesize(dataset, name="handbook-qa")
+    models = {name: stages.train(name=name, data=[rows], base=None) for name in ("small", "large")}
+    given: dict[str, Any] = {"suites": {"target": registry.get("suite", "old")}, "policy": load_policy("candidate")}
+    given |= {
+        "knowledge": loop.Knowledge(dataset, index, rows),
+        "gates": {"data": loop.ask("data", rows, registry=registry)},
+    }
+    given |= {"prices": {f"{rung}_usd_per_1k_tokens": 0.1 for rung in models}, "settings": SignalboxSettings()}
+    first = loop.build_candidate("assistant", **models, **given, registry=registry, context_passages=3)
+    assert first.release is not None, (first.verdict.facts["checks"], first.stopped)
+    assert (passages_of(first.release), objection_to(first.release, first.verdict, registry)) == (3, "")
+    put_in_production(registry, first.release)
+    candidate = retrain(registry, PLAN)
+    release = candidate.release
+    assert release is not None, (candidate.verdict.facts["checks"], candidate.stopped)
+    assert (passages_of(release), objection_to(release, candidate.verdict, registry)) == (3, "")
+    newer = registry.get("index", release.facts["index"])
+    assert newer != index
+    stated = [each.stated("inputs", PASSAGES)["index"] for each in candidate.before.values()]
+    assert set(stated) == {index.digest}
+    large = registry.get("verdict", release.manifest["inputs"]["large_verdict"])
+    for digest in large.manifest["inputs"]["evidence"]["candidate"].values():
+        assert registry.get("evaluation", digest).stated("inputs", PASSAGES) == identity_of(newer.digest, 3)
+    older = registry.publish("release", "assistant", inputs={"o": 1}, facts={**release.facts, "context_passages": 2})
+    assert "no verdict is about its model 'large'" in objection_to(older, candidate.verdict, registry)
 
 
 def test_machines_get_json(stages: Stages, production: Version, workspace: Workspace, run: Any) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from app.inference.passages import Grounded
 from app.inference.sampling import Delta, Generation
 from app.routing.features import FEATURE_NAMES
 from app.routing.router import Cascade, Router, Rung
@@ -60,6 +61,8 @@ class FakeBackends:
     scopes: list = field(default_factory=list)
     samplings: list = field(default_factory=list)
     lacking: tuple = ()
+    most_passages: int = 20
+    """What the context of the models has room for."""
     open: int = 0
     """Streams that nobody has closed yet."""
 
@@ -83,8 +86,8 @@ class FakeBackends:
             *words, last = re.findall(r"\S+\s*", whole.text) or [whole.text]
             for word in words:
                 await asyncio.sleep(0)
-                yield Delta(text=word)
-            yield Delta(text=last, whole=whole)
+                yield Delta(text=word, num_passages=whole.num_passages)
+            yield Delta(text=last, num_passages=whole.num_passages, whole=whole)
         finally:
             self.open -= 1
 
@@ -94,7 +97,9 @@ class FakeBackends:
         self.samplings.append(sampling)
         self.prompts.append(prompt)
         text = self.texts[rung]
-        return Generation(text=text, mean_logprob=-0.1, min_logprob=-0.3, num_prompt_tokens=10, num_completion_tokens=4)
+        fits = min(len(prompt.passages), self.most_passages) if isinstance(prompt, Grounded) else 0
+        counted = {"num_prompt_tokens": 10 + 100 * fits, "num_completion_tokens": 4, "num_passages": fits}
+        return Generation(text=text, mean_logprob=-0.1, min_logprob=-0.3, **counted)
 
     async def preload(self, release):
         if release.index == "sha256:broken":

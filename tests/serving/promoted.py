@@ -14,6 +14,7 @@ from app.governance.keys import new_key
 from app.governance.policy import parse_policy
 from app.governance.promotion import promote
 from app.governance.stoplights import ask_about_release
+from app.inference.passages import PASSAGES, identity_of
 from app.ledger.key_sources import open_signer
 from app.ledger.log import PRODUCTION
 from app.routing.router import RUNGS
@@ -26,10 +27,13 @@ APPROVER = "served-jane"
 def build(registry, name, facts):
     """A release of these facts and the verdict on it; its models passed both gates."""
     models = [registry.get("model", facts[rung]) for rung in RUNGS if facts.get(rung)]
-    verdicts = [_judge(registry, model, {"target": answers_of(registry, model)}) for model in models]
+    with_passages = {"context_passages": facts.get("context_passages", 0), "index": facts.get("index")}
+    answers = [answers_of(registry, model, **with_passages) for model in models]
+    verdicts = [_judge(registry, model, {"target": each}) for model, each in zip(models, answers, strict=True)]
     around = [registry.publish(kind, f"{name}-{kind}", inputs={}) for kind in ("dataset", "index")]
     parents = [each.digest for each in (*models, *around, *verdicts)]
-    release = registry.publish("release", name, inputs=facts, parents=parents, facts=facts)
+    further = {"large_verdict": verdicts[1].digest} if len(verdicts) > 1 else {}
+    release = registry.publish("release", name, inputs=facts | further, parents=parents, facts=facts)
     if not models:
         return release, _judge(registry, release, {})
     ask_about_release(release, verdict=verdicts[0], registry=registry)
@@ -62,11 +66,16 @@ def run_as_canary(registry, release, verdict, *, share):
     canary.begin(release, verdict=verdict, registry=registry, policy=POLICY, share=share, reason="a test")
 
 
-def answers_of(registry, model):
-    """An evaluation with what the gate before traffic looks at."""
+def answers_of(registry, model, *, context_passages=0, index=None):
+    """An evaluation with what the gate before traffic looks at, with passages of an index or without."""
     with tempfile.TemporaryDirectory() as name:
         pq.write_table(pa.table({"prediction": ["12 euros"] * 50, "grounded": [1.0] * 50}), Path(name) / "rows.parquet")
-        given = {"inputs": {"m": model.digest}, "parents": [model.digest], "facts": {"seconds_per_question": 0.1}}
+        stated = {PASSAGES: identity_of(index, context_passages)} if context_passages else {}
+        given = {
+            "inputs": {"m": model.digest, **stated},
+            "parents": [model.digest],
+            "facts": {"seconds_per_question": 0.1},
+        }
         return registry.publish("evaluation", "served", folder=Path(name), **given)
 
 

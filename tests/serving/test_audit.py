@@ -172,7 +172,7 @@ def test_every_model_is_asked_and_the_largest_is_the_measure_where_nothing_else_
         questions,
         engines,
         search=search,
-        prompt_for=Conversation.prompt,
+        prompt_for=lambda conversation, passages: conversation.prompt(),
         settings=RoutingSettings(),
         prices={"small": 0.1, "large": 1.0},
     )

@@ -18,6 +18,7 @@ import pytest
 from app.core.cluster import connect, dashboard, wait_for_job
 from app.governance import canary
 from app.governance.promotion import rollback
+from app.inference.passages import grounded
 from app.inference.sampling import Sampling
 from app.ledger.log import REQUEST_BATCH, Ledger
 from app.registry.versions import open_registry
@@ -30,6 +31,7 @@ from app.serving.errors import ApiError, NotDeployed, NotPromoted
 from app.serving.log import read_log
 from app.serving.replicas import Asked
 from app.serving.rules import change_rule, clear_rule
+from app.serving.schema import Passage
 from app.serving.settings import ServingSettings
 from app.serving.streams import response_of_stream
 from tests.retrieval.tuned import TEXTS, build_index, publish_dataset, publish_retriever
@@ -68,7 +70,8 @@ def release_of(cluster_workspace, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(release_of):
-    return release_of(1)
+    """Its models are given passages, those of the releases after it are not."""
+    return release_of(1, context_passages=2)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +139,11 @@ def test_the_official_client_asks_lists_and_streams(client, serving, first):
     assert completion.citations[0]["heading_path"] == ["Accounts", "Harbour account"]
     assert completion.citations[0]["quote"] == "A Harbour account has a yearly fee of 2,000 euros."
     assert [attempt["rung"] for attempt in completion.signalbox["attempts"]] == ["small", "large"]
-    assert completion.usage.prompt_tokens > 0
+    found = httpx.post(f"{serving}/v1/search", json={"query": QUESTION[0]["content"], "top_k": 2}).json()["data"]
+    prompt = grounded(QUESTION[0]["content"], [Passage.model_validate(each) for each in found], 2)
+    told = {**vars(prompt.given(2)), "chunk_ids": [each["chunk_id"] for each in found]}
+    assert [attempt["passages"] for attempt in completion.signalbox["attempts"]] == [told, told]
+    assert completion.usage.prompt_tokens > len(str(prompt.shown(2)).split())
     assert client.chat.completions.create(model="small", messages=QUESTION).model.startswith("serving-small@")
     assert {"signalbox", "small", "large", "extractive"} <= {model.id for model in client.models.list()}
     texts = ["fee", "A share of the valley"] * 40
@@ -150,6 +157,7 @@ def test_the_official_client_asks_lists_and_streams(client, serving, first):
     events = events_of(httpx.post(f"{serving}/v1/chat/completions", json=asked, timeout=60))
     assert [bool(choice["logprobs"]["content"]) for choice in response_of_stream(events)["choices"]] == [True, True]
     assert events[-1]["receipt"]
+    assert [each["passages"] for each in events[-1]["signalbox"]["attempts"]] == [told, told]
 
 
 def test_a_batch_is_answered_by_the_large_model_while_nobody_waits(client, cluster_workspace, first):
@@ -166,6 +174,7 @@ def test_a_batch_is_answered_by_the_large_model_while_nobody_waits(client, clust
     assert [answer["custom_id"] for answer in answers] == ["q0", "q1", "q2"]
     accounts = [answer["response"]["body"]["signalbox"] for answer in answers]
     assert {(each["route"], each["release"]) for each in accounts} == {("large", first.digest)}
+    assert {len(each["attempts"][0]["passages"]["chunk_ids"]) for each in accounts} == {2}
     logged = read_log(cluster_workspace.requests_dir)["request_id"].to_pylist()
     assert {answer["response"]["request_id"] for answer in answers} <= set(logged)
 

@@ -10,8 +10,11 @@ CHUNKS = [
 ]
 
 
-def publish_index(registry, folder, *, retriever=None, most=1000):
-    """An index over ``CHUNKS``, with the pinned encoder or a retriever's; divided into shards of ``most`` chunks."""
+def publish_index(registry, folder, *, retriever=None, most=1000, more=()):
+    """An index over ``CHUNKS``, with the pinned encoder or a retriever's; divided into shards of ``most`` chunks.
+
+    ``more`` has further chunks: heading path, text, access labels.
+    """
     import numpy as np
 
     from app.inference.retrievers import find_source
@@ -27,8 +30,9 @@ def publish_index(registry, folder, *, retriever=None, most=1000):
             "heading_path": heading,
             "ordinal": ordinal,
             "text": text,
+            **({"access_labels": labels} if more else {}),
         }
-        for ordinal, (heading, text) in enumerate(CHUNKS)
+        for ordinal, (heading, text, labels) in enumerate([*((*each, []) for each in CHUNKS), *more])
     ]
     source = find_source(retriever, registry=registry)
     vectors = source.load_encoder().encode_apart([row["text"] for row in rows])
