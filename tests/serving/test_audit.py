@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.console.routing import render_audit
-from app.inference.conversation import Conversation
 from app.inference.sampling import Generation
 from app.routing.collect import Question, collect, qualities
 from app.routing.limits import ModelCard
