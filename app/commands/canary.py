@@ -1,6 +1,7 @@
 """`signalbox canary`: a release beside production for a share of the requests, or for some callers; a signed leaf."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,8 +11,6 @@ from app.commands.options import JsonOption, WorkspaceOption, group
 from app.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from app.registry.versions import Registry
 
 app = group("", "Canaries.")
@@ -28,6 +27,7 @@ def canary(
     ] = None,
     end: Annotated[bool, typer.Option("--end", help="End the canary that runs.")] = False,
     reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "",
+    html: Annotated[Path | None, typer.Option(help="Write the comparison with plots to this HTML file.")] = None,
     name: NameOption = "assistant",
     key: KeyOption = "",
     serve: ServeOption = True,
@@ -43,8 +43,10 @@ def canary(
     if end == bool(release):
         if end or share or caller:
             raise UsageError("name a release to begin a canary with, or give --end alone")
-        _compare(registry, name, as_json=as_json)
+        _compare(registry, name, html, as_json=as_json)
         return
+    if html:
+        raise UsageError("a page is of the comparison: give --html without a release and without --end")
     from app.governance.canary import end as end_canary
     from app.loop import run_beside_production
     from app.serving.access import digests_of
@@ -66,7 +68,7 @@ def _whose(share: float, callers: list[str]) -> str:
     return " and ".join([*named, *([f"all of {', '.join(callers)}"] if callers else [])])
 
 
-def _deploy(registry: "Registry", name: str, config: "Path | None") -> None:
+def _deploy(registry: "Registry", name: str, config: Path | None) -> None:
     from app.serving.deploy import deploy
     from app.serving.production import in_production
 
@@ -75,8 +77,17 @@ def _deploy(registry: "Registry", name: str, config: "Path | None") -> None:
         deploy(workspace=registry.workspace, release_ref=release.digest, config_path=config)
 
 
-def _compare(registry: "Registry", name: str, *, as_json: bool) -> None:
+def _compare(registry: "Registry", name: str, html: Path | None, *, as_json: bool) -> None:
     from app.serving.comparison import compare, lines
 
     found = compare(registry, name)
+    if html:
+        from app.console.canary import render_canary
+        from app.core.clock import timestamp
+        from app.core.files import replace_text
+
+        replace_text(html, render_canary(found, at=timestamp()))
+        typer.echo(f"wrote {html}", err=as_json)
+        if not as_json:
+            return
     typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))

@@ -57,15 +57,19 @@ def down(workspace: WorkspaceOption = None) -> None:
 
 @app.command()
 def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """Tell how the workspace's cluster stands. Exit status 0 when it is up, 1 when it is not."""
+    """Tell how the workspace's cluster stands, what is in production, and how a canary beside it compares.
+
+    Exit status 0 when the cluster is up, 1 when it is not.
+    """
     from app.core import cluster
 
     place = Workspace.existing(workspace, begun=False)
-    now = cluster.status(place)
+    now, releases = cluster.status(place), _standing(place)
     if as_json:
-        typer.echo(json.dumps(_status_facts(place, now), indent=2))
+        typer.echo(json.dumps({**_status_facts(place, now), "releases": releases}, indent=2))
     else:
         _print_status(place, now)
+        _print_standing(releases)
     raise typer.Exit(0 if now.state == "up" else 1)
 
 
@@ -120,6 +124,25 @@ def _print_status(workspace: Workspace, now: "ClusterStatus") -> None:
         typer.echo(
             f"  processes  {now.num_processes}, {now.cluster.num_cpus} logical CPUs, since {now.cluster.started_at}"
         )
+
+
+def _standing(workspace: Workspace) -> list[dict[str, Any]]:
+    """What is in production; nothing where nothing was published yet."""
+    if not workspace.is_begun:
+        return []
+    from app.registry.versions import open_registry
+    from app.serving.standing import standing
+
+    return standing(open_registry(workspace))
+
+
+def _print_standing(releases: list[dict[str, Any]]) -> None:
+    if not releases:
+        return
+    from app.serving.standing import standing_lines
+
+    for each in releases:
+        typer.echo("\n".join(standing_lines(each)))
 
 
 def _status_facts(workspace: Workspace, now: "ClusterStatus") -> dict[str, Any]:

@@ -55,11 +55,15 @@ class Workspace:
             NoWorkspace: there is none.
         """
         root = _root(path)
-        apart = DATABASE_VARIABLE in os.environ
-        if not root.is_dir() or (begun and not apart and not any((root / name).exists() for name in BEGUN)):
+        if not root.is_dir() or (begun and not cls(root).is_begun):
             message = f"there is no workspace at {root}: name another one with --workspace, or begin one here"
             raise NoWorkspace(f"{message} (`signalbox up`, `keys new` and `suite commit` make it)")
         return cls(root)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether something was published in it, or its database is elsewhere and may hold something."""
+        return DATABASE_VARIABLE in os.environ or any((self.root / name).exists() for name in BEGUN)
 
     @property
     def store_uri(self) -> str:

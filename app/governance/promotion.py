@@ -32,10 +32,10 @@ from app.governance.release import FURTHER, ROUTER_VERDICT, check_served, furthe
 from app.governance.strictness import asks_less
 from app.inference.retrievers import retriever_of
 from app.ledger.binding import LOG
-from app.ledger.decisions import DECISIONS, Decision
+from app.ledger.decisions import Decision
 from app.ledger.keys import Signer, sign_facts
-from app.ledger.log import CANARY_END, KEY, PRODUCTION, PROMOTION, RESUME, ROLLBACK, STEPS, STOP, Statement
-from app.ledger.moves import may_be_judged, may_move, models_of
+from app.ledger.log import CANARY_END, PRODUCTION, PROMOTION, RESUME, ROLLBACK, STOP, Statement
+from app.ledger.moves import AFTER, DECISIVE, may_be_judged, may_move, models_of
 from app.registry.versions import Registry, Version, VersionNotFound
 
 TRAFFIC, TRAFFIC_FACT = "release", "traffic"
@@ -243,8 +243,8 @@ def _check_rejections(release: Version, stood: Sequence[Decision]) -> None:
 
 def _last_decisive(connection: Connection) -> int:
     """Index of the last leaf that decides, moves, or is about a key; -1 when there is none."""
-    decisive = leaves.c.kind.in_((KEY, *DECISIONS, *STEPS))
-    last = connection.execute(select(func.max(leaves.c.leaf_index)).where(decisive)).scalar_one_or_none()
+    last = connection.execute(select(func.max(leaves.c.leaf_index)).where(leaves.c.kind.in_(DECISIVE)))
+    last = last.scalar_one_or_none()
     return -1 if last is None else int(last)
 
 
@@ -420,7 +420,7 @@ def move(
     previous, parents = registry.alias(version.kind, version.name, PRODUCTION), list(grounds.parents)
     actor, name = signer.public.key_name, target_of(version)
     body: dict[str, Any] = {LOG: registry.ledger.log_key, "move": kind, "name": name, "subject": version.digest}
-    body |= {"previous": previous, "parents": parents, **(said or {})}
+    body |= {"previous": previous, "parents": parents, AFTER: seen, **(said or {})}
     signed = sign_facts({**body, "reason": reason, "time": timestamp()}, signer)
     record = {"kind": kind, "name": name, "inputs": {"subject": version.digest, "previous": previous}}
     record |= {"parents": parents, "facts": {**grounds.facts, "actor": actor, "reason": reason, "signed": signed}}

@@ -1,7 +1,9 @@
 """Moves of production, canaries among them: who may make one, and whether its leaf is what somebody signed.
 
 A move's payload names a record whose facts hold ``signed``: the log, the move, what it moves where from, its parents,
-its reason and time, under the key that made it; of a canary also its share and the digests of API keys.
+its reason and time, under the key that made it; of a canary also its share and the digests of API keys. ``after`` is
+the last leaf by which it was judged: the move counts only where nothing decisive lies between, so that it cannot be
+appended a second time, nor later. Moves of older logs say no ``after``: of these one signed body counts once.
 Guarantees: pure functions, the same for promotion and for verification.
 Not guaranteed: that the service's key was used by its owner; whoever holds the server holds that key, which is why a
 promotion needs approvals by other keys.
@@ -12,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.ledger.binding import find_foreign
-from app.ledger.decisions import MAX_SKEW_S, read_time
+from app.ledger.decisions import DECISIONS, MAX_SKEW_S, read_time
 from app.ledger.key_book import END, KeyBook
 from app.ledger.keys import Verifier, facts_signer
-from app.ledger.log import CANARY, CANARY_END, PROMOTION, RESUME, ROLLBACK, STOP, Leaf
+from app.ledger.log import CANARY, CANARY_END, KEY, PROMOTION, RESUME, ROLLBACK, STEPS, STOP, Leaf
 
 MOVERS = {
     PROMOTION: ("service", "approver"),
@@ -26,6 +28,10 @@ MOVERS = {
     CANARY_END: ("service", "approver", "reviewer", "auditor", "trainer"),
 }
 """Roles whose keys may make a move; the emergency brake, and the end of a canary, are everybody's."""
+AFTER = "after"
+"""The field of a signed body with the index of the last decisive leaf that its signer had seen; -1 for none."""
+DECISIVE = (KEY, *DECISIONS, *STEPS)
+"""Kinds of leaves that can change whether a move may be made."""
 JUDGED = (PROMOTION, CANARY)
 """Moves that bring a release traffic that it did not have: they name verdict, policy and approvals."""
 MAX_CALLERS = 1000

@@ -3,7 +3,8 @@
 Purpose: one function for the CLI, the demo and tests. It needs the database, the store, the request log and the log's
 public key; it opens no key that signs, and changes nothing but that it makes the tables where there are none.
 Guarantees: it never stops at the first fault. What is looked at, and what is not, stands in the modules
-``verify_tree``, ``verify_artifacts``, ``verify_requests``, ``verify_registry`` and ``verify_lineage``.
+``verify_tree``, ``verify_artifacts``, ``verify_requests``, ``verify_registry``, ``verify_answers`` and
+``verify_lineage``.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from app.ledger.auditor import Auditor, check_auditor
 from app.ledger.faults import Fault, Report, collector_paused
 from app.ledger.keys import Verifier
 from app.ledger.log import SERVICE_KEY, Leaf
+from app.ledger.verify_answers import verify_answers
 from app.ledger.verify_artifacts import erasures_of, verify_artifacts
 from app.ledger.verify_guarantees import verify_guarantees
 from app.ledger.verify_lineage import verify_lineage
@@ -94,6 +96,7 @@ def _verify(
     verify_registry(connection, rows, manifests, known, report, root=store.local_root)
     verify_lineage(rows, report)
     log = [Leaf(row.index, row.statement) for row in rows if row.statement]
+    verify_answers(log, workspace.requests_dir, report)
     verify_access(workspace.access_path, log, manifests, report)
     verify_guarantees(log, manifests, known, store, report)
 

@@ -18,7 +18,6 @@ from app.ledger.decisions import MAX_SKEW_S, read_time
 from app.ledger.faults import Report
 from app.ledger.keys import Verifier
 from app.ledger.log import MOVES, PRODUCTION, REQUEST_BATCH, Leaf
-from app.ledger.moves import JUDGED
 from app.ledger.verify_lineage import TIME
 from app.ledger.verify_mlflow import verify_mlflow
 from app.ledger.verify_signatures import verify_statements
@@ -53,21 +52,8 @@ def verify_registry(
     log = [Leaf(row.index, row.statement) for row in rows if row.statement]
     _check_versions(connection, rows, manifests, report)
     verify_statements(log, manifests, verifier, report)
-    _check_answers(log, report)
     _check_aliases(connection, log, report)
     verify_mlflow(connection, log, manifests, report, root=root)
-
-
-def _check_answers(log: Sequence[Leaf], report: Report) -> None:
-    """Nobody was answered by a release that had neither been promoted nor been a canary."""
-    let_in: set[str] = set()
-    for leaf in log:
-        statement = leaf.statement
-        if statement.kind in JUDGED:
-            let_in.add(statement.subject)
-        for release in set(statement.parents) - let_in if statement.kind == REQUEST_BATCH else ():
-            where = f"leaf {leaf.index}, request log {statement.name}"
-            report.add("unpromoted-release", where, f"answers were given by {release}, which was never promoted")
 
 
 def _check_versions(connection: Connection, rows: Sequence[Row], manifests: Manifests, report: Report) -> None:

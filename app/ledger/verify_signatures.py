@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from app.core.digests import digest_json
 from app.ledger.decisions import APPROVAL, DECISIONS, MAX_SKEW_S, REJECTION, DecisionBook, Rule, read_time
 from app.ledger.faults import Report
 from app.ledger.key_book import NEW, KeyBook
-from app.ledger.keys import KeyUnreadable, Verifier
+from app.ledger.keys import KeyUnreadable, Verifier, facts_signer
 from app.ledger.log import CANARY, CANARY_END, KEY, MOVES, PROMOTION, RESUME, ROLLBACK, STEPS, STOP, Leaf, Statement
-from app.ledger.moves import JUDGED, find_move_faults, may_be_judged, models_of
+from app.ledger.moves import AFTER, DECISIVE, JUDGED, find_move_faults, may_be_judged, models_of
 from app.ledger.trainings import MODEL, Trainers, find_training_fault
 from app.ledger.verify_lineage import TIME
 
@@ -114,6 +115,8 @@ def _check_moves(
     """Every step is signed; promotions and canaries have verdict and approvals, all others what they can concern."""
     known: dict[str, Statement] = {}
     history: dict[str, list[Statement]] = defaultdict(list)
+    used: set[str] = set()
+    last_decisive = -1
     for position, leaf in enumerate(log):
         statement = leaf.statement
         if statement.kind in STEPS:
@@ -125,8 +128,7 @@ def _check_moves(
             ]
             if misplaced := _find_misplaced(log, position):
                 faults.append(misplaced)
-            if any(each.payload == statement.payload for each in history[statement.name]):
-                faults.append("a leaf before it made this very move already: what was signed once is used twice")
+            faults.extend(_find_replay(leaf, record, used, last_decisive))
             if statement.kind in JUDGED:
                 faults.extend(_find_promotion_faults(leaf, known, decisions, manifests))
             for fault in faults:
@@ -134,6 +136,24 @@ def _check_moves(
             history[statement.name].append(statement)
         elif statement.payload == statement.subject:
             known[statement.subject] = statement
+        last_decisive = leaf.index if statement.kind in DECISIVE else last_decisive
+
+
+def _find_replay(leaf: Leaf, record: Mapping[str, Any], used: set[str], last_decisive: int) -> Iterator[str]:
+    """What was signed counts once, and where it says ``after``, only while nothing decisive came in between.
+
+    Args:
+        used: what earlier leaves made their moves of; this leaf's is added.
+    """
+    signed = record.get("facts", {}).get("signed", {})
+    body = signed["body"] if facts_signer(signed) else {}
+    made_of = digest_json(body) if body else leaf.statement.payload
+    if made_of in used:
+        yield "a leaf before it made this very move already: what was signed once is used twice"
+    used.add(made_of)
+    after = body.get(AFTER, last_decisive)
+    if type(after) is not int or after < last_decisive:
+        yield f"it was judged when leaf {after} was the last that could matter, but leaf {last_decisive} came before it"
 
 
 def _find_out_of_place(statement: Statement, history: Sequence[Statement]) -> Iterator[str]:

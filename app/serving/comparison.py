@@ -43,6 +43,7 @@ class Run:
     since: datetime
     until: datetime | None
     audience: Audience
+    reason: str
 
 
 def compare(registry: Registry, name: str) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def compare(registry: Registry, name: str) -> dict[str, Any]:
         "since": run.since.isoformat(),
         "until": run.until.isoformat() if run.until else None,
         **run.audience.to_json(),
+        "reason": run.reason,
         **{side: _side(registry, getattr(run, side), sides[side], figures[side]) for side in sides},
         "difference": {measure: interval.to_dict() for measure, interval in pairs.items()},
     }
@@ -88,21 +90,28 @@ def last_run(registry: Registry, name: str) -> Run:
     moved = [leaf.statement.subject for leaf in steps[:first] if leaf.statement.kind in MOVES]
     said = whole_record(CANARY, steps[last].statement.payload, registry)["facts"]["signed"]["body"]
     ended = _time(steps[last + 1]) if last + 1 < len(steps) else None
-    return Run(steps[last].statement.subject, moved[-1], _time(steps[first]), ended, Audience.of(said))
+    when = (_time(steps[first]), ended)
+    return Run(steps[last].statement.subject, moved[-1], *when, Audience.of(said), str(said["reason"]))
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """A comparison for a terminal."""
     sides = ("production", "canary")
-    head = [
-        f"{found['since']} to {found['until'] or 'now'}, share {found['share']:g}, {len(found['callers'])} API keys"
-    ]
+    head = [audience_of(found)]
     head += [f"{side:<11} {found[side]['name']}: {found[side]['num_requests']} requests" for side in sides]
     measures = dict.fromkeys(name for side in sides for name in found[side]["figures"])
     for name in measures:
         shown = [_shown(found[side]["figures"].get(name)) for side in sides]
         head.append(f"{name:<20} {shown[0]:<28} {shown[1]:<28} {_shown(found['difference'].get(name), sign=True)}")
     return head
+
+
+def audience_of(found: Mapping[str, Any]) -> str:
+    """Whose requests a canary answers, and when."""
+    share = [f"{found['share']:g} of the requests"] if found["share"] else []
+    keys = [f"all of {len(found['callers'])} API keys"] if found["callers"] else []
+    until = f" until {found['until']}" if found["until"] else ""
+    return f"{' and '.join([*share, *keys])} since {found['since']}{until}"
 
 
 def _side(registry: Registry, digest: str, rows: Sequence[Row], figures: Mapping[str, Interval]) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.core.clock import utc_now
+from app.core.clock import timestamp, utc_now
 from app.core.store import ArtifactMissing
 from app.governance import canary, promotion
 from app.governance.canary import BadAudience, CanaryRefused, NoCanary
@@ -23,6 +24,7 @@ from app.governance.promotion import (
     ReasonMissing,
     Rejected,
 )
+from app.ledger.batches import batch_statement, seal, write_part
 from app.ledger.key_sources import open_signer
 from app.registry.whole import ArtifactChanged
 from app.serving.access import add_grant
@@ -282,6 +284,73 @@ def test_answers_of_a_canary_are_no_fault_and_those_of_others_are(ready):
     stranger, _ = play.candidate()
     play.registry.ledger.append([Statement(REQUEST_BATCH, "sha256:" + "2" * 64, "b.parquet", (stranger.digest,))])
     assert any(fault.startswith("unpromoted-release") for fault in play.faults())
+
+
+def log_answer(play, release, seconds, request_id):
+    """A part of one request that came in so many seconds from now, in the ledger."""
+    record = {"request_id": request_id, "time": utc_now() + timedelta(seconds=seconds), "release": release.digest}
+    part = play.registry.workspace.requests_dir / f"{request_id}.parquet"
+    part.parent.mkdir(exist_ok=True)
+    write_part(part, [seal({**record, "request_json": {}, "response_json": {}, "status": 200})])
+    play.registry.ledger.append([batch_statement(part)])
+
+
+def test_an_answer_that_a_canary_gave_after_its_end_is_named(ready):
+    play, _, other, verdict = ready
+    begin(play, other, verdict)
+    log_answer(play, other, 4000, "while-it-ran")
+    assert play.faults() == []
+    (play.registry.workspace.requests_dir / "while-it-ran.parquet").unlink()
+    end(play)
+    for seconds, name in ((2, "under-way"), (400, "late"), (-400, "early")):
+        log_answer(play, other, seconds, name)
+    late = [fault for fault in play.faults() if fault.startswith("late-answer")]
+    assert [any(f"request {name}:" in fault for fault in late) for name in ("under-way", "late", "early")] == [
+        False,
+        True,
+        True,
+    ]
+    play.promote(other, verdict)
+    log_answer(play, other, 500, "promoted")
+    assert not any("request promoted" in fault for fault in play.faults())
+
+
+def appended_again(play):
+    """Append the canary's leaf once more, with one more fact in its record."""
+    (leaf,) = play.registry.ledger.leaves("canary")
+    record = play.registry.store.manifest("canary", leaf.statement.payload)
+    record["facts"]["note"] = "again"
+    payload = play.registry.store.publish("canary", None, record)
+    play.registry.ledger.append([replace(leaf.statement, payload=payload, time=timestamp())])
+    return [fault for fault in play.faults() if fault.startswith("bad-canary")]
+
+
+def test_a_canary_that_ended_is_not_begun_again_by_its_old_record(ready):
+    play, _, other, verdict = ready
+    begin(play, other, verdict)
+    end(play)
+    found = " ".join(appended_again(play))
+    assert "used twice" in found
+    assert "was the last that could matter" in found
+
+
+def test_a_move_of_an_older_log_counts_once_too(served):
+    play, _, other, verdict = served
+    approval = play.approve(other, verdict, jane(play))
+    forge(play, other, play.parents(other, verdict, approval))
+    assert play.faults() == []
+    end(play)
+    assert "used twice" in " ".join(appended_again(play))
+
+
+def test_a_move_that_was_signed_and_never_made_is_not_made_later(ready):
+    """Its record lies in the store when somebody decided meanwhile: who has the database could append its leaf."""
+    play, _, other, verdict = ready
+    after = max(leaf.index for kind in ("key", "approval", "promotion") for leaf in play.registry.ledger.leaves(kind))
+    play.reject(*play.candidate(), jane(play))
+    parents = play.parents(other, verdict, *play.registry.versions("approval")[-1:])
+    forge(play, other, parents, after=after)
+    assert any("was the last that could matter" in fault for fault in play.faults())
 
 
 def test_a_canary_is_served_to_everybody_by_nobody(ready):

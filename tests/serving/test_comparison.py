@@ -1,16 +1,20 @@
 """A canary beside production, from the log: the right rows on each side, and intervals that tell a real difference."""
 
 import json
+import shutil
 from datetime import timedelta
 
 import pytest
+from typer.testing import CliRunner
 
+from app.cli import app
 from app.core.clock import utc_now
-from app.governance import canary
+from app.governance import canary, promotion
 from app.ledger.batches import write_part
 from app.ledger.key_sources import open_signer
 from app.serving.comparison import compare, last_run, lines
 from app.serving.feedback import _keep, asked_by
+from app.serving.standing import standing
 from tests.attacks.world import stage
 
 NUM = 60
@@ -88,3 +92,54 @@ def test_a_canary_that_ended_is_shown_until_its_end(play):
     assert found["until"] is not None
     assert (found["canary"]["num_requests"], found["difference"]) == (0, {})
     assert "0 requests" in "\n".join(lines(found))
+
+
+def test_status_tells_what_is_in_production_and_how_its_canary_compares(play):
+    stage_, release, other = play
+    during = last_run(stage_.registry, "assistant").since + timedelta(microseconds=1)
+    log(stage_.registry, "part", [row_of(number, other, time=during, status=500) for number in range(NUM)])
+    (found,) = standing(stage_.registry)
+    assert (found["release"], found["digest"], found["stopped"]) == (release.ref, release.digest, False)
+    assert found["canary"]["canary"]["figures"]["failed"]["value"] == 1.0
+    told = run("status", stage_, code=1)
+    assert f"{release.ref} in production since {found['since']}" in told
+    assert f"beside it the canary {other.ref}, 0.4 of the requests since" in told
+    assert f"canary      {other.ref}: {NUM} requests" in told
+    assert json.loads(run("status", stage_, "--json", code=1))["releases"] == json.loads(json.dumps([found]))
+    promotion.stop(release, registry=stage_.registry, reason="odd answers")
+    assert f"{release.ref} stopped (the reader quotes, no model answers) since" in run("status", stage_, code=1)
+    assert standing(stage_.registry)[0]["canary"] is None
+
+
+def test_status_names_a_canary_whose_record_is_lost(play):
+    stage_, release, _ = play
+    for leaf in stage_.registry.ledger.leaves("canary"):
+        shutil.rmtree(stage_.registry.workspace.root / "store" / "canary" / leaf.statement.payload[7:])
+    told = run("status", stage_, code=1)
+    assert f"{release.ref} in production" in told
+    assert "a canary runs beside it, and " in told
+
+
+def test_the_page_has_every_figure_and_marks_what_differs(play, tmp_path):
+    stage_, release, other = play
+    during = last_run(stage_.registry, "assistant").since + timedelta(microseconds=1)
+    rows = [row_of(number, release, time=during) for number in range(NUM)]
+    rows += [row_of(number, other, time=during, status=500 if number % 2 else 200) for number in range(NUM)]
+    log(stage_.registry, "part", rows)
+    page = tmp_path / "canary.html"
+    assert run("canary", stage_, "--html", str(page)) == f"wrote {page}\n"
+    text = page.read_text()
+    assert f"Canary {other.ref} beside {release.ref}" in text
+    assert "40% of the requests" in text
+    failed = text[text.index("requests that failed") :].split("</tr>")[0]
+    assert "0 [0, 0.06017]" in failed
+    assert 'class="number differs"' in failed
+    assert "differs" not in text[text.index("quotations where") :].split("</tr>")[0]
+    assert text.count("<svg") == 4
+    assert "script" not in text
+
+
+def run(command, stage_, *words, code=0):
+    ended = CliRunner().invoke(app, [command, *words, "--workspace", str(stage_.registry.workspace.root)])
+    assert ended.exit_code == code, (ended.output, ended.exception)
+    return ended.stdout
