@@ -1,5 +1,7 @@
 """What can be read off a prompt, and off a first model's answer to it, without a model: lengths, signs, options, sums.
 
+Of a text of more than ``READ_CHARS`` characters its length is known, and all else read off the first and the last half
+of so many, where questions and options stand: a gateway reads prompts between other requests, and has milliseconds.
 Guarantees: the same text gives the same numbers; every number is finite; a text without options, figures or sums has
 zeros there. Not guaranteed: that a reader of English would count the same: words and signs are counted, not understood.
 """
@@ -45,6 +47,8 @@ OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
 }
 ENDS = frozenset(".!?)]}%$\"'`*\u201d")
 LARGEST = 1e12
+READ_CHARS = 8192
+"""Of a longer prompt or answer no more is read, and no more time taken."""
 TOLERANCE = 0.01
 """Relative; answers round."""
 
@@ -53,8 +57,7 @@ def prompt_features(prompts: Sequence[str]) -> "NDArray[np.float64]":
     """Features of prompts, float64 (n, 59), on their raw scales."""
     import numpy as np
 
-    found = [[*_of_text(prompt), *_of_options(prompt), *_of_form(prompt)] for prompt in prompts]
-    return np.array(found, dtype=np.float64)
+    return np.array([_of_prompt(prompt) for prompt in prompts], dtype=np.float64)
 
 
 def answer_features(prompts: Sequence[str], answers: Sequence[str]) -> "NDArray[np.float64]":
@@ -85,12 +88,22 @@ def _terms(text: str, end: int) -> str:
     return text[start:end]
 
 
-def _of_text(prompt: str) -> list[float]:
-    stem = _parted(prompt)[0]
+def _read(text: str) -> str:
+    """What is read of a text: all of it, or its beginning and its end."""
+    half = READ_CHARS // 2
+    return text if len(text) <= READ_CHARS else f"{text[:half]}\n{text[-half:]}"
+
+
+def _of_prompt(whole: str) -> list[float]:
+    prompt = _read(whole)
+    stem, options = _parted(prompt)
+    told = [*_of_text(prompt, stem), *_of_options(stem, options), *form_of(stem, options)]
+    return [(len(whole) + 1) / 1000, math.log(len(whole) + 1), *told]
+
+
+def _of_text(prompt: str, stem: str) -> list[float]:
     words, length = WORD.findall(prompt), len(prompt) + 1
     return [
-        length / 1000,
-        math.log(length),
         math.log(len(stem) + 1),
         sum(map(len, words)) / (len(words) + 1),
         sum(map(str.isdigit, stem)) / (len(stem) + 1),
@@ -110,9 +123,8 @@ def _of_text(prompt: str) -> list[float]:
     ]
 
 
-def _of_options(prompt: str) -> list[float]:
+def _of_options(stem: str, options: Sequence[str]) -> list[float]:
     """Of the options that a question gives to choose from: how long, how alike, how many are figures."""
-    stem, options = _parted(prompt)
     if not options:
         return [0.0] * 8
     lengths = [len(option) + 1 for option in options]
@@ -133,10 +145,6 @@ def _of_options(prompt: str) -> list[float]:
     ]
 
 
-def _of_form(prompt: str) -> list[float]:
-    return form_of(*_parted(prompt))
-
-
 def _parted(prompt: str) -> tuple[str, list[str]]:
     """The question with its line's end, and its options; blank lines between them belong to neither."""
     first = OPTION.search(prompt)
@@ -148,12 +156,13 @@ def _parted(prompt: str) -> tuple[str, list[str]]:
     return stem, [text.strip() for _, text in OPTION.findall(prompt)]
 
 
-def _of_answer(prompt: str, answer: str) -> list[float]:
+def _of_answer(whole_prompt: str, whole: str) -> list[float]:
+    prompt, answer = _read(whole_prompt), _read(whole)
     num, right = sums_that_hold(answer)
     given, used = set(NUMBER.findall(prompt)), set(NUMBER.findall(answer))
     words = WORD.findall(answer.lower())
     return [
-        math.log(len(answer) + 1),
+        math.log(len(whole) + 1),
         float(answer.count("\n")),
         math.log(len(used) + 1),
         float(num),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.routing.curves import apgr, cpt, gap_recovered
 from app.routing.forms import NUM_FORMS, form_of
 from app.routing.outcomes import BadOutcomes, Outcomes
-from app.routing.prompts import answer_features, prompt_features, sums_that_hold
+from app.routing.prompts import READ_CHARS, answer_features, prompt_features, sums_that_hold
 from app.routing.quality import Forecaster, TooFewOutcomes, cross_forecast
 
 CHOICE = "What is 2 + 2?\nA. 3\nB. 4\nC. 5\nD. none of 3, 4 and 5\nAnswer:"
@@ -51,6 +51,18 @@ def test_the_work_grows_with_a_prompts_length_not_with_its_square(of):
 
     short, long = (min(took_s(length) for _ in range(3)) for length in (200, 3200))
     assert long / short < 16 * 4
+
+
+def test_of_a_long_text_its_ends_are_read_and_its_length_is_known():
+    """Where the time goes that a gateway has between two requests: no regular expression sees the middle."""
+    begin, end = f"Which one holds? {'x ' * 5000}"[: READ_CHARS // 2], f"{' y' * 5000}\n{CHOICE}"[-READ_CHARS // 2 :]
+    middle = "3 + 4 = 8, not she: I calculate. " * 3000
+    short, long = prompt_features([f"{begin}\n{end}", f"{begin}{middle}{end}"])
+    assert np.array_equal(short[2:], long[2:])
+    assert long[0] == (len(begin) + len(middle) + len(end) + 1) / 1000
+    read, told = answer_features(["2 and 3"] * 2, [f"{begin}\n{end}", f"{begin}{middle}{end}"])
+    assert np.array_equal(read[1:], told[1:])
+    assert told[0] > read[0]
 
 
 def test_blank_lines_before_options_are_no_part_of_the_question():
