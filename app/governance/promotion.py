@@ -243,8 +243,8 @@ def _check_rejections(release: Version, stood: Sequence[Decision]) -> None:
 
 def _last_decisive(connection: Connection) -> int:
     """Index of the last leaf that decides, moves, or is about a key; -1 when there is none."""
-    last = connection.execute(select(func.max(leaves.c.leaf_index)).where(leaves.c.kind.in_(DECISIVE)))
-    last = last.scalar_one_or_none()
+    decisive = select(func.max(leaves.c.leaf_index)).where(leaves.c.kind.in_(DECISIVE))
+    last = connection.execute(decisive).scalar_one_or_none()
     return -1 if last is None else int(last)
 
 

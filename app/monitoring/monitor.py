@@ -21,6 +21,7 @@ from app.ledger.log import CANARY, PROMOTION
 from app.monitoring import drift
 from app.monitoring.baseline import Baseline, find_baseline, load_baseline, publish_baseline
 from app.monitoring.lease import Lease, LeaseLost, give_back, renew, take
+from app.monitoring.ratings import bad_ratings, feedback_figure
 from app.monitoring.requests import read_requests
 from app.monitoring.settings import MonitorSettings
 from app.monitoring.signals import Row, row_key, usable_rows
@@ -120,7 +121,8 @@ class Monitor:
         return len(rows) >= size
 
     def _judge(self, baseline: Baseline, rows: list[Row], lease: Lease) -> None:
-        figures = tuple(baseline.measure(rows))
+        said = feedback_figure(bad_ratings(self.registry.database, baseline.release), settings=self.settings)
+        figures = (*baseline.measure(rows), *([said] if said else []))
         window = Window(
             release=baseline.release,
             baseline=baseline.version.digest,

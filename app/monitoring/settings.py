@@ -28,7 +28,10 @@ class MonitorSettings(Settings):
     min_distance: NonNegativeFloat = 0.15
     """Least difference of two distributions (0 to 1) worth an alarm, however many requests prove it."""
 
-    min_signals: int = Field(default=2, ge=1, le=5)
+    feedback_reference: int = Field(default=20, ge=10)
+    """Ratings of a release, its first, that later ones are held against."""
+
+    min_signals: int = Field(default=2, ge=1, le=6)
     """Signals past their thresholds that make a window an alarm."""
 
     period_s: PositiveFloat = 5.0
