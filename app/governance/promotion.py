@@ -151,7 +151,7 @@ def judge_grounds(release: Version, verdict: Version, policy: Policy, registry: 
     _check_rejections(release, rejections(release, registry=registry))
     finding = judge_signed(release, verdict, rule=policy_of(policy_version).approvals, registry=registry)
     if finding.light != "green":
-        raise ApprovalsMissing(f"{release.ref} is not promoted, {finding.reason}: have it approved, then try again")
+        raise ApprovalsMissing(f"{release.ref} gets no traffic, {finding.reason}: have it approved, then try again")
     parents = (verdict.digest, policy_version.digest, *traffic.values(), *finding.inputs)
     facts: dict[str, Any] = {"light": verdict.facts["light"], "verdict": verdict.digest}
     return Grounds(parents, {**facts, "policy": policy_version.digest, **traffic, "approvals": list(finding.inputs)})

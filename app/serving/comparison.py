@@ -29,6 +29,8 @@ from app.serving.outcomes import routing_of
 from app.serving.release import EXTRACTIVE, RELEASE
 
 COLUMNS = ["request_id", "time", "release", "route", "status", "cost_usd", "latency_s", "response_json"]
+FORMS = {"usd_per_1000": ".3g"}
+"""How measures are written that three places after the point are too few for."""
 FAILED, REFUSED, ANSWERED = 500, 400, 200
 Row = Mapping[str, Any]
 Item = TypeVar("Item")
@@ -100,10 +102,17 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     head = [audience_of(found)]
     head += [f"{side:<11} {found[side]['name']}: {found[side]['num_requests']} requests" for side in sides]
     measures = dict.fromkeys(name for side in sides for name in found[side]["figures"])
+    if measures:
+        head.append(_line("", [*sides, "canary less production"]))
     for name in measures:
-        shown = [_shown(found[side]["figures"].get(name)) for side in sides]
-        head.append(f"{name:<20} {shown[0]:<28} {shown[1]:<28} {_shown(found['difference'].get(name), sign=True)}")
+        form = FORMS.get(name, ".3f")
+        shown = [_shown(found[side]["figures"].get(name), form) for side in sides]
+        head.append(_line(name, [*shown, _shown(found["difference"].get(name), f"+{form}")]))
     return head
+
+
+def _line(name: str, values: Sequence[str]) -> str:
+    return f"{name:<20} {values[0]:<28} {values[1]:<28} {values[2]}"
 
 
 def audience_of(found: Mapping[str, Any]) -> str:
@@ -154,8 +163,10 @@ def _score(values: Sequence[float]) -> Interval | None:
     return _share(values, bool) if {0.0, 1.0}.issuperset(values) else _mean(values)
 
 
-def _shown(interval: Mapping[str, float] | None, *, sign: bool = False) -> str:
-    return Interval(**interval).shown(sign=sign) if interval else "-"
+def _shown(interval: Mapping[str, float] | None, form: str) -> str:
+    if not interval:
+        return "-"
+    return f"{interval['value']:{form}} [{interval['low']:{form}}, {interval['high']:{form}}]"
 
 
 def _time(leaf: Leaf) -> datetime:

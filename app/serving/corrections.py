@@ -26,8 +26,9 @@ def rated(registry: Registry) -> dict[str, dict[str, float]]:
     """Number and mean of the scores by release."""
     query = select(feedback.c.release, func.count(), func.avg(feedback.c.score)).group_by(feedback.c.release)
     with registry.database.read() as connection:
-        rows = connection.execute(query.order_by(feedback.c.release)).all()
-    return {_name(registry, release): {"num": num, "mean": float(mean)} for release, num, mean in rows}
+        rows = connection.execute(query).all()
+    found = {_name(registry, release): {"num": num, "mean": float(mean)} for release, num, mean in rows}
+    return dict(sorted(found.items()))
 
 
 def corrections(registry: Registry) -> tuple[list[dict[str, Any]], int]:
