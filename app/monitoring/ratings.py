@@ -1,6 +1,6 @@
 """What callers say of answers as a signal: whether bad ratings have become more frequent than they were at first.
 
-Method: the first ``feedback_reference`` ratings of a release give the share that is bad, with its Wilson interval; every
+Method: the first ``feedback_reference`` ratings of a release give the share that is bad, with its Wilson interval; each
 later rating is a bet that the share is above the interval's end (a mixture over all shares above it, uniformly; Ville's
 inequality). The evidence is the bettor's gain, and may be looked at after every rating: when the share did not rise, it
 ever passes ``1 / false_alarm_rate`` with at most that chance.
