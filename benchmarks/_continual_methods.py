@@ -25,11 +25,11 @@ RATES = {"trained": 1e-4, "lora": 1e-3, "peft_osf": 1e-4, "osft": 1.5e-4}
 KEEP = {"keep_first": 0.2, "keep_last": 0.7}
 WITH_REPLAY: dict[str, Any] = {"refit_heads": True, "rewarm_share": 0.6}
 WEIGHTS = {
-    "sequential": 1.0, "replay": 1.7, "lora": 1.1, "peft_osf": 2.6, "osft": 1.5, "osft_replay": 2.4, "joint": 1.2,
-    "single": 0.7,
+    "sequential": 1.0, "replay": 1.7, "replay_refit": 1.9, "lora": 1.1, "peft_osf": 2.6, "osft": 1.5,
+    "osft_replay": 2.4, "joint": 1.2, "single": 0.7,
 }  # fmt: skip
 """Time of a run beside fine-tuning in turn."""
-IN_TURN = ("sequential", "replay", "lora", "peft_osf", "osft", "osft_replay")
+IN_TURN = ("sequential", "replay", "replay_refit", "lora", "peft_osf", "osft", "osft_replay")
 TOGETHER = ("joint", "single")
 METHODS = (*IN_TURN, *TOGETHER)
 
@@ -118,11 +118,17 @@ def make_learner(method: str, setup: Setup) -> Learner:
         "learning_rate": rate_of(kind, setup),
     }
     head = setup.head.model_copy(update=update)
+    how: dict[str, dict[str, Any]] = {
+        "replay_refit": WITH_REPLAY,
+        "osft": KEEP,
+        "osft_replay": KEEP | WITH_REPLAY,
+        "peft_osf": kept_by_peft(len(setup.tasks)),
+    }
     continual = ContinualSettings(
         osft=kind == "osft",
-        replay_share=REPLAY_SHARE if method.endswith("replay") else 0.0,
+        replay_share=REPLAY_SHARE if "replay" in method else 0.0,
         replay_rows=setup.replay_rows,
-        **{"osft": KEEP, "osft_replay": KEEP | WITH_REPLAY, "peft_osf": kept_by_peft(len(setup.tasks))}.get(method, {}),
+        **how.get(method, {}),
     )
     return (PeftOsf if method == "peft_osf" else Learner)(fresh(setup.head), head, continual)
 

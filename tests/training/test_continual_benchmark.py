@@ -108,13 +108,22 @@ def test_every_method_has_a_learner_of_its_own(monkeypatch):
     setup = make_setup(tasks, seed=0, max_tokens=16)
     assert isinstance(setup, Setup)
     learners = {name: make_learner(name, setup) for name in IN_TURN}
+    kept = {"keep_first": 0.0, "keep_last": 0.0}
     kinds = {
-        name: (type(each).__name__, each.head.base, each.continual.osft, each.continual.replay_share > 0)
+        name: (
+            each.continual.osft,
+            each.continual.replay_share > 0,
+            each.continual.refit_heads,
+            each.head.base,
+            type(each),
+        )
         for name, each in learners.items()
     }
     assert len(set(kinds.values())) == len(IN_TURN)
-    assert {name for name, (_, _, osft, _) in kinds.items() if osft} == {"osft", "osft_replay"}
-    assert {name for name, (*_, replays) in kinds.items() if replays} == {"replay", "osft_replay"}
+    assert {name for name, (osft, *_) in kinds.items() if osft} == {"osft", "osft_replay"}
+    assert {name for name, (_, replays, *_) in kinds.items() if replays} == {"replay", "replay_refit", "osft_replay"}
+    ours, plain = (learners[name].continual for name in ("osft_replay", "replay_refit"))
+    assert ours.model_copy(update={"osft": False, **kept}) == plain.model_copy(update=kept)
     assert kept_by_peft(4) == {"keep_first": 0.0, "keep_last": 0.75}
 
 
